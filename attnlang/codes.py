@@ -1,0 +1,63 @@
+"""The catalogue of diagnostic codes. A code is stable: once given, its meaning does not change.
+
+A00xx is about the text, A01xx about names and kinds, A02xx about values, A03xx about what a backend can do.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+UNEXPECTED_CHARACTER: Final = "A0001"
+SYNTAX: Final = "A0002"
+TOO_DEEP: Final = "A0003"
+INTEGER_TOO_LARGE: Final = "A0004"
+UNREADABLE: Final = "A0005"
+NO_PATTERN: Final = "A0006"
+UNKNOWN_NAME: Final = "A0101"
+DUPLICATE_PATTERN: Final = "A0102"
+DUPLICATE_PARAMETER: Final = "A0103"
+WRONG_KIND: Final = "A0104"
+WRONG_ARGUMENTS: Final = "A0105"
+WRONG_BODY: Final = "A0106"
+BUILT_IN_NAME: Final = "A0107"
+RECURSION: Final = "A0108"
+PARAMETER: Final = "A0109"
+WHICH_PATTERN: Final = "A0110"
+NO_MEANING_YET: Final = "A0190"
+DIVISION_BY_ZERO: Final = "A0201"
+OUT_OF_RANGE: Final = "A0202"
+WHERE_FAILS: Final = "A0204"
+UNEQUAL_LENGTHS: Final = "A0205"
+OVERFLOW: Final = "A0206"
+LIST_TOO_LONG: Final = "A0207"
+PATTERN_TOO_LARGE: Final = "A0209"
+CANNOT_LOWER: Final = "A0301"
+
+CODES: Final[dict[str, str]] = {
+    UNEXPECTED_CHARACTER: "The text holds a character that no part of the language uses.",
+    SYNTAX: "The text does not follow the grammar at this place.",
+    TOO_DEEP: "Expressions are nested more deeply than any pattern needs; name the inner ones as patterns.",
+    INTEGER_TOO_LARGE: "Integers must fit in 63 bits.",
+    UNREADABLE: "The file cannot be read, or is not UTF-8 text.",
+    NO_PATTERN: "A file must define at least one pattern.",
+    UNKNOWN_NAME: "The name is neither built in, nor a parameter, nor a pattern in scope.",
+    DUPLICATE_PATTERN: "Two patterns of one file have the same name.",
+    DUPLICATE_PARAMETER: "Two parameters of one pattern, or two names bound by one `for`, are the same.",
+    WRONG_KIND: "An expression is of another kind (integer, boolean, list, relation) than its place asks for.",
+    WRONG_ARGUMENTS: "A call has too many, too few, repeated or unknown arguments.",
+    WRONG_BODY: "`segment`, `dilate`, `blocks`, `grid` and `heads` take a relation in braces; other calls take none.",
+    BUILT_IN_NAME: "A pattern, parameter or loop variable may not take the name of something built in.",
+    RECURSION: "A pattern may not call itself, directly or through others.",
+    PARAMETER: "A parameter has no value, an unsuitable one, or does not exist.",
+    WHICH_PATTERN: "The file holds several patterns, or none of the name asked for.",
+    NO_MEANING_YET: "The form is part of the language, but this version gives it no meaning yet.",
+    DIVISION_BY_ZERO: "The right side of `//` or `%` is zero.",
+    OUT_OF_RANGE: "A number lies outside of what its place allows.",
+    WHERE_FAILS: "The condition after `where` does not hold for the given parameters.",
+    UNEQUAL_LENGTHS: "Lists that go side by side must be of equal length.",
+    OVERFLOW: "A computed integer does not fit in 63 bits.",
+    LIST_TOO_LONG: "A list has more elements than any pattern needs.",
+    PATTERN_TOO_LARGE: "The pattern, with its calls and comprehensions written out, is too large.",
+    CANNOT_LOWER: "The chosen backend cannot run this pattern; the message names one that can.",
+}
+"""Every code with what it means."""

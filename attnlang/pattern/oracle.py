@@ -1,0 +1,168 @@
+"""The meaning of every relation, computed in the plainest way: the oracle that everything else is tested against.
+
+One function gives the matrix of a relation on a frame of n positions; forms that make inner frames ask for the inner
+matrix and put it where it belongs. Nothing here is fast, and nothing here is shared with the compiler.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeAlias, assert_never
+
+import numpy as np
+from numpy.typing import NDArray
+
+from attnlang import codes
+from attnlang.pattern import algebra
+from attnlang.pattern.expr import Scope, bindings, evaluate, fail, fold, integer, known
+from attnlang.pattern.kinds import Value
+from attnlang.source import Span
+from attnlang.syntax.tree import Expr
+
+Matrix: TypeAlias = NDArray[np.int32]
+
+MAX_CELLS = 2**31
+"""The largest array the oracle makes: 8 GiB."""
+
+
+def multiplicity(relation: algebra.Relation, n: int, heads: int) -> Matrix:
+    """m as an int32 array (heads, n, n), indexed [h, q, k]."""
+    if heads * n * n > MAX_CELLS:
+        raise ValueError(
+            f"the multiplicity of {heads} heads at n = {n} has {heads * n * n:,} entries; "
+            f"at most {MAX_CELLS:,} are made. Use a smaller n: patterns repeat."
+        )
+    result = np.zeros((heads, n, n), np.int32)
+    for head in range(heads):
+        result[head] = _matrix(relation, n, {"N": n, "H": heads, "h": head})
+    return result
+
+
+def _matrix(relation: algebra.Relation, n: int, scope: Scope) -> Matrix:
+    """m(q, k) for positions 0..n-1 of one frame."""
+    scope = {**scope, "n": n}
+    q, k = np.arange(n)[:, None], np.arange(n)[None, :]
+    match relation:
+        case algebra.Everything():
+            return np.ones((n, n), np.int32)
+        case algebra.Nothing():
+            return np.zeros((n, n), np.int32)
+        case algebra.Offset(lo, hi, step):
+            holds = np.ones((n, n), bool)
+            if lo is not None:
+                holds &= k - q >= integer(lo, scope)
+            if hi is not None:
+                holds &= k - q <= integer(hi, scope)
+            if step is not None:
+                holds &= (k - q) % _at_least_one(step, scope, "step") == 0
+            return holds.astype(np.int32)
+        case algebra.Same(value):
+            values = _at_positions(value, n, scope)
+            return np.array([[int(a == b) for b in values] for a in values], np.int32).reshape(n, n)
+        case algebra.Key(condition):
+            holds = np.array(_at_positions(condition, n, scope), bool)
+            return np.broadcast_to(holds[None, :], (n, n)).astype(np.int32)
+        case algebra.Query(condition):
+            holds = np.array(_at_positions(condition, n, scope), bool)
+            return np.broadcast_to(holds[:, None], (n, n)).astype(np.int32)
+        case algebra.Segment():
+            return _segment(relation, n, scope)
+        case algebra.Dilate():
+            return _dilate(relation, n, scope)
+        case algebra.Blocks(size, body):
+            b = _at_least_one(size, scope, "block size")
+            inner = _matrix(body, -(-n // b), scope)
+            block = np.arange(n) // b
+            return inner[np.ix_(block, block)]
+        case algebra.Heads(lo, hi, body):
+            first, last = _head_range(relation, scope)
+            return _matrix(body, n, scope) if first <= integer_name(scope, "h") < last else _matrix(algebra.Nothing(), n, scope)
+        case algebra.Union(left, right):
+            return np.maximum(_matrix(left, n, scope), _matrix(right, n, scope))
+        case algebra.Both(left, right):
+            return _matrix(left, n, scope) * _matrix(right, n, scope)
+        case algebra.Without(left, right):
+            return _matrix(left, n, scope) * (_matrix(right, n, scope) == 0)
+        case algebra.Not(body):
+            return (_matrix(body, n, scope) == 0).astype(np.int32)
+        case algebra.Plus(left, right):
+            return _matrix(left, n, scope) + _matrix(right, n, scope)
+        case algebra.Choice(condition, then, otherwise):
+            return _matrix(then if evaluate(condition, scope) else otherwise, n, scope)
+        case algebra.Fold():
+            return _fold(relation, n, scope)
+        case _:
+            assert_never(relation)
+
+
+def _segment(relation: algebra.Segment, n: int, scope: Scope) -> Matrix:
+    width = _at_least_one(relation.width, scope, "segment width")
+    shift = integer(relation.shift, scope) % width
+    result = np.zeros((n, n), np.int32)
+    inner: dict[int, Matrix] = {}
+    for run in range((n - 1 + shift) // width + 1 if n else 0):
+        start = run * width - shift  # where coordinate 0 of this run would stand
+        length = min(width, n - start)  # coordinates 0..length-1; the first run lacks those before position 0
+        if length not in inner:
+            inner[length] = _matrix(relation.body, length, scope)
+        present = slice(max(start, 0), start + length)
+        lacking = max(-start, 0)
+        result[present, present] = inner[length][lacking:, lacking:]
+    return result
+
+
+def _dilate(relation: algebra.Dilate, n: int, scope: Scope) -> Matrix:
+    rate = _at_least_one(relation.rate, scope, "dilation")
+    classes = range(rate) if relation.shift is None else [integer(relation.shift, scope) % rate]
+    result = np.zeros((n, n), np.int32)
+    for residue in classes:
+        members = np.arange(residue, n, rate)
+        if len(members):
+            result[np.ix_(members, members)] = _matrix(relation.body, len(members), scope)
+    return result
+
+
+def _fold(relation: algebra.Fold, n: int, scope: Scope) -> Matrix:
+    join: Callable[[Matrix, Matrix], Matrix] = np.add if relation.kind == "mix" else np.maximum
+    result = np.zeros((n, n), np.int32)
+    for inner in bindings(relation.clauses, scope) or ():
+        result = join(result, _matrix(relation.body, n, inner))
+    return result
+
+
+def _at_positions(value: Expr, n: int, scope: Scope) -> list[Value]:
+    folded = fold(value, {name: known_value for name, known_value in scope.items() if name != "pos"})
+    constant = known(folded)
+    if constant is not None:
+        return [constant] * n
+    return [evaluate(folded, {"pos": position}) for position in range(n)]
+
+
+def integer_name(scope: Scope, name: str) -> int:
+    """The value of a name that is always an integer."""
+    return int(scope[name])  # type: ignore[arg-type]
+
+
+def _head_range(relation: algebra.Heads, scope: Scope) -> tuple[int, int]:
+    return head_range(relation.lo, relation.hi, scope, relation.span)
+
+
+def head_range(lo: Expr | None, hi: Expr | None, scope: Scope, span: Span) -> tuple[int, int]:
+    """First head and the one after the last, checked against the number of heads."""
+    heads = integer_name(scope, "H")
+    first = 0 if lo is None else integer(lo, scope)
+    last = heads if hi is None else integer(hi, scope)
+    if not 0 <= first <= last <= heads:
+        fail(codes.OUT_OF_RANGE, "heads out of range", span, f"heads {first}..{last} of {heads}")
+    return first, last
+
+
+def at_least_one(value: int, what: str, span: Span) -> int:
+    """Refuse widths, rates and steps below 1."""
+    if value < 1:
+        fail(codes.OUT_OF_RANGE, f"{what} must be at least 1", span, f"is {value}")
+    return value
+
+
+def _at_least_one(expression: Expr, scope: Scope, what: str) -> int:
+    return at_least_one(integer(expression, scope), what, expression.span)

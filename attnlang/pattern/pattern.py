@@ -1,0 +1,58 @@
+"""`Pattern`: a relation with its name, parameters and source. What users hold, print and compile."""
+
+from __future__ import annotations
+
+import textwrap
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from attnlang.pattern.algebra import Relation, relation_text
+from attnlang.pattern.kinds import Value
+from attnlang.source import Source
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+
+@dataclass(frozen=True, slots=True)
+class Pattern:
+    """A multiplicity m(h, q, k) for every number of heads and every length.
+
+    Attention under it is  out[q, h] = sum_k m e^s v_k / sum_k m e^s  with  s = scale * <q, k>.
+    Made by `attnlang.load` and `attnlang.loads`.
+    """
+
+    name: str
+    relation: Relation
+    parameters: tuple[tuple[str, Value], ...] = ()
+    source: Source = field(default=Source("<built in>", ""), compare=False, repr=False)
+    doc: str = field(default="", compare=False, repr=False)
+
+    def multiplicity(self, n: int, heads: int) -> NDArray[np.int32]:
+        """How often each pair counts: an int32 array (heads, n, n), indexed [head, query, key].
+
+        The oracle: computed straight from the definition of every form, for n of some thousands at most.
+
+        Raises ValueError for n < 0, heads < 1 or an array of more than 2^31 entries.
+        """
+        from attnlang.pattern.oracle import multiplicity
+
+        if n < 0 or heads < 1:
+            raise ValueError(f"n must be at least 0 and heads at least 1, not n = {n} and heads = {heads}")
+        return multiplicity(self.relation, n, heads)
+
+    @property
+    def call(self) -> str:
+        """Name and parameters as a call: `longnet(segments=[2048, 4096], dilations=[1, 2])`."""
+        given = ", ".join(f"{name}={value_text(value)}" for name, value in self.parameters)
+        return f"{self.name}({given})" if given else self.name
+
+    def __str__(self) -> str:
+        body = textwrap.fill(relation_text(self.relation), 112, subsequent_indent="        ", break_long_words=False)
+        return f"{self.call}\n    = {body}"
+
+
+def value_text(value: Value) -> str:
+    """A value as the language writes it."""
+    return f"[{', '.join(map(value_text, value))}]" if isinstance(value, tuple) else str(value)
