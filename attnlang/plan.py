@@ -1,0 +1,166 @@
+"""`Plan`: how one device computes a pattern. The contract between the compiler, which writes it, and the runtime.
+
+A plan is an ordered tuple of branches whose sum, as multiplicities, is the pattern. It holds for every length N: what
+depends on N (views, launches) is derived at the call by `attnlang.runtime.calls`. Plans are plain data: frozen,
+printable, and JSON both ways.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, TypeAlias, cast
+
+
+@dataclass(frozen=True, slots=True)
+class Band:
+    """lo <= d <= hi for a distance d = k - q; an open end is None. `Band(None, 0)` is causal."""
+
+    lo: int | None = None
+    hi: int | None = None
+
+    def __contains__(self, distance: int) -> bool:
+        return (self.lo is None or self.lo <= distance) and (self.hi is None or distance <= self.hi)
+
+    def __str__(self) -> str:
+        match self.lo, self.hi:
+            case None, None:
+                return "full"
+            case None, 0:
+                return "causal"
+            case lo, hi:
+                return f"{'' if lo is None else lo}..{'' if hi is None else hi}"
+
+    def __and__(self, other: Band) -> Band:
+        """The distances in both."""
+        los = [lo for lo in (self.lo, other.lo) if lo is not None]
+        his = [hi for hi in (self.hi, other.hi) if hi is not None]
+        return Band(max(los, default=None), min(his, default=None))
+
+
+FULL = Band()
+
+
+@dataclass(frozen=True, slots=True)
+class Runs:
+    """Stretches of `width` positions beginning at start + j * period for every integer j, as far as 0..N-1 goes.
+
+    `segment(w, shift=s)` is `Runs(w, w, -s % w)`. Coordinates count from a run's beginning even where that lies before 0.
+    """
+
+    width: int
+    period: int
+    start: int = 0
+
+    def __str__(self) -> str:
+        moved = f" from {self.start}" if self.start else ""
+        return f"segment {self.width}{moved}" if self.width == self.period else (
+            f"runs of {self.width} every {self.period}{moved}"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Lattice:
+    """Pairs of one run, of one residue class, at a distance in the band: a strided view, no gather and no copy.
+
+    runs      the runs within which pairs lie, or None for the whole sequence
+    dilation  q and k are congruent modulo this, counted from the run's beginning
+    phases    the residue class of each head in `heads`, or None: every class, each by itself
+    band      distances in tokens (its ends are multiples of the dilation, or open)
+    """
+
+    heads: tuple[int, ...]
+    runs: Runs | None = None
+    dilation: int = 1
+    phases: tuple[int, ...] | None = None
+    band: Band = FULL
+
+    def __str__(self) -> str:
+        where = "whole sequence" if self.runs is None else str(self.runs)
+        spread = "" if self.dilation == 1 else f"dilation {self.dilation} {_phases_text(self)}"
+        return f"{where:<24} {spread:<28} {self.band!s:<10} heads {_ranges(self.heads)}"
+
+
+@dataclass(frozen=True, slots=True)
+class Columns:
+    """All queries with the keys whose position mod `period` is in first..last-1; the band counts whole periods.
+
+    A pair (q, k) belongs if k % period is in range and k // period - q // period is in the band.
+    """
+
+    heads: tuple[int, ...]
+    period: int
+    first: int
+    last: int
+    band: Band = FULL
+
+    def __str__(self) -> str:
+        keys = f"keys {self.first}..{self.last - 1} of every {self.period}"
+        return f"{keys:<24} {'':<28} {f'{self.band} periods':<10} heads {_ranges(self.heads)}"
+
+
+Branch: TypeAlias = Lattice | Columns
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The branches of a pattern for a number of heads, in the order in which they run."""
+
+    heads: int
+    branches: tuple[Branch, ...]
+
+    def __str__(self) -> str:
+        lines = [f"{number:>3}  {branch}" for number, branch in enumerate(self.branches, 1)]
+        count = f"{len(lines)} branch{'' if len(lines) == 1 else 'es'}"
+        return "\n".join((f"plan for {self.heads} heads: {count}", *(line.rstrip() for line in lines)))
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data for JSON; `from_json` gives the same plan back."""
+        branches = [{"kind": type(branch).__name__.lower(), **asdict(branch)} for branch in self.branches]
+        return {"heads": self.heads, "branches": branches}
+
+    @staticmethod
+    def from_json(data: dict[str, Any]) -> Plan:
+        """The plan that `to_json` described. Raises ValueError for a kind of branch that does not exist."""
+        return Plan(int(data["heads"]), tuple(_branch_from_json(branch) for branch in data["branches"]))
+
+
+def _branch_from_json(data: dict[str, Any]) -> Branch:
+    fields = {key: _tuples(value) for key, value in data.items() if key not in ("kind", "band", "runs")}
+    band = Band(**data["band"])
+    match data["kind"]:
+        case "lattice":
+            runs = None if data["runs"] is None else Runs(**data["runs"])
+            return Lattice(**fields, runs=runs, band=band)
+        case "columns":
+            return Columns(**fields, band=band)
+        case kind:
+            raise ValueError(f"a branch is a lattice or columns, not {kind!r}")
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(cast("list[Any]", value)) if isinstance(value, list) else value
+
+
+def _ranges(numbers: Sequence[int]) -> str:
+    """0-3 for 0, 1, 2, 3; up to six numbers or ranges, then dots."""
+    parts: list[str] = []
+    start = 0
+    for i in range(1, len(numbers) + 1):
+        if i == len(numbers) or numbers[i] != numbers[i - 1] + 1:
+            first, last = numbers[start], numbers[i - 1]
+            parts.append(str(first) if first == last else f"{first}-{last}")
+            start = i
+    return " ".join(parts) if len(parts) <= 6 else f"{' '.join(parts[:6])} ..."
+
+
+def _phases_text(branch: Lattice) -> str:
+    phases = branch.phases
+    if phases is None:
+        return "each class"
+    if len(set(phases)) == 1:
+        return f"class {phases[0]}"
+    if phases == tuple(h % branch.dilation for h in branch.heads):
+        return f"class h mod {branch.dilation}"
+    shown = ",".join(map(str, phases[:8]))
+    return f"class {shown}{'...' if len(phases) > 8 else ''} by head"

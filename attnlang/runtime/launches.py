@@ -1,0 +1,95 @@
+"""Calls as strided 4-D views: what a library kernel accepts, without a gather and without a copy.
+
+A call spans batch, its axes and rows; a kernel takes two outer dimensions. Dimensions that follow one another in memory
+in every tensor are folded; of what remains, the two largest become the kernel's dimensions and the others a loop.
+
+Shape legend: B batch, H heads, N tokens, D head dimension; a launch has outer sizes X and Y, rows I (queries) or J (keys).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import product
+from math import prod
+from typing import TypeAlias
+
+import torch
+from torch import Tensor
+
+from attnlang.runtime.calls import Call
+
+Strides: TypeAlias = tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Launch:
+    """One kernel launch: sizes (X, Y), and for each tensor its offset and its strides (X, Y, row), in elements."""
+
+    call: Call
+    sizes: tuple[int, int]
+    offsets: tuple[int, ...]
+    strides: tuple[tuple[int, int, int], ...]
+
+    def view(self, tensor: Tensor, place: int, rows: int) -> Tensor:
+        """The tensor numbered `place` as (X, Y, rows, D), or (X, Y, rows) for one without a last dimension."""
+        size, stride = (*self.sizes, rows), self.strides[place]
+        if tensor.dim() == 4:
+            size, stride = (*size, tensor.size(3)), (*stride, tensor.stride(3))
+        return torch.as_strided(tensor, size, stride, tensor.storage_offset() + self.offsets[place])
+
+
+@lru_cache(maxsize=4096)
+def launches(call: Call, batch: int, queries: tuple[Strides, ...], keys: tuple[Strides, ...]) -> tuple[Launch, ...]:
+    """The launches of a call. `queries` and `keys` are strides (B, H, N) of tensors indexed by query and by key.
+
+    Tensors are numbered in this order: queries first, then keys.
+    """
+    return tuple(_launches(call, batch, queries, keys))
+
+
+def _launches(call: Call, batch: int, queries: tuple[Strides, ...], keys: tuple[Strides, ...]) -> Iterator[Launch]:
+    dims = [(batch, tuple(s[0] for s in (*queries, *keys)))]
+    for axis in call.axes:
+        strides = (
+            *(axis.head * s[1] + axis.token * s[2] for s in queries),
+            *(axis.head * s[1] + axis.key_token * s[2] for s in keys),
+        )
+        dims.append((axis.size, strides))
+    dims = _folded([dim for dim in dims if dim[0] > 1])
+    dims.sort(key=lambda dim: dim[0])
+    looped, inner = dims[:-2], dims[-2:]
+    zeros = (0,) * len(queries + keys)
+    while len(inner) < 2:
+        inner.insert(0, (1, zeros))
+    first = (
+        *(call.head * s[1] + call.q * s[2] for s in queries),
+        *(call.head * s[1] + call.k * s[2] for s in keys),
+    )
+    rows = tuple(call.step * s[2] for s in (*queries, *keys))
+    sizes = (inner[0][0], inner[1][0])
+    strides = tuple(zip(inner[0][1], inner[1][1], rows, strict=True))
+    for index in product(*(range(size) for size, _ in looped)):
+        offsets = tuple(
+            start + sum(i * stride[t] for i, (_, stride) in zip(index, looped, strict=True))
+            for t, start in enumerate(first)
+        )
+        yield Launch(call, sizes, offsets, strides)
+
+
+def _folded(dims: list[tuple[int, Strides]]) -> list[tuple[int, Strides]]:
+    """(a, stride b * s) and (b, stride s)  -->  (a * b, stride s), where it holds for every tensor."""
+    for i, (size, stride) in enumerate(dims):
+        for j, (inner_size, inner_stride) in enumerate(dims):
+            if i != j and stride == tuple(inner_size * s for s in inner_stride):
+                rest = [dim for place, dim in enumerate(dims) if place not in (i, j)]
+                return _folded([*rest, (size * inner_size, inner_stride)])
+    return dims
+
+
+def pairs_computed(call: Call) -> int:
+    """Query-key products that a kernel computes for a call: half a square where it is causal, else the rectangle."""
+    square = call.q_len * call.k_len
+    one = call.q_len * (call.q_len + 1) // 2 if call.causal else square
+    return one * prod(axis.size for axis in call.axes)

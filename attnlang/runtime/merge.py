@@ -1,0 +1,24 @@
+"""Partial results over disjoint (or repeated) sets of keys, put together: softmax denominators add up.
+
+    lse = log(e^lse_a + e^lse_b),    out = e^(lse_a - lse) out_a + e^(lse_b - lse) out_b
+
+This is LongNet's equation 10, and equal to one softmax over all keys with their multiplicity.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def merge_(out: Tensor, lse: Tensor, part: Tensor, part_lse: Tensor) -> None:
+    """Merge a partial result (.., I, D), (.., I) into `out` and `lse` in place. `part_lse` must be finite."""
+    merged = torch.logaddexp(lse, part_lse)
+    out.mul_((lse - merged).exp_().unsqueeze(-1))
+    out.addcmul_(part.to(out.dtype), (part_lse - merged).exp_().unsqueeze(-1))
+    lse.copy_(merged)
+
+
+def accumulator_dtype(dtype: torch.dtype) -> torch.dtype:
+    """What partial results are added up in: float64 for float64, else float32."""
+    return torch.float64 if dtype == torch.float64 else torch.float32

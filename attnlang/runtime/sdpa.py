@@ -1,0 +1,117 @@
+"""The `sdpa` backend: every branch as strided views into torch's own attention kernels, merged by lse.
+
+Forward: each call's (out, lse) is merged into one accumulator. Backward: each call's ordinary flash backward with the
+merged (out, lse) and the plain d_out; dq, dk and dv add up. Both are exact. q, k and v are never copied, and nothing
+is larger than they are.
+
+Shape legend: B batch, H heads, N tokens, D head dimension.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from attnlang.plan import Plan
+from attnlang.runtime.calls import Call, resolve
+from attnlang.runtime.kernels import CudaFlash, Kernel, kernel_for, needs_tiles
+from attnlang.runtime.launches import Strides, launches
+from attnlang.runtime.merge import accumulator_dtype, merge_
+from attnlang.runtime.tiles import tiles
+
+
+@lru_cache(maxsize=256)
+def kernel_calls(plan: Plan, n: int, kernel: Kernel) -> tuple[Call, ...]:
+    """The calls of a plan, banded ones cut into tiles where the kernel has no windows."""
+    calls: list[Call] = []
+    for call in resolve(plan, n):
+        cut = kernel.tiled or (isinstance(kernel, CudaFlash) and needs_tiles(call))
+        calls += tiles(call) if cut else (call,)
+    return tuple(calls)
+
+
+def attention(q: Tensor, k: Tensor, v: Tensor, plan: Plan, scale: float) -> tuple[Tensor, Tensor]:
+    """Attention under a plan: out (B, H, N, D) in q's dtype, lse (B, H, N) in float32 (float64 for float64).
+
+    Differentiable in q, k and v once; lse is not differentiable. Rows without keys have out 0 and lse -inf.
+    """
+    q, k, v = (x if x.stride(-1) == 1 else x.contiguous() for x in (q, k, v))
+    return _Attention.apply(q, k, v, plan, scale)
+
+
+class _Attention(torch.autograd.Function):
+    @staticmethod
+    def forward(q: Tensor, k: Tensor, v: Tensor, plan: Plan, scale: float) -> tuple[Tensor, Tensor]:
+        return _forward(q, k, v, plan, scale)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+        q, k, v, plan, scale = inputs
+        ctx.save_for_backward(q, k, v, *output)
+        ctx.plan, ctx.scale = plan, scale
+        ctx.mark_non_differentiable(output[1])
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
+        q, k, v, out, lse = ctx.saved_tensors
+        dq, dk, dv = _backward(grads[0], q, k, v, out, lse, ctx.plan, ctx.scale)
+        return dq, dk, dv, None, None
+
+
+def _strides(*tensors: Tensor) -> tuple[Strides, ...]:
+    return tuple(tensor.stride()[:3] for tensor in tensors)
+
+
+def _forward(q: Tensor, k: Tensor, v: Tensor, plan: Plan, scale: float) -> tuple[Tensor, Tensor]:
+    batch, heads, n, _ = q.shape
+    out = q.new_zeros(q.shape, dtype=accumulator_dtype(q.dtype))
+    lse = out.new_full((batch, heads, n), float("-inf"))
+    if not q.numel():
+        return out.to(q.dtype), lse
+    kernel = kernel_for(q.device, q.dtype, q.size(-1))
+    strides = _strides(q, out, lse), _strides(k, v)
+    for call in kernel_calls(plan, n, kernel):
+        for launch in launches(call, batch, *strides):
+            q_, out_, lse_ = (launch.view(x, i, call.q_len) for i, x in enumerate((q, out, lse)))
+            k_, v_ = (launch.view(x, i, call.k_len) for i, x in enumerate((k, v), 3))
+            part, part_lse = kernel.forward(q_, k_, v_, call, scale)
+            if call.fresh:
+                out_.copy_(part)
+                lse_.copy_(part_lse)
+            else:
+                merge_(out_, lse_, part, part_lse)
+    return out.to(q.dtype), lse
+
+
+def _backward(
+    dout: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, plan: Plan, scale: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    dout = dout if dout.stride(-1) == 1 else dout.contiguous()
+    kinds = {"dtype": accumulator_dtype(q.dtype), "memory_format": torch.contiguous_format}
+    dq, dk, dv = (torch.zeros_like(x, **kinds) for x in (q, k, v))
+    if q.numel():
+        kernel = kernel_for(q.device, q.dtype, q.size(-1))
+        strides = _strides(dout, q, out, lse, dq), _strides(k, v, dk, dv)
+        for call in kernel_calls(plan, q.size(2), kernel):
+            for launch in launches(call, q.size(0), *strides):
+                views = [launch.view(x, i, call.q_len) for i, x in enumerate((dout, q, out, lse, dq))]
+                keys = [launch.view(x, i, call.k_len) for i, x in enumerate((k, v, dk, dv), 5)]
+                grads = kernel.backward(*views[:2], *keys[:2], *views[2:4], call, scale)
+                for total, part in zip((views[4], *keys[2:]), grads, strict=True):
+                    _add_(total, part)
+    return dq.to(q.dtype), dk.to(k.dtype), dv.to(v.dtype)
+
+
+def _add_(total: Tensor, part: Tensor) -> None:
+    """Add a partial gradient to a view; along a dimension in which the view repeats one row, add up all of it."""
+    repeated = [dim for dim in (0, 1) if total.stride(dim) == 0 and total.size(dim) > 1]
+    if repeated:
+        part = part.sum(repeated, keepdim=True)
+        for dim in repeated:
+            total = total.narrow(dim, 0, 1)
+    total.add_(part)
