@@ -67,7 +67,7 @@ class PatternAttention(nn.Module):
         self._check(q, k, v)
         if lengths is not None:
             raise ValueError("lengths= has no meaning yet: run each sequence of a padded batch at its own length")
-        factor = q.size(-1) ** -0.5 if scale is None and q.size(-1) else float(scale or 0.0)
+        factor = max(q.size(-1), 1) ** -0.5 if scale is None else float(scale)
         if self.backend == "reference":
             out, lse = reference.attention(q, k, v, self.pattern, factor)
         else:

@@ -52,6 +52,12 @@ class Call:
         return count
 
     @property
+    def pairs_computed(self) -> int:
+        """Query-key products a kernel computes: half a square where the call is causal, else the whole rectangle."""
+        one = self.q_len * (self.q_len + 1) // 2 if self.causal else self.q_len * self.k_len
+        return one * self.copies
+
+    @property
     def causal(self) -> bool:
         """Whether the band is the lower triangle of a square, which every attention kernel knows."""
         return self.band == Band(None, 0) and self.q_len == self.k_len

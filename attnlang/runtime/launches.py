@@ -12,7 +12,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import product
-from math import prod
 from typing import TypeAlias
 
 import torch
@@ -86,10 +85,3 @@ def _folded(dims: list[tuple[int, Strides]]) -> list[tuple[int, Strides]]:
                 rest = [dim for place, dim in enumerate(dims) if place not in (i, j)]
                 return _folded([*rest, (size * inner_size, inner_stride)])
     return dims
-
-
-def pairs_computed(call: Call) -> int:
-    """Query-key products that a kernel computes for a call: half a square where it is causal, else the rectangle."""
-    square = call.q_len * call.k_len
-    one = call.q_len * (call.q_len + 1) // 2 if call.causal else square
-    return one * prod(axis.size for axis in call.axes)

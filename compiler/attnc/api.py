@@ -1,3 +1,73 @@
-def compile(): ...
-def plan(): ...
-def report(): ...
+"""The compiler as Python functions."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from attnlang.pattern import Pattern, load
+from attnlang.pattern.kinds import Argument
+
+if TYPE_CHECKING:
+    from attnc.analysis.report import Report
+    from attnlang.nn import PatternAttention
+    from attnlang.schedule import Schedule
+
+
+def _pattern(pattern: Pattern | str | Path, params: dict[str, Argument]) -> Pattern:
+    if isinstance(pattern, Pattern):
+        if params:
+            raise ValueError(f"{pattern.name} is a pattern already: give parameters ({', '.join(params)}) to attnlang.load")
+        return pattern
+    return load(pattern, **params)
+
+
+def compile(  # noqa: A001 - the field's word for it
+    pattern: Pattern | str | Path, *, heads: int, backend: str = "auto", **params: Argument
+) -> PatternAttention:
+    """A torch module that computes attention under a pattern.
+
+    pattern  a Pattern, a library name, a file, or file:name; parameters of the pattern by keyword
+    heads    the number of query heads
+    backend  'auto', 'sdpa' (torch's kernels on strided views; what 'auto' means on cpu and cuda) or 'reference'
+             (the formula, dense, for small N)
+
+    The module is called as `module(q, k, v)` with (B, H, N, D) tensors; see `attnlang.nn.PatternAttention`.
+    Raises AttnError for a faulty pattern or one that the backend cannot run, ValueError for unsuitable arguments.
+    """
+    from attnc.lower import lower
+    from attnlang.nn import BACKENDS, PatternAttention
+
+    found = _pattern(pattern, params)
+    if backend not in ("auto", *BACKENDS):
+        raise ValueError(f"unknown backend {backend!r}: there are 'auto', {', '.join(map(repr, BACKENDS))}")
+    if heads < 1:
+        raise ValueError(f"heads must be at least 1, not {heads}")
+    if backend == "reference":
+        return PatternAttention(found, None, heads, "reference")
+    return PatternAttention(found, lower(found, heads), heads, "sdpa")
+
+
+def report(
+    pattern: Pattern | str | Path, *, n: int, heads: int = 12, head_dim: int = 64, **params: Argument
+) -> Report:
+    """What a pattern costs at length n: exact pairs, FLOPs, formula, plan. See `attnc.analysis.report.Report`."""
+    from attnc.analysis.report import report as analyse
+
+    return analyse(_pattern(pattern, params), n, heads, head_dim)
+
+
+def plan(
+    pattern: Pattern | str | Path, *, n: int, ranks: int = 1, heads: int = 12, head_dim: int = 64, **params: Argument
+) -> Schedule:
+    """The schedule that computes a pattern on sequences of n tokens. So far on one rank.
+
+    Raises ValueError for sizes out of range, and for more than one rank.
+    """
+    from attnc.schedule import single_rank
+
+    if ranks != 1:
+        raise ValueError(f"ranks = {ranks}: schedules for several ranks are not written yet; ranks = 1 works")
+    if n < 0 or head_dim < 1:
+        raise ValueError(f"n must be at least 0 and head_dim at least 1, not n = {n} and head_dim = {head_dim}")
+    return single_rank(_pattern(pattern, params), n, heads)
