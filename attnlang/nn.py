@@ -6,7 +6,7 @@ from typing import Literal, TypeAlias, get_args
 
 from torch import Tensor, nn
 
-from attnlang.pattern import Pattern, loads
+from attnlang.pattern import Pattern
 from attnlang.plan import Plan
 from attnlang.runtime import reference, sdpa
 
@@ -37,11 +37,6 @@ class PatternAttention(nn.Module):
         self.plan = plan
         self.heads = heads
         self.backend: Backend = backend
-
-    @classmethod
-    def from_source(cls, text: str, plan: Plan, backend: Backend = "sdpa", **params: object) -> PatternAttention:
-        """The module of a pattern given as text, with a plan made earlier. Emitted modules use this."""
-        return cls(loads(text, **params), plan, plan.heads, backend)  # type: ignore[arg-type]
 
     def forward(
         self,

@@ -11,7 +11,7 @@ from attnlang.diagnostics import AttnError, Diagnostic
 from attnlang.pattern import algebra
 from attnlang.pattern.expr import Scope, bindings, evaluate, fail, fold, known
 from attnlang.pattern.kinds import Value
-from attnlang.pattern.oracle import at_least_one
+from attnlang.pattern.values import at_least_one
 from attnlang.source import Span
 from attnlang.syntax import tree
 

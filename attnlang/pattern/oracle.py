@@ -12,11 +12,10 @@ from typing import TypeAlias, assert_never
 import numpy as np
 from numpy.typing import NDArray
 
-from attnlang import codes
 from attnlang.pattern import algebra
-from attnlang.pattern.expr import Scope, bindings, evaluate, fail, fold, integer, known
+from attnlang.pattern.expr import Scope, bindings, evaluate, fold, integer, known
 from attnlang.pattern.kinds import Value
-from attnlang.source import Span
+from attnlang.pattern.values import at_least_one, head_range, scope_integer
 from attnlang.syntax.tree import Expr
 
 Matrix: TypeAlias = NDArray[np.int32]
@@ -75,8 +74,8 @@ def _matrix(relation: algebra.Relation, n: int, scope: Scope) -> Matrix:
             block = np.arange(n) // b
             return inner[np.ix_(block, block)]
         case algebra.Heads(lo, hi, body):
-            first, last = _head_range(relation, scope)
-            return _matrix(body, n, scope) if first <= integer_name(scope, "h") < last else _matrix(algebra.Nothing(), n, scope)
+            chosen = scope_integer(scope, "h") in head_range(lo, hi, scope, relation.span)
+            return _matrix(body if chosen else algebra.Nothing(), n, scope)
         case algebra.Union(left, right):
             return np.maximum(_matrix(left, n, scope), _matrix(right, n, scope))
         case algebra.Both(left, right):
@@ -136,32 +135,6 @@ def _at_positions(value: Expr, n: int, scope: Scope) -> list[Value]:
     if constant is not None:
         return [constant] * n
     return [evaluate(folded, {"pos": position}) for position in range(n)]
-
-
-def integer_name(scope: Scope, name: str) -> int:
-    """The value of a name that is always an integer."""
-    return int(scope[name])  # type: ignore[arg-type]
-
-
-def _head_range(relation: algebra.Heads, scope: Scope) -> tuple[int, int]:
-    return head_range(relation.lo, relation.hi, scope, relation.span)
-
-
-def head_range(lo: Expr | None, hi: Expr | None, scope: Scope, span: Span) -> tuple[int, int]:
-    """First head and the one after the last, checked against the number of heads."""
-    heads = integer_name(scope, "H")
-    first = 0 if lo is None else integer(lo, scope)
-    last = heads if hi is None else integer(hi, scope)
-    if not 0 <= first <= last <= heads:
-        fail(codes.OUT_OF_RANGE, "heads out of range", span, f"heads {first}..{last} of {heads}")
-    return first, last
-
-
-def at_least_one(value: int, what: str, span: Span) -> int:
-    """Refuse widths, rates and steps below 1."""
-    if value < 1:
-        fail(codes.OUT_OF_RANGE, f"{what} must be at least 1", span, f"is {value}")
-    return value
 
 
 def _at_least_one(expression: Expr, scope: Scope, what: str) -> int:

@@ -23,9 +23,14 @@ def _multiplicity(pattern: Pattern, n: int, heads: int) -> Tensor:
     return torch.from_numpy(pattern.multiplicity(n, heads))
 
 
-def attention(q: Tensor, k: Tensor, v: Tensor, pattern: Pattern, scale: float) -> tuple[Tensor, Tensor]:
-    """Attention under a pattern, by its formula: out (B, H, N, D) in q's dtype, lse (B, H, N) in float32 or float64."""
-    dtype = accumulator_dtype(q.dtype)
+def attention(
+    q: Tensor, k: Tensor, v: Tensor, pattern: Pattern, scale: float, dtype: torch.dtype | None = None
+) -> tuple[Tensor, Tensor]:
+    """Attention under a pattern, by its formula: out (B, H, N, D) in q's dtype, lse (B, H, N) in float32 or float64.
+
+    `dtype` is what the formula is computed in; float64 for float64 inputs and else float32, unless given.
+    """
+    dtype = dtype or accumulator_dtype(q.dtype)
     m_HNN = _multiplicity(pattern, q.size(2), q.size(1)).to(device=q.device, dtype=dtype)
     s_BHNN = q.to(dtype) @ k.to(dtype).transpose(-1, -2) * scale
     if not s_BHNN.numel():

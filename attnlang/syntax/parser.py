@@ -6,6 +6,7 @@ The whole text is lexed once and cut into items at the reserved words that can o
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Sequence
 from functools import cache, partial
@@ -49,7 +50,19 @@ def _lark() -> Lark:
         propagate_positions=True,
         postlex=cast("Any", _KeepStrays()),
         keep_all_tokens=True,
+        cache=_cache_file() or False,
     )
+
+
+def _cache_file() -> str | None:
+    """Where lark keeps the parse tables (it checks them against the grammar), or None where nothing can be kept."""
+    home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    folder = os.path.join(home, "attnlang")
+    try:
+        os.makedirs(folder, mode=0o700, exist_ok=True)
+    except OSError:
+        return None
+    return os.path.join(folder, "grammar.lark.cache") if os.access(folder, os.W_OK) else None
 
 
 def parse(source: Source) -> tuple[tree.File, list[Diagnostic]]:

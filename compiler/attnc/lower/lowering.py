@@ -29,7 +29,7 @@ from attnlang import codes
 from attnlang.diagnostics import AttnError, Diagnostic
 from attnlang.pattern import Pattern, algebra
 from attnlang.pattern.expr import Scope, bindings, fold, free_names, known
-from attnlang.pattern.oracle import at_least_one, head_range
+from attnlang.pattern.values import at_least_one, head_range, scope_integer
 from attnlang.plan import FULL, Band, Branch, Columns, Lattice, Plan, Runs
 from attnlang.syntax import tree
 
@@ -98,8 +98,8 @@ class _Lowering:
                 b = at_least_one(self._integer(size), "block size", size.span)
                 return [outer for piece in self.pieces(body) for outer in _in_blocks(piece, b)]
             case algebra.Heads(lo, hi, body):
-                first, last = head_range(lo, hi, self._scope, relation.span)
-                return self.pieces(body) if first <= self._head < last else []
+                chosen = head_range(lo, hi, self._scope, relation.span)
+                return self.pieces(body) if scope_integer(self._scope, "h") in chosen else []
             case algebra.Both(left, right):
                 return [both for a in self.pieces(left) for b in self.pieces(right) for both in intersect(a, b)]
             case algebra.Plus(left, right):
@@ -118,10 +118,6 @@ class _Lowering:
                 raise Inexpressible("chosen queries are not lowered yet")
             case algebra.Same():
                 raise Inexpressible("`same` is not lowered yet")
-
-    @property
-    def _head(self) -> int:
-        return int(self._scope["h"])  # type: ignore[arg-type]
 
     def _known(self, expression: tree.Expr) -> int:
         folded = fold(expression, self._scope)
@@ -311,6 +307,7 @@ def _branch(members: list[tuple[int, Piece]]) -> Branch:
     if isinstance(first, ColumnsPiece):
         return Columns(heads, first.period, first.first, first.last, first.band)
     phases = tuple(piece.phase or 0 for _, piece in members if isinstance(piece, LatticePiece))
-    return Lattice(heads, first.runs, first.dilation, None if first.phase is None else phases, first.band)
+    every_class = first.phase is None or first.dilation == 1
+    return Lattice(heads, first.runs, first.dilation, None if every_class else phases, first.band)
 
 

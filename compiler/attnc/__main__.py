@@ -1,0 +1,5 @@
+"""`python -m attnc`."""
+
+from attnc.cli import main
+
+main()

@@ -1,0 +1,76 @@
+"""What the commands share: the PATTERN argument, parameters by -p, sizes, and how errors leave the program."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable
+from contextlib import contextmanager
+from typing import Any, NoReturn, TypeVar
+
+import click
+
+from attnlang import AttnError, Pattern, codes
+from attnlang.diagnostics import Diagnostic, render
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+_ARGUMENTS_AT_FAULT = frozenset({codes.UNREADABLE, codes.PARAMETER, codes.WHICH_PATTERN})
+
+
+def pattern_options(function: F) -> F:
+    """PATTERN and -p NAME=VALUE."""
+    parameter = click.option(
+        "-p", "parameters", multiple=True, metavar="NAME=VALUE", help="A parameter, as in -p segments=[64,128]."
+    )
+    return click.argument("pattern")(parameter(function))
+
+
+def size_options(n: int) -> Callable[[F], F]:
+    """--n and --heads."""
+
+    def add(function: F) -> F:
+        length = click.option("--n", default=n, show_default=True, type=click.IntRange(0), help="Length of the sequence.")
+        heads = click.option("--heads", default=12, show_default=True, type=click.IntRange(1), help="Number of heads.")
+        return length(heads(function))
+
+    return add
+
+
+def load_pattern(pattern: str, parameters: Iterable[str]) -> Pattern:
+    """The pattern of the command line, with its parameters."""
+    from attnlang.pattern.library import load, parameter_value
+
+    values: dict[str, Any] = {}
+    for item in parameters:
+        name, equals, text = item.partition("=")
+        if not equals or not name.isidentifier():
+            raise click.BadParameter(f"-p {item}: write -p NAME=VALUE, as in -p w=128 or -p segments=[64,128]")
+        values[name] = parameter_value(name, text)
+    return load(pattern, **values)
+
+
+@contextmanager
+def user_errors() -> Any:
+    """Turn errors of the user's into messages on standard error and an exit status."""
+    try:
+        yield
+    except AttnError as error:
+        fail(error.diagnostics)
+    except (ValueError, OSError) as error:
+        click.echo(f"error: {error}", err=True)
+        sys.exit(2)
+
+
+def fail(diagnostics: Iterable[Diagnostic]) -> NoReturn:
+    """Print diagnostics and exit: with 2 where the arguments are at fault, else with 1."""
+    found = tuple(diagnostics)
+    print_diagnostics(found, err=True)
+    sys.exit(2 if any(diagnostic.code in _ARGUMENTS_AT_FAULT for diagnostic in found) else 1)
+
+
+def print_diagnostics(diagnostics: Iterable[Diagnostic], *, err: bool) -> None:
+    """Print diagnostics with a blank line between them, in colour on a terminal."""
+    stream = sys.stderr if err else sys.stdout
+    texts = [render(diagnostic, colour=stream.isatty()) for diagnostic in diagnostics]
+    if texts:
+        click.echo("\n\n".join(texts), err=err)

@@ -1,0 +1,62 @@
+"""`attnc compile PATTERN`: a readable PyTorch module, or an earlier stage of it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+from attnc.cli.common import load_pattern, pattern_options, size_options, user_errors
+from attnlang import Pattern
+
+
+@click.command("compile")
+@pattern_options
+@size_options(n=32768)
+@click.option("-o", "output", type=click.Path(dir_okay=False, path_type=Path), help="Where to write; else print.")
+@click.option(
+    "--backend",
+    type=click.Choice(["auto", "sdpa", "reference"]),
+    default="auto",
+    show_default=True,
+    help="What the module runs on unless told otherwise.",
+)
+@click.option(
+    "--emit",
+    "stage",
+    type=click.Choice(["pattern", "plan", "plan-json", "python"]),
+    default="python",
+    show_default=True,
+    help="Which stage to write.",
+)
+def command(
+    pattern: str, parameters: tuple[str, ...], n: int, heads: int, output: Path | None, backend: str, stage: str
+) -> None:
+    """Write a pattern as a PyTorch module that one can read, import, and run as its own check.
+
+    --n only chooses the length at which the module's docstring states the cost: the module runs any length.
+    """
+    with user_errors():
+        text = _stage(load_pattern(pattern, parameters), n, heads, backend, stage)
+        if output is None:
+            click.echo(text.rstrip("\n"))
+            return
+        output.write_text(text, encoding="utf-8")
+    click.echo(f"wrote {output}")
+
+
+def _stage(pattern: Pattern, n: int, heads: int, backend: str, stage: str) -> str:
+    from attnc.lower import lower
+
+    if stage == "pattern":
+        return f"{pattern}\n"
+    plan = lower(pattern, heads)
+    if stage == "plan":
+        return f"{plan}\n"
+    if stage == "plan-json":
+        return json.dumps(plan.to_json(), indent=2) + "\n"
+    from attnc.analysis.report import report
+    from attnc.emit.python import emit
+
+    return emit(report(pattern, n, heads, 64), plan, "reference" if backend == "reference" else "sdpa")

@@ -1,0 +1,30 @@
+"""`attnc report PATTERN`: cost, formula and plan."""
+
+from __future__ import annotations
+
+import json
+
+import click
+
+from attnc.cli.common import load_pattern, pattern_options, size_options, user_errors
+
+
+@click.command("report")
+@pattern_options
+@size_options(n=32768)
+@click.option("--head-dim", default=64, show_default=True, type=click.IntRange(1), help="Dimension of a head.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+def command(pattern: str, parameters: tuple[str, ...], n: int, heads: int, head_dim: int, as_json: bool) -> None:
+    """Say what a pattern costs, exactly: pairs, FLOPs, formula, plan."""
+    with user_errors():
+        from attnc.analysis.report import report
+
+        found = report(load_pattern(pattern, parameters), n, heads, head_dim)
+        if as_json:
+            click.echo(json.dumps(found.to_dict(), indent=2))
+            return
+        from rich.console import Console
+
+        from attnc.emit.text import print_report
+
+        print_report(found, Console(highlight=False))

@@ -1,0 +1,1 @@
+"""What the compiler writes: Python modules, pictures, reports for people."""

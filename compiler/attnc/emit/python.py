@@ -1,0 +1,180 @@
+"""Plan to a Python module that one can read, import and run: torch and attnlang are all it needs."""
+
+from __future__ import annotations
+
+import hashlib
+import keyword
+import textwrap
+from collections.abc import Iterator
+
+import attnlang
+from attnc.analysis.report import Report
+from attnlang.pattern.pattern import Pattern, value_text
+from attnlang.plan import Band, Branch, Columns, Lattice, Plan, Runs
+
+WIDTH = 120
+
+
+def emit(report: Report, plan: Plan, backend: str = "sdpa") -> str:
+    """The text of a module with one class, the pattern's PatternAttention."""
+    pattern = report.pattern
+    return "\n".join(
+        (
+            *_docstring(report),
+            "",
+            "from __future__ import annotations",
+            "",
+            "from attnlang import Pattern, loads",
+            "from attnlang.nn import Backend, PatternAttention",
+            f"from attnlang.plan import {', '.join(_names(plan))}",
+            "",
+            *_source(pattern),
+            *_parameters(pattern),
+            "",
+            *_plan(plan),
+            "",
+            "",
+            *_loader(pattern),
+            "",
+            "",
+            *_class(pattern, plan, backend),
+            "",
+            "",
+            *_self_check(pattern),
+            "",
+        )
+    )
+
+
+def class_name(pattern: Pattern) -> str:
+    """longnet_torchscale  -->  LongnetTorchscale"""
+    return "".join(part[:1].upper() + part[1:] for part in pattern.name.split("_")) or "Pattern"
+
+
+def _docstring(report: Report) -> Iterator[str]:
+    pattern = report.pattern
+    title = f"{pattern.call}, for {report.heads} heads."
+    lines = [*_wrapped(title), ""]
+    if pattern.doc:
+        lines += [*_wrapped(pattern.doc), ""]
+    lines += [f"At N = {report.n:,}: {report.bag:,} pairs over all heads, where dense attention has {report.dense:,}."]
+    if report.formula is not None:
+        conditions = " and ".join(report.formula.assumptions)
+        lines += [f"Pairs: {report.formula.pairs}{f', where {conditions}' if conditions else ''}.".replace("**", "^")]
+    digest = hashlib.sha256(pattern.source.text.encode()).hexdigest()
+    lines += ["", f"Written by attnc {attnlang.__version__} from a pattern with SHA-256 {digest}.",
+              "To change it, change the pattern and compile again."]  # fmt: skip
+    text = "\n".join(lines).replace("\\", "\\\\").replace('"""', "'''")
+    yield f'"""{text}\n"""'
+
+
+def _wrapped(text: str) -> list[str]:
+    return textwrap.wrap(" ".join(text.split()), WIDTH)
+
+
+def _names(plan: Plan) -> list[str]:
+    kinds = {"Band", "Plan", *(type(branch).__name__ for branch in plan.branches)}
+    if any(isinstance(branch, Lattice) and branch.runs is not None for branch in plan.branches):
+        kinds.add("Runs")
+    if all(branch.band == Band() for branch in plan.branches):
+        kinds.discard("Band")
+    return sorted(kinds)
+
+
+def _source(pattern: Pattern) -> Iterator[str]:
+    text = pattern.source.text.rstrip("\n")
+    if '"""' in text or "\\" in text:
+        yield f"SOURCE = {text!r}"
+        return
+    yield 'SOURCE = """\\'
+    yield text
+    yield '"""'
+
+
+def _parameters(pattern: Pattern) -> Iterator[str]:
+    items = [f"{name!r}: {value_text(value)}".replace("'", '"', 2) for name, value in pattern.parameters]
+    line = f"PARAMETERS = {{{', '.join(items)}}}"
+    if len(line) <= WIDTH:
+        yield line
+        return
+    yield "PARAMETERS = {"
+    yield from (f"    {item}," for item in items)
+    yield "}"
+
+
+def _plan(plan: Plan) -> Iterator[str]:
+    if not plan.branches:
+        yield f"PLAN = Plan(heads={plan.heads}, branches=())"
+        return
+    yield "PLAN = Plan("
+    yield f"    heads={plan.heads},"
+    yield "    branches=("
+    for branch in plan.branches:
+        yield f"        # {' '.join(str(branch).split())}"
+        yield f"        {_branch(branch)},"
+    yield "    ),"
+    yield ")"
+
+
+def _branch(branch: Branch) -> str:
+    match branch:
+        case Lattice(heads, runs, dilation, phases, band):
+            parts = [f"heads={_numbers(heads)}"]
+            if runs is not None:
+                parts.append(f"runs={_runs(runs)}")
+            if dilation != 1:
+                parts += [f"dilation={dilation}", f"phases={_phases(heads, phases, dilation)}"]
+        case Columns(heads, period, first, last, band):
+            parts = [f"heads={_numbers(heads)}", f"period={period}", f"first={first}", f"last={last}"]
+    if band != Band():
+        parts.append(f"band=Band({band.lo}, {band.hi})")
+    text = f"{type(branch).__name__}({', '.join(parts)})"
+    if len(text) + 9 <= WIDTH:
+        return text
+    inner = "".join(f"            {part},\n" for part in parts)
+    return f"{type(branch).__name__}(\n{inner}        )"
+
+
+def _runs(runs: Runs) -> str:
+    start = f", {runs.start}" if runs.start else ""
+    return f"Runs({runs.width}, {runs.period}{start})"
+
+
+def _numbers(numbers: tuple[int, ...]) -> str:
+    if len(numbers) > 2 and numbers == tuple(range(numbers[0], numbers[-1] + 1)):
+        return f"tuple(range({numbers[0]}, {numbers[-1] + 1}))" if numbers[0] else f"tuple(range({numbers[-1] + 1}))"
+    return repr(numbers)
+
+
+def _phases(heads: tuple[int, ...], phases: tuple[int, ...] | None, dilation: int) -> str:
+    if phases is None:
+        return "None"
+    if len(phases) > 2 and len(set(phases)) == 1:
+        return f"({phases[0]},) * {len(phases)}"
+    if len(phases) > 2 and phases == tuple(h % dilation for h in heads) and heads == tuple(range(len(heads))):
+        return f"tuple(h % {dilation} for h in range({len(heads)}))"
+    return repr(phases)
+
+
+def _loader(pattern: Pattern) -> Iterator[str]:
+    yield "def load() -> Pattern:"
+    yield '    """The pattern this module computes, from its source."""'
+    yield f'    return loads(SOURCE, name="{pattern.name}", **PARAMETERS)'
+
+
+def _class(pattern: Pattern, plan: Plan, backend: str) -> Iterator[str]:
+    name = class_name(pattern)
+    if keyword.iskeyword(name):
+        name += "_"
+    yield f"class {name}(PatternAttention):"
+    yield f'    """`{name}()(q, k, v)` is attention under `{pattern.name}`; q, k and v are (batch, {plan.heads}, N, head_dim)."""'
+    yield ""
+    yield f'    def __init__(self, backend: Backend = "{backend}") -> None:'
+    yield f"        super().__init__(load(), PLAN, {plan.heads}, backend)"
+
+
+def _self_check(pattern: Pattern) -> Iterator[str]:
+    yield 'if __name__ == "__main__":'
+    yield "    from attnlang.runtime.verify import verify"
+    yield ""
+    yield f"    print(verify({class_name(pattern)}()))"
