@@ -133,7 +133,7 @@ def _width(text: str) -> int:
     return sum(2 if unicodedata.east_asian_width(c) in "WF" else 0 if unicodedata.combining(c) else 1 for c in text)
 
 
-Json: TypeAlias = "dict[str, str | int | None | list[Json] | Json]"
+Json: TypeAlias = "dict[str, str | int | list[Json] | Json | None]"
 
 
 def to_json(diagnostic: Diagnostic) -> Json:

@@ -50,7 +50,7 @@ class PatternAttention(nn.Module):
     ) -> Tensor | tuple[Tensor, Tensor]:
         """Attention of q to k and v.
 
-        q, k, v     (B, H, N, D), one floating dtype, one device; any strides; any N, also shorter than the pattern's parts
+        q, k, v     (B, H, N, D), one floating dtype, one device; any strides; any N, also one shorter than a segment
         scale       factor on <q, k>; D ** -0.5 unless given
         lengths     for padded batches; has no meaning yet and must be None
         return_lse  also return lse (B, H, N), the log of the softmax denominator, in float32 (float64 for float64

@@ -45,7 +45,7 @@ FULL = Band()
 class Runs:
     """Stretches of `width` positions beginning at start + j * period for every integer j, as far as 0..N-1 goes.
 
-    `segment(w, shift=s)` is `Runs(w, w, -s % w)`. Coordinates count from a run's beginning even where that lies before 0.
+    `segment(w, shift=s)` is `Runs(w, w, -s % w)`. Coordinates count from a run's beginning, even if before 0.
     """
 
     width: int
@@ -54,8 +54,10 @@ class Runs:
 
     def __str__(self) -> str:
         moved = f" from {self.start}" if self.start else ""
-        return f"segment {self.width}{moved}" if self.width == self.period else (
-            f"runs of {self.width} every {self.period}{moved}"
+        return (
+            f"segment {self.width}{moved}"
+            if self.width == self.period
+            else (f"runs of {self.width} every {self.period}{moved}")
         )
 
 

@@ -21,9 +21,6 @@ class RelationNode:
 
     span: Span = field(default=NOWHERE, compare=False, repr=False, kw_only=True)
 
-    def __str__(self) -> str:
-        return relation_text(self)  # type: ignore[arg-type]
-
 
 @dataclass(frozen=True, slots=True)
 class Everything(RelationNode):
@@ -76,7 +73,7 @@ class Segment(RelationNode):
 
 @dataclass(frozen=True, slots=True)
 class Dilate(RelationNode):
-    """`dilate(r, shift=e) { body }`: body on the quotients t // r of a residue class; of every class if shift is None."""
+    """`dilate(r, shift=e) { body }`: body on the quotients t // r of one residue class; of each without shift."""
 
     rate: Expr
     shift: Expr | None

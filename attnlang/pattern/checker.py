@@ -6,7 +6,7 @@ false `where`, lists of unequal length) can still be wrong then.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from difflib import get_close_matches
@@ -14,7 +14,8 @@ from difflib import get_close_matches
 from attnlang import codes
 from attnlang.diagnostics import Diagnostic, Label
 from attnlang.pattern import vocabulary
-from attnlang.pattern.kinds import ANNOTATIONS, ANYTHING, BOOLEAN, INTEGER, RELATION, TABLE, Kind, list_of
+from attnlang.pattern.expr import known
+from attnlang.pattern.kinds import ANNOTATIONS, ANYTHING, BOOLEAN, INTEGER, RELATION, TABLE, Kind, kind_of, list_of
 from attnlang.source import Span
 from attnlang.syntax import tree
 from attnlang.syntax.printer import expression_text
@@ -143,7 +144,7 @@ class Checker:
         if name in vocabulary.CONSTANTS:
             return RELATION
         if name in self.patterns:
-            self._arguments_of_pattern(tree.Call(name, (), span=span), self.patterns[name])
+            self._arguments(tree.Call(name, (), span=span), form_of(self.patterns[name]))
             return RELATION
         if name in vocabulary.BUILT_IN:
             self._report(codes.WRONG_ARGUMENTS, f"`{name}` needs arguments", span, f"write `{name}(...)`")
@@ -175,7 +176,7 @@ class Checker:
             wanted = BOOLEAN
         elif op in ("|", "&"):
             wanted = RELATION
-        elif op == "*" and RELATION in (kinds := (self._quiet_kind(left), self._quiet_kind(right))):
+        elif op == "*" and RELATION in (self._quiet_kind(left), self._quiet_kind(right)):
             self._not_yet(node.span, "`*` between relations (the axes of a grid)")
             return RELATION
         elif op in ("+", "-"):
@@ -204,7 +205,9 @@ class Checker:
         if kind == RELATION:
             self._wrong_kind(first, kind, INTEGER, f"the left side of `{ops[0]}`")
         for op, part in zip(ops, rest, strict=True):
-            self._expect(part, kind if op in ("==", "!=") and kind != RELATION else INTEGER, f"the right side of `{op}`")
+            self._expect(
+                part, kind if op in ("==", "!=") and kind != RELATION else INTEGER, f"the right side of `{op}`"
+            )
         return BOOLEAN
 
     def _index(self, base: tree.Expr, index: tree.Expr) -> Kind:
@@ -219,7 +222,7 @@ class Checker:
     # comprehensions -------------------------------------------------------------------------------------------------
 
     @contextmanager
-    def _clauses(self, clauses: tuple[tree.Clause, ...]) -> Iterator[None]:
+    def _clauses(self, clauses: tuple[tree.Clause, ...]) -> Generator[None, None, None]:
         outer = dict(self._locals)
         for clause in clauses:
             self._clause(clause)
@@ -267,7 +270,7 @@ class Checker:
         if node.name in vocabulary.FUNCTIONS:
             return self._function(node)
         if node.name in self.patterns and node.name not in self._locals:
-            self._arguments_of_pattern(node, self.patterns[node.name])
+            self._arguments(node, form_of(self.patterns[node.name]))
             self._body(node, "none")
             return RELATION
         if node.name in (*self._locals, *vocabulary.FRAME_NAMES, *vocabulary.CONSTANTS):
@@ -333,7 +336,7 @@ class Checker:
                     self._unknown_keyword(node, argument, [] if form.many else list(by_name))
                     continue
                 value = argument.value
-            elif place < len(positional) or (form.many and positional):
+            elif place < len(positional) or form.many:
                 parameter, value = positional[min(place, len(positional) - 1)], argument
             else:
                 self._too_many(node, argument, len(positional))
@@ -375,37 +378,6 @@ class Checker:
         if name == "heads" and value.step is not None:
             self._report(codes.WRONG_ARGUMENTS, "`heads` takes no step", value.step.span, "write `heads(a..b)`")
 
-    def _arguments_of_pattern(self, node: tree.Call, definition: tree.PatternDef) -> None:
-        names = [parameter.name for parameter in definition.params]
-        seen: set[str] = set()
-        for place, argument in enumerate(node.arguments):
-            if isinstance(argument, tree.Keyword):
-                if argument.name not in names:
-                    self._unknown_keyword(node, argument, names)
-                    continue
-                name, value = argument.name, argument.value
-            elif place >= len(names):
-                self._too_many(node, argument, len(names))
-                continue
-            else:
-                name, value = names[place], argument
-            if name in seen:
-                self._report(codes.WRONG_ARGUMENTS, f"`{name}` is given twice", argument.span, "again")
-            seen.add(name)
-            self._value_for(node, definition.params[names.index(name)], value)
-        missing = [p.name for p in definition.params if p.default is None and p.name not in seen]
-        if missing:
-            self._missing(node, missing)
-
-    def _value_for(self, node: tree.Call, parameter: tree.Param, value: tree.Expr | tree.Range) -> None:
-        if isinstance(value, tree.Range):
-            self._report(codes.WRONG_KIND, f"`{parameter.name}` of `{node.name}` is no range", value.span, "is a range")
-            return
-        wanted = ANNOTATIONS.get(parameter.kind or "", ANYTHING)
-        if wanted == ANYTHING and parameter.default is not None:
-            wanted = self._quiet_kind(parameter.default)
-        self._expect(value, wanted, f"`{parameter.name}` of `{node.name}`")
-
     def _unknown_keyword(self, node: tree.Call, argument: tree.Keyword, names: list[str]) -> None:
         close = get_close_matches(argument.name, names, 1, 0.5)
         known = f"it takes {', '.join(f'`{name}`' for name in names)}" if names else "it takes no names"
@@ -414,7 +386,9 @@ class Checker:
         self._report(codes.WRONG_ARGUMENTS, message, argument.span, "not known", help=hint)
 
     def _too_many(self, node: tree.Call, argument: tree.Node, allowed: int) -> None:
-        count = "no arguments" if allowed == 0 else f"at most {allowed} argument{'s' if allowed > 1 else ''} by position"
+        count = (
+            "no arguments" if allowed == 0 else f"at most {allowed} argument{'s' if allowed > 1 else ''} by position"
+        )
         self._report(codes.WRONG_ARGUMENTS, f"`{node.name}` takes {count}", argument.span, "one too many")
 
     def _missing(self, node: tree.Call, names: list[str]) -> None:
@@ -428,6 +402,30 @@ class Checker:
         self._report(codes.NO_MEANING_YET, message, span, "not in this version", help=help)
 
     def _report(
-        self, code: str, message: str, span: Span, label: str, help: str | None = None, others: tuple[Label, ...] = ()  # noqa: A002
+        self,
+        code: str,
+        message: str,
+        span: Span,
+        label: str,
+        help: str | None = None,  # noqa: A002 - rustc's word
+        others: tuple[Label, ...] = (),
     ) -> None:
         self.diagnostics.append(Diagnostic(code, message, span, label, others, help))
+
+
+def form_of(definition: tree.PatternDef) -> vocabulary.Form:
+    """What a call of a pattern must look like: kinds by annotation, else by the default's value."""
+    return vocabulary.Form(
+        tuple(
+            vocabulary.Parameter(parameter.name, declared_kind(parameter), required=parameter.default is None)
+            for parameter in definition.params
+        ),
+        RELATION,
+    )
+
+
+def declared_kind(parameter: tree.Param) -> Kind:
+    """The kind of a parameter as far as its own definition tells."""
+    default = None if parameter.default is None else known(parameter.default)
+    fallback = ANYTHING if default is None else kind_of(default)
+    return ANNOTATIONS.get(parameter.kind or "", fallback)

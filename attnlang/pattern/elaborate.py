@@ -1,4 +1,4 @@
-"""Tree and parameter values to `Relation`: calls written in place, lists run through, constants computed and checked."""
+"""Tree and parameter values to `Relation`: calls written in place, lists run through, constants computed."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from typing import NoReturn, Protocol
 from attnlang import codes
 from attnlang.diagnostics import AttnError, Diagnostic
 from attnlang.pattern import algebra
-from attnlang.pattern.expr import Scope, bindings, evaluate, fail, fold, known
+from attnlang.pattern.expr import Scope, bindings, evaluate, fold, known
+from attnlang.pattern.functions import fail
 from attnlang.pattern.kinds import Value
 from attnlang.pattern.values import at_least_one
 from attnlang.source import Span
@@ -30,9 +31,7 @@ class Definitions(Protocol):
         ...
 
 
-def bind(
-    definition: tree.PatternDef, given: Mapping[str, Value], span: Span | None = None
-) -> dict[str, Value]:
+def bind(definition: tree.PatternDef, given: Mapping[str, Value], span: Span | None = None) -> dict[str, Value]:
     """Values for all parameters of a definition: those given, else the defaults; checks the `where` condition."""
     scope: dict[str, Value] = {}
     for parameter in definition.params:
@@ -42,7 +41,9 @@ def bind(
             scope[parameter.name] = evaluate(parameter.default, scope)
         else:
             message = f"pattern `{definition.name}` needs a value for `{parameter.name}`"
-            help_ = f"give it: `{definition.name}({parameter.name}=...)`, or `-p {parameter.name}=...` on the command line"
+            help_ = (
+                f"give it: `{definition.name}({parameter.name}=...)`, or `-p {parameter.name}=...` on the command line"
+            )
             fail(codes.PARAMETER, message, span or parameter.span, "has no default", help_)
     if definition.where is not None and not evaluate(definition.where, scope):
         values = ", ".join(f"{name}={_short(value)}" for name, value in scope.items())
@@ -82,7 +83,8 @@ class Elaborator:
             case tree.Conditional(condition, then, otherwise):
                 return self._choice(fold(condition, scope), then, otherwise, scope, node.span)
             case _:
-                fail(codes.WRONG_KIND, "a relation is needed", node.span, "is not a relation")
+                pass
+        fail(codes.WRONG_KIND, "a relation is needed", node.span, "is not a relation")
 
     def _name(self, name: str, span: Span) -> algebra.Relation:
         match name:
@@ -205,9 +207,7 @@ def _recursion(node: tree.Call, calls: tuple[str, ...]) -> NoReturn:
     raise AttnError(Diagnostic(codes.RECURSION, f"pattern `{node.name}` calls itself", node.span, chain))
 
 
-def _balanced(
-    join: type[algebra.Plus | algebra.Union], parts: list[algebra.Relation], span: Span
-) -> algebra.Relation:
+def _balanced(join: type[algebra.Plus | algebra.Union], parts: list[algebra.Relation], span: Span) -> algebra.Relation:
     """A tree of logarithmic height over the parts, in order."""
     if not parts:
         return algebra.Nothing(span=span)

@@ -6,26 +6,20 @@ diagnostic at the expression that failed.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import NoReturn, TypeAlias, assert_never
 
 from attnlang import codes
-from attnlang.diagnostics import AttnError, Diagnostic
+from attnlang.pattern.functions import FUNCTIONS, MAX_ITEMS, bounded, fail, too_long
 from attnlang.pattern.kinds import Value
 from attnlang.source import Span
 from attnlang.syntax import tree
 from attnlang.syntax.printer import expression_text
 
 MAX_INT = 2**63 - 1
-MAX_ITEMS = 65_536
 
 Scope: TypeAlias = Mapping[str, Value]
 """The names whose value is known."""
-
-
-def fail(code: str, message: str, span: Span, label: str, help: str | None = None) -> NoReturn:  # noqa: A002 - rustc's word
-    """Raise one diagnostic."""
-    raise AttnError(Diagnostic(code, message, span, label, help=help))
 
 
 def literal(value: Value, span: Span) -> tree.Expr:
@@ -147,7 +141,13 @@ def _floor(op: Callable[[int, int], int]) -> Callable[[int, int, Span], int]:
 def _power(left: int, right: int, span: Span) -> int:
     if right < 0:
         label = f"the exponent is {right}"
-        fail(codes.OUT_OF_RANGE, "negative exponent", span, label, help="powers are integers: use an exponent of 0 or more")
+        fail(
+            codes.OUT_OF_RANGE,
+            "negative exponent",
+            span,
+            label,
+            help="powers are integers: use an exponent of 0 or more",
+        )
     if abs(left) > 1 and right > 63:
         _overflow(span)
     return left**right
@@ -175,19 +175,25 @@ def _fold_binary(op: str, left: tree.Expr, right: tree.Expr, span: Span) -> tree
                 _overflow(span)
             return tree.Int(value, span=span)
         case tuple(a), tuple(b) if op == "+":
-            return literal(_bounded((*a, *b), span), span)
+            return literal(bounded((*a, *b), span), span)
         case _:
             return tree.Binary(op, left, right, span=span)
 
 
-_COMPARE: dict[str, Callable[[Value, Value], bool]] = {
-    "==": lambda a, b: a == b,
-    "!=": lambda a, b: a != b,
-    "<": lambda a, b: a < b,  # type: ignore[operator]
-    "<=": lambda a, b: a <= b,  # type: ignore[operator]
-    ">": lambda a, b: a > b,  # type: ignore[operator]
-    ">=": lambda a, b: a >= b,  # type: ignore[operator]
+_COMPARE: dict[str, Callable[[int, int], bool]] = {
+    "<": lambda a, b: a < b,
+    "<=": lambda a, b: a <= b,
+    ">": lambda a, b: a > b,
+    ">=": lambda a, b: a >= b,
 }
+
+
+def _holds(op: str, left: Value, right: Value, span: Span) -> bool:
+    if op in ("==", "!="):
+        return (left == right) == (op == "==")
+    if isinstance(left, int) and isinstance(right, int):
+        return _COMPARE[op](left, right)
+    fail(codes.WRONG_KIND, f"`{op}` compares integers", span, "compares a list")
 
 
 def _fold_compare(first: tree.Expr, ops: tuple[str, ...], rest: tuple[tree.Expr, ...], span: Span) -> tree.Expr:
@@ -195,7 +201,7 @@ def _fold_compare(first: tree.Expr, ops: tuple[str, ...], rest: tuple[tree.Expr,
     if any(value is None for value in values):
         return tree.Compare(first, ops, rest, span=span)
     sides = [value for value in values if value is not None]
-    holds = all(_COMPARE[op](left, right) for left, op, right in zip(sides, ops, sides[1:], strict=False))
+    holds = all(_holds(op, left, right, span) for left, op, right in zip(sides, ops, sides[1:], strict=False))
     return tree.Bool(holds, span=span)
 
 
@@ -242,12 +248,12 @@ def bindings(clauses: tuple[tree.Clause, ...], scope: Scope) -> list[dict[str, V
                 if all(verdict):
                     extended.append(inner)
             if len(extended) > MAX_ITEMS:
-                _too_long(clause.span)
+                too_long(clause.span)
         scopes = extended
     return scopes
 
 
-def _bind(clause: tree.Clause, item: Value) -> Iterator[tuple[str, Value]] | dict[str, Value]:
+def _bind(clause: tree.Clause, item: Value) -> dict[str, Value]:
     if len(clause.targets) == 1:
         return {clause.targets[0]: item}
     if not isinstance(item, tuple) or len(item) != len(clause.targets):
@@ -257,63 +263,13 @@ def _bind(clause: tree.Clause, item: Value) -> Iterator[tuple[str, Value]] | dic
     return dict(zip(clause.targets, item, strict=True))
 
 
-def _too_long(span: Span) -> NoReturn:
-    fail(codes.LIST_TOO_LONG, "list too long", span, f"more than {MAX_ITEMS} items")
-
-
-def _bounded(items: tuple[Value, ...], span: Span) -> tuple[Value, ...]:
-    if len(items) > MAX_ITEMS:
-        _too_long(span)
-    return items
-
-
 def _fold_call(name: str, arguments: tuple[tree.Expr, ...], span: Span) -> tree.Expr:
     if name == "len" and isinstance(arguments[0], tree.List):
         return tree.Int(len(arguments[0].items), span=span)
     values = [known(argument) for argument in arguments]
-    if any(value is None for value in values) or name not in _FUNCTIONS:
+    if any(value is None for value in values) or name not in FUNCTIONS:
         return tree.Call(name, arguments, span=span)
-    return literal(_FUNCTIONS[name]([value for value in values if value is not None], span), span)
-
-
-def _range(values: list[Value], span: Span) -> Value:
-    ends = [value for value in values if isinstance(value, int)]
-    if len(ends) == 3 and ends[2] == 0:
-        fail(codes.OUT_OF_RANGE, "a range cannot step by 0", span, "the step is 0")
-    numbers = range(*ends)
-    if len(numbers) > MAX_ITEMS:
-        _too_long(span)
-    return tuple(numbers)
-
-
-def _zip(values: list[Value], span: Span) -> Value:
-    lists = [value for value in values if isinstance(value, tuple)]
-    lengths = [len(items) for items in lists]
-    if len(set(lengths)) > 1:
-        label = f"lengths {' and '.join(map(str, lengths))}"
-        fail(codes.UNEQUAL_LENGTHS, "lists of different lengths", span, label, help="give lists of equal length")
-    return tuple(tuple(group) for group in zip(*lists, strict=True))
-
-
-def _extreme(pick: Callable[[tuple[int, ...]], int]) -> Callable[[list[Value], Span], Value]:
-    def apply(values: list[Value], span: Span) -> Value:
-        flat = values[0] if len(values) == 1 and isinstance(values[0], tuple) else tuple(values)
-        numbers = tuple(value for value in flat if isinstance(value, int))
-        if not numbers:
-            fail(codes.OUT_OF_RANGE, "the list is empty", span, "has no smallest and no largest item")
-        return pick(numbers)
-
-    return apply
-
-
-_FUNCTIONS: dict[str, Callable[[list[Value], Span], Value]] = {
-    "len": lambda values, span: len(values[0]) if isinstance(values[0], tuple) else 0,
-    "range": _range,
-    "zip": _zip,
-    "min": _extreme(min),
-    "max": _extreme(max),
-    "abs": lambda values, span: abs(values[0]) if isinstance(values[0], int) else values[0],
-}
+    return literal(FUNCTIONS[name]([value for value in values if value is not None], span), span)
 
 
 def free_names(node: tree.Expr) -> frozenset[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TypeAlias, Union
 
-Value: TypeAlias = Union[int, bool, tuple["Value", ...]]
+Value: TypeAlias = int | bool | tuple["Value", ...]
 """A known integer, boolean or list."""
 
 Argument: TypeAlias = Union[int, bool, "list[Argument]", "tuple[Argument, ...]"]

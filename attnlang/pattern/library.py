@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import cache
 from importlib.resources import files
+from operator import index
 from pathlib import Path
-from typing import cast
+from typing import SupportsIndex, cast
 
 from attnlang import codes
 from attnlang.diagnostics import AttnError, Diagnostic
-from attnlang.pattern.checker import Checker
+from attnlang.pattern.checker import Checker, declared_kind
 from attnlang.pattern.elaborate import Definitions, Elaborator, bind
-from attnlang.pattern.expr import MAX_INT, known
-from attnlang.pattern.kinds import ANNOTATIONS, ANYTHING, TABLE, Argument, Value, kind_of
+from attnlang.pattern.expr import MAX_INT, evaluate
+from attnlang.pattern.kinds import TABLE, Argument, Value, kind_of
 from attnlang.pattern.pattern import Pattern
 from attnlang.source import Source
 from attnlang.syntax import parse, parse_expression, tree
@@ -75,7 +76,7 @@ class _Callable(Mapping[str, tree.PatternDef]):
     def __contains__(self, name: object) -> bool:
         return name in self._own or name in library_names()
 
-    def __iter__(self):  # type: ignore[no-untyped-def]
+    def __iter__(self) -> Iterator[str]:
         return iter({*self._own, *library_names()})
 
     def __len__(self) -> int:
@@ -175,7 +176,9 @@ def pick(file: tree.File, name: str | None) -> tree.PatternDef:
         raise AttnError(Diagnostic(codes.NO_PATTERN, f"{file.source.name} defines no pattern", None))
     listed = ", ".join(by_name)
     message = f"{file.source.name} has no pattern `{name}`" if name else f"{file.source.name} holds several patterns"
-    raise AttnError(Diagnostic(codes.WHICH_PATTERN, message, None, help=f"name one: {file.source.name}:NAME with {listed}"))
+    raise AttnError(
+        Diagnostic(codes.WHICH_PATTERN, message, None, help=f"name one: {file.source.name}:NAME with {listed}")
+    )
 
 
 def given_values(definition: tree.PatternDef, params: Mapping[str, Argument]) -> dict[str, Value]:
@@ -199,10 +202,7 @@ def _value(definition: tree.PatternDef, parameter: tree.Param, argument: Argumen
         wanted = "an integer, a boolean, or a list of them"
         message = f"`{parameter.name}` of `{definition.name}` must be {wanted}, not {argument!r}"
         raise AttnError(Diagnostic(codes.PARAMETER, message, parameter.span, "given from outside"))
-    wanted = ANNOTATIONS.get(parameter.kind or "", ANYTHING)
-    if wanted == ANYTHING and parameter.default is not None:
-        default = known(parameter.default)
-        wanted = ANYTHING if default is None else kind_of(default)
+    wanted = declared_kind(parameter)
     if wanted == TABLE or not kind_of(value).fits(wanted):
         message = f"`{parameter.name}` of `{definition.name}` must be {wanted.a}, not {argument!r}"
         raise AttnError(Diagnostic(codes.PARAMETER, message, parameter.span, f"is {wanted.a}"))
@@ -216,10 +216,9 @@ def _plain(argument: object) -> Value | None:
     if isinstance(argument, Sequence) and not isinstance(argument, str | bytes):
         items = [_plain(item) for item in cast("Sequence[object]", argument)]
         return None if None in items else tuple(item for item in items if item is not None)
-    try:
-        value = argument.__index__()  # type: ignore[attr-defined]
-    except AttributeError:
+    if not isinstance(argument, SupportsIndex):
         return None
+    value = index(argument)
     return value if abs(value) <= MAX_INT else None
 
 
@@ -229,11 +228,11 @@ def parameter_value(name: str, text: str) -> Value:
     if node is None or diagnostics:
         raise AttnError(*diagnostics)
     checker = Checker({})
-    checker.definition(tree.PatternDef(name, (tree.Param(name, None, node, span=node.span),), None, tree.Name("all"), ""))
+    checker.definition(
+        tree.PatternDef(name, (tree.Param(name, None, node, span=node.span),), None, tree.Name("all"), "")
+    )
     if checker.diagnostics:
         raise AttnError(*checker.diagnostics)
-    from attnlang.pattern.expr import evaluate
-
     return evaluate(node, {})
 
 

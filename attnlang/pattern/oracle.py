@@ -25,7 +25,7 @@ MAX_CELLS = 2**31
 
 
 def multiplicity(relation: algebra.Relation, n: int, heads: int) -> Matrix:
-    """m as an int32 array (heads, n, n), indexed [h, q, k]."""
+    """M as an int32 array (heads, n, n), indexed [h, q, k]."""
     if heads * n * n > MAX_CELLS:
         raise ValueError(
             f"the multiplicity of {heads} heads at n = {n} has {heads * n * n:,} entries; "

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from attnlang import codes
-from attnlang.pattern.expr import Scope, fail, integer
+from attnlang.pattern.expr import Scope, integer
+from attnlang.pattern.functions import fail
 from attnlang.source import Span
 from attnlang.syntax.tree import Expr
 

@@ -1,8 +1,8 @@
 """From a Plan and a length N to calls: dense or banded attention on strided rows of q and k.
 
 This is the recipe that a backend follows at run time, in plain integers: no tensor and no torch. A call is a batch of
-equally shaped little attentions. Row i of its queries is token  q + i * step  of head  `head`,  each axis moving both by
-its strides; the rows of its keys likewise. The pairs of all calls together are exactly the pattern's, with multiplicity.
+equally shaped little attentions. Row i of its queries is token  q + i * step  of head  `head`,  each axis moving both
+by its strides; the rows of its keys likewise. The pairs of all calls together are exactly the pattern's.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import takewhile
 
-from attnlang.plan import FULL, Band, Lattice, Columns, Plan, Runs
+from attnlang.plan import FULL, Band, Columns, Lattice, Plan, Runs
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,9 +129,7 @@ def _rows(branch: Lattice, stretch: _Stretch) -> Iterator[tuple[int, list[tuple[
         yield length, progressions(places, stretch.start)
 
 
-def _by_length(
-    places: Sequence[tuple[int, int]], stretch: _Stretch, dilation: int
-) -> dict[int, list[tuple[int, int]]]:
+def _by_length(places: Sequence[tuple[int, int]], stretch: _Stretch, dilation: int) -> dict[int, list[tuple[int, int]]]:
     """Group (head, first offset) by how many tokens of the stretch each takes."""
     groups: dict[int, list[tuple[int, int]]] = {}
     for head, offset in places:

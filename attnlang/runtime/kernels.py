@@ -22,8 +22,10 @@ _aten = torch.ops.aten
 class Kernel(Protocol):
     """What the sdpa backend needs of a kernel. All tensors are (X, Y, rows, D), lse (X, Y, rows); lse is natural."""
 
-    tiled: bool
-    """Whether banded calls must be cut into tiles before this kernel can run them."""
+    @property
+    def windows(self) -> bool:
+        """Whether banded calls run as they are; otherwise they are cut into tiles first."""
+        ...
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, call: Call, scale: float) -> tuple[Tensor, Tensor]: ...
 
@@ -52,9 +54,9 @@ def _mask(q: Tensor, call: Call) -> Tensor | None:
 
 @dataclass(frozen=True, slots=True)
 class CpuFlash:
-    """`_scaled_dot_product_flash_attention_for_cpu`: float64, float32, bfloat16 and float16; strided views as they are."""
+    """`_scaled_dot_product_flash_attention_for_cpu`: float64, float32, bfloat16, float16; strided views as they are."""
 
-    tiled: bool = True
+    windows: bool = False
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, call: Call, scale: float) -> tuple[Tensor, Tensor]:
         return _aten._scaled_dot_product_flash_attention_for_cpu(
@@ -71,9 +73,9 @@ class CpuFlash:
 
 @dataclass(frozen=True, slots=True)
 class CudaFlash:
-    """`_flash_attention_forward` (FlashAttention 2): float16 and bfloat16, D up to 256 and a multiple of 8, own windows."""
+    """`_flash_attention_forward` (FlashAttention 2): float16 and bfloat16, D <= 256 a multiple of 8, with windows."""
 
-    tiled: bool = False
+    windows: bool = True
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, call: Call, scale: float) -> tuple[Tensor, Tensor]:
         q, k, v = (x.transpose(1, 2) for x in (q, k, v))
@@ -98,9 +100,10 @@ class CudaFlash:
 
 
 def _window(call: Call) -> tuple[int, int]:
-    """The band as flash-attn counts it: keys to the left and right of the diagonal that ends in the lower right corner.
+    """The band as flash-attn counts it: keys left and right of the diagonal that ends in the lower right corner.
 
-    Unlimited is -1 on both sides; with one side limited the other must be given, as far as it can reach.
+    Unlimited is -1 on both sides; with one side limited the other must be given, as far as it can reach. Neither is
+    ever negative then: the last row of a call has a key, and its last column a query.
     """
     if call.causal or call.band == Band():
         return -1, -1
@@ -110,16 +113,11 @@ def _window(call: Call) -> tuple[int, int]:
     return left, right
 
 
-def needs_tiles(call: Call) -> bool:
-    """Whether flash's windows cannot say the band: one that lies wholly to one side of the diagonal."""
-    return min(_window(call)) < 0 and not (call.causal or call.band == Band())
-
-
 @dataclass(frozen=True, slots=True)
 class CudaEfficient:
-    """`_efficient_attention_forward` (cutlass): float32 on CUDA; banded calls as tiles with a small additive mask."""
+    """`_efficient_attention_forward` (cutlass): float32 on CUDA; banded calls as tiles with small masks."""
 
-    tiled: bool = True
+    windows: bool = False
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, call: Call, scale: float) -> tuple[Tensor, Tensor]:
         bias = _expanded_mask(q, call)
@@ -138,8 +136,8 @@ class CudaEfficient:
         padded[..., : call.q_len] = lse
         zero = torch.zeros((), dtype=torch.int64, device=q.device)
         dq, dk, dv, _ = _aten._efficient_attention_backward(
-            dout.contiguous(), q_, k_, v_, _expanded_mask(q, call), out.contiguous(), None, None, call.q_len, call.k_len,
-            padded, 0.0, zero, zero, 1 if call.causal else 0, False, scale=scale,
+            dout.contiguous(), q_, k_, v_, _expanded_mask(q, call), out.contiguous(), None, None, call.q_len,
+            call.k_len, padded, 0.0, zero, zero, 1 if call.causal else 0, False, scale=scale,
         )  # fmt: skip
         return dq.transpose(1, 2), dk.transpose(1, 2), dv.transpose(1, 2)
 
@@ -157,9 +155,13 @@ def kernel_for(device: torch.device, dtype: torch.dtype, head_dim: int) -> Kerne
     if device.type == "cpu":
         return CpuFlash()
     if device.type != "cuda":
-        raise ValueError(f"backend 'sdpa' runs on cpu and cuda, not on {device.type}; backend 'reference' runs anywhere")
+        raise ValueError(
+            f"backend 'sdpa' runs on cpu and cuda, not on {device.type}; backend 'reference' runs anywhere"
+        )
     if dtype == torch.float64:
-        raise ValueError("backend 'sdpa' has no float64 kernel on cuda: use float32, or backend 'reference', or the cpu")
+        raise ValueError(
+            "backend 'sdpa' has no float64 kernel on cuda: use float32, or backend 'reference', or the cpu"
+        )
     if head_dim % 8 or head_dim > 256:
         raise ValueError(
             f"backend 'sdpa' on cuda needs a head dimension that is a multiple of 8 and at most 256, not {head_dim}; "

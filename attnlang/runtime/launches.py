@@ -1,9 +1,9 @@
 """Calls as strided 4-D views: what a library kernel accepts, without a gather and without a copy.
 
-A call spans batch, its axes and rows; a kernel takes two outer dimensions. Dimensions that follow one another in memory
-in every tensor are folded; of what remains, the two largest become the kernel's dimensions and the others a loop.
+A call spans batch, its axes and rows; a kernel takes two outer dimensions. Dimensions that follow one another in
+memory in every tensor are folded; of what remains, the two largest become the kernel's and the others a loop.
 
-Shape legend: B batch, H heads, N tokens, D head dimension; a launch has outer sizes X and Y, rows I (queries) or J (keys).
+Shape legend: B batch, H heads, N tokens, D head dimension; a launch has outer sizes X, Y and rows of q or of k.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ from torch.autograd.function import once_differentiable
 
 from attnlang.plan import Plan
 from attnlang.runtime.calls import Call, resolve
-from attnlang.runtime.kernels import CudaFlash, Kernel, kernel_for, needs_tiles
+from attnlang.runtime.kernels import Kernel, kernel_for
 from attnlang.runtime.launches import Strides, launches
 from attnlang.runtime.merge import accumulator_dtype, merge_
 from attnlang.runtime.tiles import tiles
@@ -29,8 +29,7 @@ def kernel_calls(plan: Plan, n: int, kernel: Kernel) -> tuple[Call, ...]:
     """The calls of a plan, banded ones cut into tiles where the kernel has no windows."""
     calls: list[Call] = []
     for call in resolve(plan, n):
-        cut = kernel.tiled or (isinstance(kernel, CudaFlash) and needs_tiles(call))
-        calls += tiles(call) if cut else (call,)
+        calls += (call,) if kernel.windows else tiles(call)
     return tuple(calls)
 
 
@@ -57,7 +56,8 @@ class _Attention(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        # (torch hands every gradient by position; its stub names a context that no one passes by name)
         q, k, v, out, lse = ctx.saved_tensors
         dq, dk, dv = _backward(grads[0], q, k, v, out, lse, ctx.plan, ctx.scale)
         return dq, dk, dv, None, None
@@ -92,17 +92,17 @@ def _backward(
     dout: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, plan: Plan, scale: float
 ) -> tuple[Tensor, Tensor, Tensor]:
     dout = dout if dout.stride(-1) == 1 else dout.contiguous()
-    kinds = {"dtype": accumulator_dtype(q.dtype), "memory_format": torch.contiguous_format}
-    dq, dk, dv = (torch.zeros_like(x, **kinds) for x in (q, k, v))
+    dq, dk, dv = (x.new_zeros(x.shape, dtype=accumulator_dtype(x.dtype)) for x in (q, k, v))
     if q.numel():
         kernel = kernel_for(q.device, q.dtype, q.size(-1))
         strides = _strides(dout, q, out, lse, dq), _strides(k, v, dk, dv)
         for call in kernel_calls(plan, q.size(2), kernel):
             for launch in launches(call, q.size(0), *strides):
-                views = [launch.view(x, i, call.q_len) for i, x in enumerate((dout, q, out, lse, dq))]
-                keys = [launch.view(x, i, call.k_len) for i, x in enumerate((k, v, dk, dv), 5)]
-                grads = kernel.backward(*views[:2], *keys[:2], *views[2:4], call, scale)
-                for total, part in zip((views[4], *keys[2:]), grads, strict=True):
+                rows = (launch.view(x, i, call.q_len) for i, x in enumerate((dout, q, out, lse, dq)))
+                columns = (launch.view(x, i, call.k_len) for i, x in enumerate((k, v, dk, dv), 5))
+                (dout_, q_, out_, lse_, dq_), (k_, v_, dk_, dv_) = rows, columns
+                parts = kernel.backward(dout_, q_, k_, v_, out_, lse_, call, scale)
+                for total, part in zip((dq_, dk_, dv_), parts, strict=True):
                     _add_(total, part)
     return dq.to(q.dtype), dk.to(k.dtype), dv.to(v.dtype)
 

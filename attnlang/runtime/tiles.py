@@ -46,7 +46,7 @@ def _with_band(call: Call, lo: int | None, hi: int | None) -> Iterator[Call]:
 
 
 def _lower(call: Call, hi: int) -> Iterator[Call]:
-    """j - i <= hi: the triangle j <= i of the square, a full block of the rows below it, a strip above the diagonal."""
+    """J - i <= hi: the triangle j <= i of the square, a full block of the rows below it, a strip above the diagonal."""
     square = min(call.q_len, call.k_len)
     if hi > 0:
         yield from _with_band(call, 1, hi)
@@ -58,7 +58,7 @@ def _lower(call: Call, hi: int) -> Iterator[Call]:
 
 
 def _upper(call: Call, lo: int) -> Iterator[Call]:
-    """j - i >= lo, by halves."""
+    """J - i >= lo, by halves."""
     if lo < 0:
         yield from _with_band(call, lo, -1)
         yield from _with_band(call, 0, None)
@@ -84,7 +84,7 @@ def block_size(lo: int, hi: int) -> int:
 
 
 def _strip(call: Call, lo: int, hi: int) -> Iterator[Call]:
-    """lo <= j - i <= hi: blocks of b rows against blocks of b columns, by the distance between the blocks."""
+    """Lo <= j - i <= hi: blocks of b rows against blocks of b columns, by the distance between the blocks."""
     b = block_size(lo, hi)
     rows, columns = call.q_len // b, call.k_len // b
     for distance in range((lo - b + 1) // b, (hi + b - 1) // b + 1):

@@ -78,7 +78,9 @@ def verify(
         else (torch.float32, torch.bfloat16, torch.float16)
     )
     findings = [_finding(module, n, dtype, device, batch) for dtype in kinds for n in lengths]
-    title = f"{module.pattern.call}, {module.heads} heads, backend {module.backend} on {device.type}, against the formula"
+    title = (
+        f"{module.pattern.call}, {module.heads} heads, backend {module.backend} on {device.type}, against the formula"
+    )
     return Verification(title, tuple(findings))
 
 
@@ -92,9 +94,7 @@ def _finding(module: PatternAttention, n: int, dtype: torch.dtype, device: torch
         result = module(q, k, v, scale=scale, return_lse=True)
         return result[0], result[1]
 
-    exact = _results(
-        lambda q, k, v: reference.attention(q, k, v, module.pattern, scale), [x.double() for x in inputs]
-    )
+    exact = _results(lambda q, k, v: reference.attention(q, k, v, module.pattern, scale), [x.double() for x in inputs])
     errors = _errors(_results(run, inputs), exact)
     name = str(dtype).removeprefix("torch.")
     if dtype == torch.float64:
@@ -107,14 +107,20 @@ def _finding(module: PatternAttention, n: int, dtype: torch.dtype, device: torch
 def _rounding(inputs: Sequence[Tensor], exact: Sequence[Tensor], dtype: torch.dtype, scale: float) -> list[float]:
     """What rounding alone may do to each result, so that a lucky plain formula does not make the rule unfair.
 
-    Storing a result, as flash-attention measures it, 2 max|(x + 0.3 - 0.3) - x|; and for gradients the float32
-    rounding of the inner products <d_out, v> that cancel in them.
+    Storing a result, as flash-attention measures it, 2 max|(x + 0.3 - 0.3) - x|; and four units of float32 rounding of
+    what is added up: values, scores, d_out, and the products <d_out, v> that cancel in dq and dk.
     """
     q, k, v, dout = (x.double() for x in inputs)
     eps = 4 * torch.finfo(torch.float32).eps
     score = eps * scale * float((q @ k.mT).abs().max())
     inner = eps * scale * float((dout @ v.mT).abs().max())
-    extra = (0.0, score, inner * float(k.abs().max()), inner * float(q.abs().max()), 0.0)
+    extra = (
+        eps * float(v.abs().max()),
+        score,
+        inner * float(k.abs().max()),
+        inner * float(q.abs().max()),
+        eps * float(dout.abs().max()),
+    )
     stored = [x.to(dtype) for x in exact]
     return [2 * float(((x + 0.3 - 0.3) - x).nan_to_num().abs().max()) + e for x, e in zip(stored, extra, strict=True)]
 

@@ -13,7 +13,7 @@ from attnlang.diagnostics import Diagnostic
 from attnlang.source import Span
 from attnlang.syntax import tree
 
-_PUNCTUATION = frozenset("LPAR RPAR LSQB RSQB LBRACE RBRACE COMMA".split())
+_PUNCTUATION = frozenset(["LPAR", "RPAR", "LSQB", "RSQB", "LBRACE", "RBRACE", "COMMA"])
 
 
 class TreeBuilder:
@@ -71,9 +71,7 @@ class TreeBuilder:
         value = int(digits) if len(digits) < 20 else self._max_int + 1
         if value > self._max_int:
             message = "integer too large"
-            self._diagnostics.append(
-                Diagnostic(codes.INTEGER_TOO_LARGE, message, span, "does not fit in 63 bits")
-            )
+            self._diagnostics.append(Diagnostic(codes.INTEGER_TOO_LARGE, message, span, "does not fit in 63 bits"))
             value = 1
         return tree.Int(value, span=span)
 

@@ -10,8 +10,28 @@ _SPELLING = {
     "AND": "and", "NOT": "not", "FOR": "for", "IN": "in", "STEP": "step", "ASSIGN": "=", "COMMA": ",", "COLON": ":",
     "DOTDOT": "..", "LPAR": "(", "RPAR": ")", "LSQB": "[", "RSQB": "]", "LBRACE": "{", "RBRACE": "}",
 }  # fmt: skip
-_OPERATORS = frozenset("OR AND EQ NE LE GE LT GT BAR AMP PLUS MINUS POWER STAR FLOORDIV PERCENT IF".split())
-_EXPRESSION = frozenset("NAME INT TRUE FALSE LPAR LSQB MINUS PLUS TILDE NOT".split())
+_OPERATORS = frozenset(
+    [
+        "OR",
+        "AND",
+        "EQ",
+        "NE",
+        "LE",
+        "GE",
+        "LT",
+        "GT",
+        "BAR",
+        "AMP",
+        "PLUS",
+        "MINUS",
+        "POWER",
+        "STAR",
+        "FLOORDIV",
+        "PERCENT",
+        "IF",
+    ]
+)
+_EXPRESSION = frozenset(["NAME", "INT", "TRUE", "FALSE", "LPAR", "LSQB", "MINUS", "PLUS", "TILDE", "NOT"])
 
 
 def describe_token(token: Token) -> str:

@@ -93,7 +93,8 @@ def parse_expression(source: Source) -> tuple[tree.Expr | None, list[Diagnostic]
 
 
 def _span(source: Source, token: Token) -> Span:
-    assert token.start_pos is not None and token.end_pos is not None
+    assert token.start_pos is not None
+    assert token.end_pos is not None
     return Span(source, token.start_pos, token.end_pos)
 
 
@@ -156,9 +157,7 @@ def _parse_tokens(
     return _build(source, result, tokens, diagnostics)
 
 
-def _build(
-    source: Source, result: Any, tokens: Sequence[Token], diagnostics: list[Diagnostic]
-) -> tree.Node | None:
+def _build(source: Source, result: Any, tokens: Sequence[Token], diagnostics: list[Diagnostic]) -> tree.Node | None:
     whole = _span(source, tokens[0]).to(_span(source, tokens[-1]))
     if _tree_depth(result) > 3 * MAX_DEPTH:
         diagnostics.append(_too_deep(whole))

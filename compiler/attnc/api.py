@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 def _pattern(pattern: Pattern | str | Path, params: dict[str, Argument]) -> Pattern:
     if isinstance(pattern, Pattern):
         if params:
-            raise ValueError(f"{pattern.name} is a pattern already: give parameters ({', '.join(params)}) to attnlang.load")
+            raise ValueError(
+                f"{pattern.name} is a pattern already: give parameters ({', '.join(params)}) to attnlang.load"
+            )
         return pattern
     return load(pattern, **params)
 
@@ -48,9 +50,7 @@ def compile(  # noqa: A001 - the field's word for it
     return PatternAttention(found, lower(found, heads), heads, "sdpa")
 
 
-def report(
-    pattern: Pattern | str | Path, *, n: int, heads: int = 12, head_dim: int = 64, **params: Argument
-) -> Report:
+def report(pattern: Pattern | str | Path, *, n: int, heads: int = 12, head_dim: int = 64, **params: Argument) -> Report:
     """What a pattern costs at length n: exact pairs, FLOPs, formula, plan. See `attnc.analysis.report.Report`."""
     from attnc.analysis.report import report as analyse
 

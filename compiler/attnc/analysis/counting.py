@@ -1,7 +1,7 @@
 """Exact numbers of pairs at any N, from pieces, in closed form: N = 10^9 costs what N = 10 does.
 
-A bag is the sum over its pieces. A set, where pieces overlap, is inclusion and exclusion over their intersections, which
-are pieces again.
+A bag is the sum over its pieces. A set, where pieces overlap, is inclusion and exclusion over their intersections,
+which are pieces again.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ Terms: TypeAlias = tuple[tuple[int, Piece], ...]
 
 
 def bag_count(pieces: tuple[Piece, ...], n: int) -> int:
-    """sum of m over all pairs of one head at length n."""
+    """Sum of m over all pairs of one head at length n."""
     return sum(piece_count(piece, n) for piece in pieces)
 
 

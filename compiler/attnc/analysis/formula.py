@@ -29,8 +29,9 @@ class Formula:
     @property
     def complexity(self) -> str:
         """The class in N: O(1), O(N) or O(N^2)."""
-        degree = sympy.degree(self.pairs, N) if self.pairs.has(N) else 0
-        return {0: "O(1)", 1: "O(N)"}.get(int(degree), f"O(N^{degree})")
+        powers = [int(monomial[0]) for monomial in sympy.Poly(self.pairs, N).monoms()]
+        degree = max(powers)
+        return {0: "O(1)", 1: "O(N)"}.get(degree, f"O(N^{degree})")
 
     @property
     def leading(self) -> sympy.Expr:
@@ -81,5 +82,3 @@ def _reach(piece: Piece) -> int:
 def text(expression: sympy.Expr) -> str:
     """An expression as one writes it: `6403/3*N`, with powers as N^2."""
     return str(expression).replace("**", "^")
-
-

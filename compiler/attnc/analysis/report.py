@@ -92,7 +92,7 @@ class Report:
         """The report as plain data for JSON."""
         return {
             "pattern": self.pattern.name,
-            "parameters": {name: value for name, value in self.pattern.parameters},
+            "parameters": dict(self.pattern.parameters),
             "n": self.n,
             "heads": self.heads,
             "head_dim": self.head_dim,

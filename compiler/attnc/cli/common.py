@@ -29,7 +29,9 @@ def size_options(n: int) -> Callable[[F], F]:
     """--n and --heads."""
 
     def add(function: F) -> F:
-        length = click.option("--n", default=n, show_default=True, type=click.IntRange(0), help="Length of the sequence.")
+        length = click.option(
+            "--n", default=n, show_default=True, type=click.IntRange(0), help="Length of the sequence."
+        )
         heads = click.option("--heads", default=12, show_default=True, type=click.IntRange(1), help="Number of heads.")
         return length(heads(function))
 

@@ -40,7 +40,7 @@ def save(pattern: Pattern, n: int, heads: int, head: int | None, path: Path) -> 
     allowed = figure.canvas.get_supported_filetypes()
     if path.suffix[1:] not in allowed:
         raise ValueError(f"cannot draw into {path.name!r}: its ending must be one of {', '.join(sorted(allowed))}")
-    axes: list[Axes] = list(np.atleast_1d(np.asarray(figure.subplots(1, len(shown)), dtype=object)))
+    axes: list[Axes] = [figure.add_subplot(1, len(shown), place + 1) for place in range(len(shown))]
     largest = max(int(m.max()) if m.size else 0 for _, m in shown)
     for ax, (title, m) in zip(axes, shown, strict=True):
         _panel(ax, m, title, largest)
@@ -79,10 +79,8 @@ def terminal(m: NDArray[np.int32], width: int = 96) -> str:
     size = -(-n // factor)
     padded = np.zeros((size * factor, size * factor), bool)
     padded[:n, :n] = m > 0
-    cells = padded.reshape(size, factor, size, factor).any((1, 3))
+    cells: NDArray[np.bool_] = np.asarray(padded.reshape(size, factor, size, factor).any(axis=(1, 3)))
     if size % 2:
         cells = np.vstack((cells, np.zeros((1, size), bool)))
-    return "\n".join(
-        "".join(" ▀▄█"[int(top) + 2 * int(bottom)] for top, bottom in zip(upper, lower, strict=True)).rstrip()
-        for upper, lower in zip(cells[::2], cells[1::2], strict=True)
-    )
+    blocks = cells[::2].astype(int) + 2 * cells[1::2].astype(int)
+    return "\n".join("".join(" ▀▄█"[block] for block in line).rstrip() for line in blocks.tolist())

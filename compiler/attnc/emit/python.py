@@ -167,7 +167,8 @@ def _class(pattern: Pattern, plan: Plan, backend: str) -> Iterator[str]:
     if keyword.iskeyword(name):
         name += "_"
     yield f"class {name}(PatternAttention):"
-    yield f'    """`{name}()(q, k, v)` is attention under `{pattern.name}`; q, k and v are (batch, {plan.heads}, N, head_dim)."""'
+    shape = f"(batch, {plan.heads}, N, head_dim)"
+    yield f'    """`{name}()(q, k, v)` is attention under `{pattern.name}`; q, k and v are {shape}."""'
     yield ""
     yield f'    def __init__(self, backend: Backend = "{backend}") -> None:'
     yield f"        super().__init__(load(), PLAN, {plan.heads}, backend)"

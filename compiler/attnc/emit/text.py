@@ -44,11 +44,15 @@ def _cost(report: Report) -> Table:
     if executed is not None:
         rows.append(("FLOPs forward, as run on cpu", executed, FORWARD_FLOPS * report.head_dim * dense))
     for name, mine, other in rows:
-        show = (lambda x: f"{x:,}") if name.startswith("pairs") else scientific
+        show = _grouped if name.startswith("pairs") else scientific
         table.add_row(name, show(mine), show(other), f"{other / mine:,.2f}x" if mine else "-")
     per_query = report.bag / max(report.heads * report.n, 1)
     table.add_row("keys a query, mean", f"{per_query:,.2f}", f"{report.n:,}", "")
     return table
+
+
+def _grouped(value: int) -> str:
+    return f"{value:,}"
 
 
 def scientific(value: int) -> str:

@@ -1,11 +1,11 @@
 """Pattern to Plan: each head's relation as a bag of pieces, and pieces that differ by phase alone as one branch.
 
-    p + q  -->  the pieces of both                      a bag needs nothing more
-    p & q  -->  every piece of p with every piece of q  products distribute over sums
-    p | q  -->  p + (q - p)                             the larger multiplicity, where one of them is a set
-    p - q  -->  the pieces of p, less those of q
-    ~p     -->  all - p
-    frames -->  the pieces of the body, in the coordinates of the enclosing frame
+p + q  -->  the pieces of both                      a bag needs nothing more
+p & q  -->  every piece of p with every piece of q  products distribute over sums
+p | q  -->  p + (q - p)                             the larger multiplicity, where one of them is a set
+p - q  -->  the pieces of p, less those of q
+~p     -->  all - p
+frames -->  the pieces of the body, in the coordinates of the enclosing frame
 """
 
 from __future__ import annotations
@@ -150,7 +150,7 @@ class _Lowering:
 
 
 def _union(left: list[Piece], right: list[Piece]) -> list[Piece]:
-    """p | q  -->  p + (q - p), in whichever order can be said; needs q to be a set."""
+    """P | q  -->  p + (q - p), in whichever order can be said; needs q to be a set."""
     attempts: tuple[tuple[list[Piece], list[Piece]], ...] = ((left, right), (right, left))
     failure: Inexpressible | None = None
     for first, second in attempts:
@@ -309,5 +309,3 @@ def _branch(members: list[tuple[int, Piece]]) -> Branch:
     phases = tuple(piece.phase or 0 for _, piece in members if isinstance(piece, LatticePiece))
     every_class = first.phase is None or first.dilation == 1
     return Lattice(heads, first.runs, first.dilation, None if every_class else phases, first.band)
-
-

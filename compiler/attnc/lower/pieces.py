@@ -1,6 +1,7 @@
 """Pieces: sets of pairs on one head that a strided view can hold, and their exact algebra.
 
-A `LatticePiece` is all pairs within one run of a periodic family of runs, in one residue class, at a distance in a band.
+A `LatticePiece` is all pairs within one run of a periodic family of runs, of one residue class, at a distance in a
+band.
 Intersections of lattices are lattices again (a few, when their runs do not nest): periods by least common multiple,
 residues by the Chinese remainder theorem, bands by intervals. Differences are, where only the band differs. What the
 algebra cannot say raises `Inexpressible`; it never says something wrong.
@@ -173,7 +174,7 @@ def _joined(
 
 
 def join_runs(width: int, period: int, starts: Sequence[int]) -> list[Runs]:
-    """runs of w every P from s, s + P/m, s + 2P/m, ..  -->  runs of w every P/m from s"""
+    """Runs of w every P from s, s + P/m, s + 2P/m, ..  -->  runs of w every P/m from s"""
     ordered = sorted(starts)
     count = len(ordered)
     if period % count == 0 and all(s == ordered[0] + i * (period // count) for i, s in enumerate(ordered)):

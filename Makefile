@@ -1,0 +1,45 @@
+# Two commands on a fresh clone do everything, set-up included: `make demo` and `make test`.
+# They need python3 (>= 3.11), make, and a package registry.
+
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.installed
+DEMO   := demo-output
+
+.PHONY: demo test lint types pytest format golden figures clean
+
+demo: $(STAMP)
+	$(BIN)/python examples/demo.py $(DEMO)
+
+test: lint types pytest
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(STAMP)
+	$(BIN)/pyright
+
+pytest: $(STAMP)
+	$(BIN)/pytest -n auto
+
+format: $(STAMP)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+# Rewrite the expected outputs in tests/golden from what the code prints now; read the diff before you commit it.
+golden: $(STAMP)
+	$(BIN)/pytest tests/golden --update-golden
+
+# The pictures that the README shows.
+figures: $(STAMP)
+	$(BIN)/attnc show longnet -p 'segments=[16,32,64]' -p 'dilations=[1,2,4]' --heads 4 -o docs/longnet.png
+
+$(STAMP): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) $(DEMO) build dist
