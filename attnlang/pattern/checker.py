@@ -12,21 +12,21 @@ from dataclasses import dataclass, field
 from difflib import get_close_matches
 
 from attnlang import codes
-from attnlang.diagnostics import Diagnostic, Label
+from attnlang.diagnostics import Label
 from attnlang.pattern import vocabulary
-from attnlang.pattern.expr import known
-from attnlang.pattern.kinds import ANNOTATIONS, ANYTHING, BOOLEAN, INTEGER, RELATION, TABLE, Kind, kind_of, list_of
+from attnlang.pattern.findings import Findings
+from attnlang.pattern.kinds import ANNOTATIONS, ANYTHING, BOOLEAN, INTEGER, RELATION, TABLE, Kind, list_of
+from attnlang.pattern.signatures import form_of
 from attnlang.source import Span
 from attnlang.syntax import tree
 from attnlang.syntax.printer import expression_text
 
 
 @dataclass
-class Checker:
+class Checker(Findings):
     """Checks definitions against the names in scope. `patterns` maps callable names to their definitions."""
 
-    patterns: Mapping[str, tree.PatternDef]
-    diagnostics: list[Diagnostic] = field(default_factory=list[Diagnostic])
+    patterns: Mapping[str, tree.PatternDef] = field(default_factory=dict[str, tree.PatternDef])
     _locals: dict[str, Kind] = field(default_factory=dict[str, Kind])
     _positions: bool = False
 
@@ -37,7 +37,7 @@ class Checker:
         seen: dict[str, Span] = {}
         for item in file.items:
             if isinstance(item, tree.Import):
-                self._not_yet(item.span, "imports", "patterns of the library are in scope without any import")
+                self.not_yet(item.span, "imports", "patterns of the library are in scope without any import")
                 continue
             self._definition_name(item, seen)
             self.definition(item)
@@ -55,49 +55,37 @@ class Checker:
         if item.name in seen:
             first = Label(seen[item.name], "first defined here")
             message = f"pattern `{item.name}` is defined twice"
-            self._report(codes.DUPLICATE_PATTERN, message, item.name_span, "defined again", others=(first,))
+            self.report(codes.DUPLICATE_PATTERN, message, item.name_span, "defined again", others=(first,))
         seen.setdefault(item.name, item.name_span)
         is_itself = isinstance(item.body, tree.Name) and item.body.name == item.name
         if item.name in vocabulary.BUILT_IN and not is_itself:
-            self._built_in(item.name, item.name_span)
+            self.built_in(item.name, item.name_span)
 
     def _parameter(self, parameter: tree.Param, given: Kind | None) -> None:
         if parameter.name in self._locals:
             message = f"parameter `{parameter.name}` appears twice"
-            self._report(codes.DUPLICATE_PARAMETER, message, parameter.span, "given again")
+            self.report(codes.DUPLICATE_PARAMETER, message, parameter.span, "given again")
         if parameter.name in vocabulary.BUILT_IN:
-            self._built_in(parameter.name, parameter.span)
+            self.built_in(parameter.name, parameter.span)
         kind = ANNOTATIONS.get(parameter.kind or "", ANYTHING)
         if parameter.kind is not None and parameter.kind not in ANNOTATIONS:
             message, known = f"unknown kind `{parameter.kind}`", ", ".join(ANNOTATIONS)
-            self._report(codes.UNKNOWN_NAME, message, parameter.span, f"a parameter is one of: {known}")
+            self.report(codes.UNKNOWN_NAME, message, parameter.span, f"a parameter is one of: {known}")
         if kind == TABLE:
-            self._not_yet(parameter.span, "runtime tables")
+            self.not_yet(parameter.span, "runtime tables")
         if parameter.default is not None:
             found = self._kind(parameter.default)
             if not found.fits(kind):
-                self._wrong_kind(parameter.default, found, kind, f"parameter `{parameter.name}`")
+                self.wrong_kind(parameter.default, found, kind, f"parameter `{parameter.name}`")
             kind = found if kind == ANYTHING else kind
         self._locals[parameter.name] = given or kind
-
-    def _built_in(self, name: str, span: Span) -> None:
-        self._report(
-            codes.BUILT_IN_NAME, f"`{name}` is built in", span, "cannot be defined anew", help="choose another name"
-        )
 
     # expressions ----------------------------------------------------------------------------------------------------
 
     def _expect(self, node: tree.Expr, wanted: Kind, what: str) -> None:
         found = self._kind(node)
         if not found.fits(wanted):
-            self._wrong_kind(node, found, wanted, what)
-
-    def _wrong_kind(self, node: tree.Expr, found: Kind, wanted: Kind, what: str) -> None:
-        hint = None
-        if wanted == RELATION and found == BOOLEAN:
-            text = expression_text(node)
-            hint = f"`key({text})` or `query({text})` make a relation of a condition on positions"
-        self._report(codes.WRONG_KIND, f"{what} must be {wanted.a}", node.span, f"is {found.a}", help=hint)
+            self.wrong_kind(node, found, wanted, what)
 
     def _kind(self, node: tree.Expr) -> Kind:
         """The kind of an expression, reporting what is wrong inside it."""
@@ -133,11 +121,11 @@ class Checker:
         if name in self._locals:
             return self._locals[name]
         if name in vocabulary.UNDEFINED_NAMES:
-            self._not_yet(span, f"`{name}`")
+            self.not_yet(span, f"`{name}`")
             return INTEGER
         if name == "pos" and not self._positions:
             help_ = "`pos` has a value in `key(...)`, `query(...)` and `same(...)`"
-            self._report(codes.UNKNOWN_NAME, "no position is meant here", span, "`pos` of what?", help=help_)
+            self.report(codes.UNKNOWN_NAME, "no position is meant here", span, "`pos` of what?", help=help_)
             return INTEGER
         if name in vocabulary.FRAME_NAMES:
             return INTEGER
@@ -147,7 +135,7 @@ class Checker:
             self._arguments(tree.Call(name, (), span=span), form_of(self.patterns[name]))
             return RELATION
         if name in vocabulary.BUILT_IN:
-            self._report(codes.WRONG_ARGUMENTS, f"`{name}` needs arguments", span, f"write `{name}(...)`")
+            self.report(codes.WRONG_ARGUMENTS, f"`{name}` needs arguments", span, f"write `{name}(...)`")
         else:
             self._unknown(name, span)
         return ANYTHING
@@ -156,7 +144,7 @@ class Checker:
         candidates = [*self._locals, *self.patterns, *vocabulary.BUILT_IN]
         close = get_close_matches(name, candidates, 1, 0.6)
         hint = f"did you mean `{close[0]}`?" if close else None
-        self._report(codes.UNKNOWN_NAME, f"unknown name `{name}`", span, "not in scope", help=hint)
+        self.report(codes.UNKNOWN_NAME, f"unknown name `{name}`", span, "not in scope", help=hint)
 
     def _list(self, items: tuple[tree.Expr, ...]) -> Kind:
         if not items:
@@ -177,16 +165,16 @@ class Checker:
         elif op in ("|", "&"):
             wanted = RELATION
         elif op == "*" and RELATION in (self._quiet_kind(left), self._quiet_kind(right)):
-            self._not_yet(node.span, "`*` between relations (the axes of a grid)")
+            self.not_yet(node.span, "`*` between relations (the axes of a grid)")
             return RELATION
         elif op in ("+", "-"):
             kind = self._kind(left)
             wanted = kind if kind in (RELATION, ANYTHING) or (kind.name == "list" and op == "+") else INTEGER
             if not kind.fits(wanted):
-                self._wrong_kind(left, kind, INTEGER, f"the left side of `{op}`")
+                self.wrong_kind(left, kind, INTEGER, f"the left side of `{op}`")
             other = self._kind(right)
             if not other.fits(wanted):
-                self._wrong_kind(right, other, wanted, f"the right side of `{op}`")
+                self.wrong_kind(right, other, wanted, f"the right side of `{op}`")
             return other if kind == ANYTHING else kind
         else:
             wanted = INTEGER
@@ -203,7 +191,7 @@ class Checker:
     def _compare(self, first: tree.Expr, ops: tuple[str, ...], rest: tuple[tree.Expr, ...]) -> Kind:
         kind = self._kind(first)
         if kind == RELATION:
-            self._wrong_kind(first, kind, INTEGER, f"the left side of `{ops[0]}`")
+            self.wrong_kind(first, kind, INTEGER, f"the left side of `{ops[0]}`")
         for op, part in zip(ops, rest, strict=True):
             self._expect(
                 part, kind if op in ("==", "!=") and kind != RELATION else INTEGER, f"the right side of `{op}`"
@@ -216,7 +204,7 @@ class Checker:
         if kind.name == "list":
             return kind.items[0]
         if kind not in (ANYTHING, TABLE):
-            self._wrong_kind(base, kind, list_of(ANYTHING), "what is indexed")
+            self.wrong_kind(base, kind, list_of(ANYTHING), "what is indexed")
         return INTEGER if kind == TABLE else ANYTHING
 
     # comprehensions -------------------------------------------------------------------------------------------------
@@ -232,10 +220,10 @@ class Checker:
     def _clause(self, clause: tree.Clause) -> None:
         items = self._iterable(clause)
         if len(set(clause.targets)) < len(clause.targets):
-            self._report(codes.DUPLICATE_PARAMETER, "a name is bound twice", clause.span, "by the same `for`")
+            self.report(codes.DUPLICATE_PARAMETER, "a name is bound twice", clause.span, "by the same `for`")
         for place, name in enumerate(clause.targets):
             if name in vocabulary.BUILT_IN:
-                self._built_in(name, clause.span)
+                self.built_in(name, clause.span)
             self._locals[name] = items[place] if place < len(items) else ANYTHING
         for condition in clause.conditions:
             self._expect(condition, BOOLEAN, "the condition after `if`")
@@ -246,7 +234,7 @@ class Checker:
         if not found.fits(list_of(ANYTHING)):
             hint = f"`range({expression_text(clause.iterable)})` runs through the numbers" if found == INTEGER else None
             message = "`for` runs through a list"
-            self._report(codes.WRONG_KIND, message, clause.iterable.span, f"is {found.a}", help=hint)
+            self.report(codes.WRONG_KIND, message, clause.iterable.span, f"is {found.a}", help=hint)
             return ()
         item = found.items[0] if found.items else ANYTHING
         if len(clause.targets) == 1:
@@ -257,7 +245,7 @@ class Checker:
             return ()
         if item.name != "tuple" or len(item.items) != len(clause.targets):
             what = f"{len(clause.targets)} names for {item.a}"
-            self._report(codes.UNEQUAL_LENGTHS, "names and values do not match", clause.span, what)
+            self.report(codes.UNEQUAL_LENGTHS, "names and values do not match", clause.span, what)
         return item.items
 
     # calls ----------------------------------------------------------------------------------------------------------
@@ -275,7 +263,7 @@ class Checker:
             return RELATION
         if node.name in (*self._locals, *vocabulary.FRAME_NAMES, *vocabulary.CONSTANTS):
             message = f"`{node.name}` takes no arguments"
-            self._report(codes.WRONG_ARGUMENTS, message, node.span, f"write `{node.name}` alone")
+            self.report(codes.WRONG_ARGUMENTS, message, node.span, f"write `{node.name}` alone")
         else:
             self._unknown(node.name, Span(node.span.source, node.span.start, node.span.start + len(node.name)))
         return ANYTHING
@@ -288,16 +276,16 @@ class Checker:
                     self._expect(element, RELATION, f"what `{node.name}` combines")
             case _:
                 label = f"write `{node.name}(pattern for x in list)`"
-                self._report(codes.WRONG_ARGUMENTS, f"`{node.name}` takes a comprehension", node.span, label)
+                self.report(codes.WRONG_ARGUMENTS, f"`{node.name}` takes a comprehension", node.span, label)
         return RELATION
 
     def _relation(self, node: tree.Call, form: vocabulary.Form) -> Kind:
         if node.name in vocabulary.UNDEFINED_FORMS:
-            self._not_yet(node.span, f"`{node.name}`")
+            self.not_yet(node.span, f"`{node.name}`")
             return RELATION
         self._arguments(node, form)
         if node.name == "window" and not node.arguments:
-            self._report(codes.WRONG_ARGUMENTS, "`window` needs a width", node.span, "write `window(w)`")
+            self.report(codes.WRONG_ARGUMENTS, "`window` needs a width", node.span, "write `window(w)`")
         self._body(node, form.body)
         return RELATION
 
@@ -308,7 +296,7 @@ class Checker:
             form = vocabulary.Form((vocabulary.Parameter("values", list_of(INTEGER)),), INTEGER)
         kinds = self._arguments(node, form)
         if node.name == "range" and len(node.arguments) > 3:
-            self._report(codes.WRONG_ARGUMENTS, "`range` takes at most 3 arguments", node.span, "too many")
+            self.report(codes.WRONG_ARGUMENTS, "`range` takes at most 3 arguments", node.span, "too many")
         if node.name == "zip":
             return list_of(Kind("tuple", tuple(k.items[0] if k.name == "list" else ANYTHING for k in kinds)))
         return form.result
@@ -317,10 +305,10 @@ class Checker:
         if node.body is None:
             if wanted == "required":
                 label = f"write `{node.name}(...) {{ pattern }}`"
-                self._report(codes.WRONG_BODY, f"`{node.name}` needs a pattern in braces", node.span, label)
+                self.report(codes.WRONG_BODY, f"`{node.name}` needs a pattern in braces", node.span, label)
             return
         if wanted == "none":
-            self._report(codes.WRONG_BODY, f"`{node.name}` takes no braces", node.body.span, "not expected here")
+            self.report(codes.WRONG_BODY, f"`{node.name}` takes no braces", node.body.span, "not expected here")
         self._expect(node.body, RELATION, f"the body of `{node.name}`")
 
     def _arguments(self, node: tree.Call, form: vocabulary.Form) -> list[Kind]:
@@ -333,24 +321,24 @@ class Checker:
             if isinstance(argument, tree.Keyword):
                 parameter = by_name.get(argument.name)
                 if parameter is None or form.many:
-                    self._unknown_keyword(node, argument, [] if form.many else list(by_name))
+                    self.unknown_keyword(node, argument, [] if form.many else list(by_name))
                     continue
                 value = argument.value
             elif place < len(positional) or form.many:
                 parameter, value = positional[min(place, len(positional) - 1)], argument
             else:
-                self._too_many(node, argument, len(positional))
+                self.too_many(node, argument, len(positional))
                 continue
             if parameter.name in seen and not form.many:
-                self._report(codes.WRONG_ARGUMENTS, f"`{parameter.name}` is given twice", argument.span, "again")
+                self.report(codes.WRONG_ARGUMENTS, f"`{parameter.name}` is given twice", argument.span, "again")
             seen.add(parameter.name)
             kinds.append(self._argument(node, parameter, value))
         missing = [p.name for p in form.parameters if p.required and p.name not in seen]
         if missing:
-            self._missing(node, missing)
+            self.missing(node, missing)
         if node.name == "window" and "w" in seen and seen & {"left", "right"}:
             help_ = "`window(w)` counts w keys up to the query; `window(left=a, right=b)` counts besides it"
-            self._report(codes.WRONG_ARGUMENTS, "two ways to give a window", node.span, "choose one", help=help_)
+            self.report(codes.WRONG_ARGUMENTS, "two ways to give a window", node.span, "choose one", help=help_)
         return kinds
 
     def _argument(self, node: tree.Call, parameter: vocabulary.Parameter, value: tree.Expr | tree.Range) -> Kind:
@@ -358,17 +346,17 @@ class Checker:
             if isinstance(value, tree.Range):
                 self._range(value, node.name)
             else:
-                self._report(codes.WRONG_KIND, f"`{node.name}` takes a range", value.span, "write `lo..hi`")
+                self.report(codes.WRONG_KIND, f"`{node.name}` takes a range", value.span, "write `lo..hi`")
             return vocabulary.RANGE
         if isinstance(value, tree.Range):
             what = f"`{parameter.name}` of `{node.name}` is {parameter.kind.a}"
-            self._report(codes.WRONG_KIND, what, value.span, "is a range")
+            self.report(codes.WRONG_KIND, what, value.span, "is a range")
             return ANYTHING
         outer, self._positions = self._positions, parameter.positions
         kind = self._kind(value)
         self._positions = outer
         if not kind.fits(parameter.kind):
-            self._wrong_kind(value, kind, parameter.kind, f"`{parameter.name}` of `{node.name}`")
+            self.wrong_kind(value, kind, parameter.kind, f"`{parameter.name}` of `{node.name}`")
         return kind
 
     def _range(self, value: tree.Range, name: str) -> None:
@@ -376,56 +364,4 @@ class Checker:
             if end is not None:
                 self._expect(end, INTEGER, f"the {what} of a range")
         if name == "heads" and value.step is not None:
-            self._report(codes.WRONG_ARGUMENTS, "`heads` takes no step", value.step.span, "write `heads(a..b)`")
-
-    def _unknown_keyword(self, node: tree.Call, argument: tree.Keyword, names: list[str]) -> None:
-        close = get_close_matches(argument.name, names, 1, 0.5)
-        known = f"it takes {', '.join(f'`{name}`' for name in names)}" if names else "it takes no names"
-        hint = f"did you mean `{close[0]}`?" if close else known
-        message = f"`{node.name}` has no parameter `{argument.name}`"
-        self._report(codes.WRONG_ARGUMENTS, message, argument.span, "not known", help=hint)
-
-    def _too_many(self, node: tree.Call, argument: tree.Node, allowed: int) -> None:
-        count = (
-            "no arguments" if allowed == 0 else f"at most {allowed} argument{'s' if allowed > 1 else ''} by position"
-        )
-        self._report(codes.WRONG_ARGUMENTS, f"`{node.name}` takes {count}", argument.span, "one too many")
-
-    def _missing(self, node: tree.Call, names: list[str]) -> None:
-        listed = " and ".join(f"`{name}`" for name in names)
-        self._report(codes.WRONG_ARGUMENTS, f"`{node.name}` needs {listed}", node.span, "missing")
-
-    # reports --------------------------------------------------------------------------------------------------------
-
-    def _not_yet(self, span: Span, what: str, help: str | None = None) -> None:  # noqa: A002 - rustc's word
-        message = f"{what} {'have' if what.endswith('s') else 'has'} no meaning yet"
-        self._report(codes.NO_MEANING_YET, message, span, "not in this version", help=help)
-
-    def _report(
-        self,
-        code: str,
-        message: str,
-        span: Span,
-        label: str,
-        help: str | None = None,  # noqa: A002 - rustc's word
-        others: tuple[Label, ...] = (),
-    ) -> None:
-        self.diagnostics.append(Diagnostic(code, message, span, label, others, help))
-
-
-def form_of(definition: tree.PatternDef) -> vocabulary.Form:
-    """What a call of a pattern must look like: kinds by annotation, else by the default's value."""
-    return vocabulary.Form(
-        tuple(
-            vocabulary.Parameter(parameter.name, declared_kind(parameter), required=parameter.default is None)
-            for parameter in definition.params
-        ),
-        RELATION,
-    )
-
-
-def declared_kind(parameter: tree.Param) -> Kind:
-    """The kind of a parameter as far as its own definition tells."""
-    default = None if parameter.default is None else known(parameter.default)
-    fallback = ANYTHING if default is None else kind_of(default)
-    return ANNOTATIONS.get(parameter.kind or "", fallback)
+            self.report(codes.WRONG_ARGUMENTS, "`heads` takes no step", value.step.span, "write `heads(a..b)`")

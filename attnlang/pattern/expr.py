@@ -132,10 +132,14 @@ def _fold_logic(op: str, left: tree.Expr, right: tree.Expr, scope: Scope, span: 
 def _floor(op: Callable[[int, int], int]) -> Callable[[int, int, Span], int]:
     def apply(left: int, right: int, span: Span) -> int:
         if right == 0:
-            fail(codes.DIVISION_BY_ZERO, "division by zero", span, "the right side is 0")
+            _divided_by_zero(span)
         return op(left, right)
 
     return apply
+
+
+def _divided_by_zero(span: Span) -> NoReturn:
+    fail(codes.DIVISION_BY_ZERO, "division by zero", span, "the right side is 0")
 
 
 def _power(left: int, right: int, span: Span) -> int:
@@ -176,6 +180,8 @@ def _fold_binary(op: str, left: tree.Expr, right: tree.Expr, span: Span) -> tree
             return tree.Int(value, span=span)
         case tuple(a), tuple(b) if op == "+":
             return literal(bounded((*a, *b), span), span)
+        case _, 0 if op in ("//", "%"):
+            _divided_by_zero(span)
         case _:
             return tree.Binary(op, left, right, span=span)
 
@@ -257,7 +263,7 @@ def _bind(clause: tree.Clause, item: Value) -> dict[str, Value]:
     if len(clause.targets) == 1:
         return {clause.targets[0]: item}
     if not isinstance(item, tuple) or len(item) != len(clause.targets):
-        got = f"{len(item)} values" if isinstance(item, tuple) else f"`{item}`"
+        got = f"a group of {len(item)}" if isinstance(item, tuple) else f"`{item}`"
         label = f"{len(clause.targets)} names for {got}"
         fail(codes.UNEQUAL_LENGTHS, "names and values do not match", clause.span, label)
     return dict(zip(clause.targets, item, strict=True))

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeAlias, Union
+from typing import TypeAlias
 
 Value: TypeAlias = int | bool | tuple["Value", ...]
 """A known integer, boolean or list."""
 
-Argument: TypeAlias = Union[int, bool, "list[Argument]", "tuple[Argument, ...]"]
+Argument: TypeAlias = int | bool | Sequence["Argument"]
 """What Python code may give for a parameter."""
 
 

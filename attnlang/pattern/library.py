@@ -13,11 +13,12 @@ from typing import SupportsIndex, cast
 
 from attnlang import codes
 from attnlang.diagnostics import AttnError, Diagnostic
-from attnlang.pattern.checker import Checker, declared_kind
+from attnlang.pattern.checker import Checker
 from attnlang.pattern.elaborate import Definitions, Elaborator, bind
 from attnlang.pattern.expr import MAX_INT, evaluate
 from attnlang.pattern.kinds import TABLE, Argument, Value, kind_of
 from attnlang.pattern.pattern import Pattern
+from attnlang.pattern.signatures import declared_kind
 from attnlang.source import Source
 from attnlang.syntax import parse, parse_expression, tree
 
@@ -103,7 +104,7 @@ def read(path: Path) -> Source:
 def check(source: Source) -> list[Diagnostic]:
     """Everything that can be said about a text: syntax, names, kinds, and the values that defaults give."""
     file, diagnostics = parse(source)
-    checker = Checker(_Callable({item.name: item for item in file.patterns}))
+    checker = Checker(patterns=_Callable({item.name: item for item in file.patterns}))
     checker.file(file)
     diagnostics += checker.diagnostics
     if not file.items and not diagnostics:
@@ -156,7 +157,7 @@ def _library_path(name: str) -> Path:
 
 def _load_source(source: Source, name: str | None, params: Mapping[str, Argument]) -> Pattern:
     file, diagnostics = parse(source)
-    checker = Checker(_Callable({item.name: item for item in file.patterns}))
+    checker = Checker(patterns=_Callable({item.name: item for item in file.patterns}))
     checker.file(file)
     if diagnostics or checker.diagnostics:
         raise AttnError(*diagnostics, *checker.diagnostics)
@@ -227,7 +228,7 @@ def parameter_value(name: str, text: str) -> Value:
     node, diagnostics = parse_expression(Source(f"<parameter {name}>", text))
     if node is None or diagnostics:
         raise AttnError(*diagnostics)
-    checker = Checker({})
+    checker = Checker()
     checker.definition(
         tree.PatternDef(name, (tree.Param(name, None, node, span=node.span),), None, tree.Name("all"), "")
     )
@@ -239,7 +240,7 @@ def parameter_value(name: str, text: str) -> Value:
 def _elaborate(file: tree.File, definition: tree.PatternDef, given: Mapping[str, Value]) -> Pattern:
     own = {item.name: item for item in file.patterns}
     if given:
-        checker = Checker(_Callable(own))
+        checker = Checker(patterns=_Callable(own))
         checker.definition(definition, {name: kind_of(value) for name, value in given.items()})
         if checker.diagnostics:
             raise AttnError(*checker.diagnostics)

@@ -74,7 +74,9 @@ def parse(source: Source) -> tuple[tree.File, list[Diagnostic]]:
     for group in _split([token for token in tokens if token.type not in ("COMMENT", "UNEXPECTED")]):
         found: list[Diagnostic] = []
         item = _parse_tokens(source, group, "item", found)
-        diagnostics += found if not _has_stray(group, diagnostics) else []
+        if _has_stray(group, diagnostics):
+            continue
+        diagnostics += found
         if isinstance(item, tree.PatternDef):
             items.append(_with_doc(item, comments))
         elif isinstance(item, tree.Import):
@@ -122,7 +124,7 @@ def _stray(span: Span) -> Diagnostic:
 
 
 def _has_stray(group: Sequence[Token], diagnostics: Sequence[Diagnostic]) -> bool:
-    """Whether a stray character within an item was reported already: what the parser says then is about its lack."""
+    """Whether an item holds a stray character: then what is left of it is not what was meant, and is not judged."""
     start, end = group[0].start_pos or 0, group[-1].end_pos or 0
     spans = [d.span for d in diagnostics if d.code == codes.UNEXPECTED_CHARACTER]
     return any(span is not None and start <= span.start <= end + 1 for span in spans)

@@ -1,0 +1,64 @@
+"""What the checker reports, in words: one method a kind of fault."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+
+from attnlang import codes
+from attnlang.diagnostics import Diagnostic, Label
+from attnlang.pattern.kinds import BOOLEAN, RELATION, Kind
+from attnlang.source import Span
+from attnlang.syntax import tree
+from attnlang.syntax.printer import expression_text
+
+
+@dataclass
+class Findings:
+    """Collects diagnostics."""
+
+    diagnostics: list[Diagnostic] = field(default_factory=list[Diagnostic])
+
+    def not_yet(self, span: Span, what: str, help: str | None = None) -> None:  # noqa: A002 - rustc's word
+        message = f"{what} {'have' if what.endswith('s') else 'has'} no meaning yet"
+        self.report(codes.NO_MEANING_YET, message, span, "not in this version", help=help)
+
+    def report(
+        self,
+        code: str,
+        message: str,
+        span: Span,
+        label: str,
+        help: str | None = None,  # noqa: A002 - rustc's word
+        others: tuple[Label, ...] = (),
+    ) -> None:
+        self.diagnostics.append(Diagnostic(code, message, span, label, others, help))
+
+    def built_in(self, name: str, span: Span) -> None:
+        self.report(
+            codes.BUILT_IN_NAME, f"`{name}` is built in", span, "cannot be defined anew", help="choose another name"
+        )
+
+    def wrong_kind(self, node: tree.Expr, found: Kind, wanted: Kind, what: str) -> None:
+        hint = None
+        if wanted == RELATION and found == BOOLEAN:
+            text = expression_text(node)
+            hint = f"`key({text})` or `query({text})` make a relation of a condition on positions"
+        self.report(codes.WRONG_KIND, f"{what} must be {wanted.a}", node.span, f"is {found.a}", help=hint)
+
+    def unknown_keyword(self, node: tree.Call, argument: tree.Keyword, names: list[str]) -> None:
+        close = get_close_matches(argument.name, names, 1, 0.5)
+        known = f"it takes {', '.join(f'`{name}`' for name in names)}" if names else "it takes no names"
+        hint = f"did you mean `{close[0]}`?" if close else known
+        message = f"`{node.name}` has no parameter `{argument.name}`"
+        self.report(codes.WRONG_ARGUMENTS, message, argument.span, "not known", help=hint)
+
+    def too_many(self, node: tree.Call, argument: tree.Node, allowed: int) -> None:
+        count = (
+            "no arguments" if allowed == 0 else f"at most {allowed} argument{'s' if allowed > 1 else ''} by position"
+        )
+        self.report(codes.WRONG_ARGUMENTS, f"`{node.name}` takes {count}", argument.span, "one too many")
+
+    def missing(self, node: tree.Call, names: list[str]) -> None:
+        listed = " and ".join(f"`{name}`" for name in names)
+        self.report(codes.WRONG_ARGUMENTS, f"`{node.name}` needs {listed}", node.span, "missing")

@@ -1,0 +1,286 @@
+"""Train a small byte-level GPT whose attention is a compiled pattern, on the source code of Python itself.
+
+    python examples/train_text.py                                   # LongNet, a few minutes on a laptop's CPU
+    python examples/train_text.py --pattern strided -p l=16
+    python examples/train_text.py --pattern my.attn --steps 1000
+    python examples/train_text.py --resume runs/longnet/checkpoint.pt --steps 600
+
+Prints the loss, writes a checkpoint that --resume continues exactly, and ends with a generated sample. Uses a GPU if
+torch finds one.
+
+Shape legend: B batch, T tokens, C channels, H heads, D head dimension.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+import sysconfig
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import attnc
+import click
+import torch
+import torch.nn.functional as F  # noqa: N812 - the field's name for it
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from torch import Tensor, nn
+
+import attnlang
+from attnlang import Pattern
+from attnlang.pattern.library import parameter_value
+
+BYTES = 256
+
+
+@dataclass(frozen=True)
+class Config:
+    """Everything that shapes a run. `context` is the number of bytes the model sees at once."""
+
+    pattern: str
+    parameters: dict[str, Any]
+    context: int
+    layers: int
+    heads: int
+    channels: int
+    batch: int
+    learning_rate: float
+    seed: int
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention under a pattern, with rotary positions: (B, T, C) to (B, T, C)."""
+
+    def __init__(self, config: Config, pattern: Pattern) -> None:
+        super().__init__()
+        self.heads = config.heads
+        self.qkv = nn.Linear(config.channels, 3 * config.channels, bias=False)
+        self.out = nn.Linear(config.channels, config.channels, bias=False)
+        self.attend = attnc.compile(pattern, heads=config.heads)
+
+    def forward(self, x_BTC: Tensor) -> Tensor:
+        b, t, c = x_BTC.shape
+        q, k, v = (x.view(b, t, self.heads, -1).transpose(1, 2) for x in self.qkv(x_BTC).chunk(3, dim=-1))
+        y_BHTD = self.attend(rotate(q), rotate(k), v)
+        return self.out(y_BHTD.transpose(1, 2).reshape(b, t, c))
+
+
+def rotate(x_BHTD: Tensor) -> Tensor:
+    """Rotary position embedding (Su et al., arXiv:2104.09864): pairs of channels turn by an angle that grows with T."""
+    t, d = x_BHTD.shape[-2:]
+    frequency = 10_000 ** (-torch.arange(0, d, 2, device=x_BHTD.device) / d)
+    angle_TD = torch.arange(t, device=x_BHTD.device)[:, None] * frequency
+    cos, sin = angle_TD.cos().to(x_BHTD.dtype), angle_TD.sin().to(x_BHTD.dtype)
+    even, odd = x_BHTD[..., ::2], x_BHTD[..., 1::2]
+    return torch.stack((even * cos - odd * sin, even * sin + odd * cos), dim=-1).flatten(-2)
+
+
+class Block(nn.Module):
+    """Attention and a feed-forward layer, each behind a norm and a residual connection."""
+
+    def __init__(self, config: Config, pattern: Pattern) -> None:
+        super().__init__()
+        c = config.channels
+        self.norm_1, self.norm_2 = nn.RMSNorm(c), nn.RMSNorm(c)
+        self.attention = Attention(config, pattern)
+        self.feed_forward = nn.Sequential(nn.Linear(c, 4 * c), nn.GELU(), nn.Linear(4 * c, c))
+
+    def forward(self, x_BTC: Tensor) -> Tensor:
+        x_BTC = x_BTC + self.attention(self.norm_1(x_BTC))
+        return x_BTC + self.feed_forward(self.norm_2(x_BTC))
+
+
+class ByteGPT(nn.Module):
+    """Bytes (B, T) to logits of the next byte (B, T, 256)."""
+
+    def __init__(self, config: Config, pattern: Pattern) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(BYTES, config.channels)
+        self.blocks = nn.Sequential(*(Block(config, pattern) for _ in range(config.layers)))
+        self.norm = nn.RMSNorm(config.channels)
+        self.head = nn.Linear(config.channels, BYTES, bias=False)
+
+    def forward(self, bytes_BT: Tensor) -> Tensor:
+        return self.head(self.norm(self.blocks(self.embed(bytes_BT))))
+
+
+def python_source(limit: int = 8_000_000) -> Tensor:
+    """The source code of the installed Python's standard library, file after file, as bytes."""
+    folder = Path(sysconfig.get_paths()["stdlib"])
+    paths = sorted(p for p in folder.rglob("*.py") if "site-packages" not in p.parts and "test" not in p.parts)
+    text = bytearray()
+    for path in paths:
+        text += path.read_bytes()
+        if len(text) >= limit:
+            break
+    if not text:
+        raise click.ClickException(f"no Python source code below {folder}: give a text by --text")
+    return torch.frombuffer(text, dtype=torch.uint8)
+
+
+def batch_at(text: Tensor, config: Config, step: int) -> Tensor:
+    """The batch of a step: it depends on the seed and the step alone, so a resumed run sees what it would have seen."""
+    generator = torch.Generator().manual_seed(config.seed * 1_000_003 + step)
+    starts = torch.randint(len(text) - config.context - 1, (config.batch,), generator=generator)
+    return torch.stack([text[start : start + config.context + 1] for start in starts.tolist()]).long()
+
+
+def refuse_the_future(pattern: Pattern, config: Config) -> None:
+    """A language model may not look ahead; say where a pattern does."""
+    m = pattern.multiplicity(config.context, config.heads)
+    for h, q, k in zip(*m.nonzero(), strict=True):
+        if k > q:
+            raise click.ClickException(
+                f"pattern {pattern.call} lets query {q} of head {h} see key {k}, which lies in its future; "
+                f"a language model needs `causal & {pattern.name}(...)`"
+            )
+
+
+def learning_rate(step: int, steps: int, peak: float) -> float:
+    """Linear warm-up over a twentieth, then a cosine down to a tenth."""
+    warm = max(1, steps // 20)
+    if step < warm:
+        return peak * (step + 1) / warm
+    return peak * (0.55 + 0.45 * math.cos(math.pi * (step - warm) / max(1, steps - warm)))
+
+
+@torch.no_grad()
+def generate(model: ByteGPT, prompt: bytes, count: int, context: int, seed: int) -> str:
+    """Continue a prompt byte by byte, each from the model's distribution at temperature 0.8."""
+    model.eval()
+    device = next(model.parameters()).device
+    generator = torch.Generator().manual_seed(seed)
+    text = list(prompt)
+    for _ in range(count):
+        logits = model(torch.tensor([text[-context:]], device=device))[0, -1].float().cpu()
+        text.append(int(torch.multinomial((logits / 0.8).softmax(-1), 1, generator=generator)))
+    model.train()
+    return bytes(text).decode("utf-8", errors="replace")
+
+
+def train(
+    model: ByteGPT, config: Config, text: Tensor, first: int, steps: int, optimizer: torch.optim.Optimizer
+) -> None:
+    """Steps first..steps-1, with a progress bar; the loss is printed every so often."""
+    device = next(model.parameters()).device
+    every = max(1, (steps - first) // 12)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, transient=True) as progress:
+        task = progress.add_task("training", total=steps, completed=first)
+        for step in range(first, steps):
+            for group in optimizer.param_groups:
+                group["lr"] = learning_rate(step, steps, config.learning_rate)
+            batch = batch_at(text, config, step).to(device)
+            logits = model(batch[:, :-1])
+            loss = F.cross_entropy(logits.flatten(0, 1), batch[:, 1:].flatten())
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            progress.advance(task)
+            if step % every == 0 or step == steps - 1:
+                bits = loss.item() / math.log(2)
+                progress.console.print(
+                    f"step {step:>6}  loss {loss.item():.4f}  ({bits:.3f} bits a byte)", highlight=False
+                )
+
+
+@click.command()
+@click.option("--pattern", default="longnet", show_default=True, help="A library name, a file, or file:name.")
+@click.option("-p", "parameters", multiple=True, metavar="NAME=VALUE", help="A parameter of the pattern.")
+@click.option(
+    "--text", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="A text instead of Python's."
+)
+@click.option("--steps", default=300, show_default=True, type=click.IntRange(1), help="How many steps in all.")
+@click.option("--context", default=512, show_default=True, type=click.IntRange(2), help="Bytes the model sees at once.")
+@click.option("--layers", default=4, show_default=True, type=click.IntRange(1))
+@click.option("--heads", default=4, show_default=True, type=click.IntRange(1))
+@click.option("--channels", default=128, show_default=True, type=click.IntRange(1))
+@click.option("--batch", default=8, show_default=True, type=click.IntRange(1))
+@click.option("--learning-rate", "rate", default=2e-3, show_default=True, type=float)
+@click.option("--seed", default=0, show_default=True, type=int)
+@click.option("--device", default="auto", show_default=True, type=click.Choice(["auto", "cpu", "cuda"]))
+@click.option("--out", type=click.Path(file_okay=False, path_type=Path), help="Folder for checkpoint and sample.")
+@click.option(
+    "--resume", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="A checkpoint to go on from."
+)
+def main(
+    pattern: str,
+    parameters: tuple[str, ...],
+    text: Path | None,
+    steps: int,
+    context: int,
+    layers: int,
+    heads: int,
+    channels: int,
+    batch: int,
+    rate: float,
+    seed: int,
+    device: str,
+    out: Path | None,
+    resume: Path | None,
+) -> None:
+    """Train a byte-level GPT whose attention is PATTERN."""
+    saved: dict[str, Any] = torch.load(resume, weights_only=True) if resume else {}
+    if saved:
+        config = Config(**saved["config"])
+    else:
+        if channels % (2 * heads):
+            raise click.ClickException(f"--channels {channels} must be a multiple of twice --heads {heads}")
+        values = given_parameters(pattern, parameters, context)
+        config = Config(pattern, values, context, layers, heads, channels, batch, rate, seed)
+    try:
+        loaded = attnlang.load(config.pattern, **config.parameters)
+    except attnlang.AttnError as error:
+        raise click.ClickException(f"the pattern is faulty\n\n{error}") from None
+    refuse_the_future(loaded, config)
+    source = torch.frombuffer(bytearray(text.read_bytes()), dtype=torch.uint8) if text else python_source()
+    if len(source) < config.context + 2:
+        raise click.ClickException(
+            f"the text has {len(source)} bytes; it must have more than --context {config.context} + 1"
+        )
+
+    torch.manual_seed(config.seed)
+    where = device if device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
+    model = ByteGPT(config, loaded).to(where)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, betas=(0.9, 0.95), weight_decay=0.1)
+    if saved:
+        model.load_state_dict(saved["model"])
+        optimizer.load_state_dict(saved["optimizer"])
+    first = int(saved.get("step", 0))
+    size = sum(p.numel() for p in model.parameters())
+    click.echo(
+        f"{loaded.call}\n{size:,} parameters on {where}, {len(source):,} bytes of text, steps {first}..{steps - 1}"
+    )
+    if first >= steps:
+        raise click.ClickException(f"the checkpoint stands at step {first}: ask for more --steps")
+    train(model, config, source, first, steps, optimizer)
+
+    folder = out or Path("runs") / loaded.name
+    folder.mkdir(parents=True, exist_ok=True)
+    state = {"config": asdict(config), "step": steps, "model": model.state_dict(), "optimizer": optimizer.state_dict()}
+    torch.save(state, folder / "checkpoint.pt")
+    sample = generate(model, b"def ", 200, config.context, config.seed)
+    (folder / "sample.txt").write_text(sample, encoding="utf-8")
+    click.echo(
+        f"\n--- a sample ---\n{sample}\n----------------\nwrote {folder / 'checkpoint.pt'} and {folder / 'sample.txt'}"
+    )
+
+
+def given_parameters(pattern: str, parameters: tuple[str, ...], context: int) -> dict[str, Any]:
+    """Parameters from -p; LongNet, asked for by name alone, gets segments that suit the context."""
+    values: dict[str, Any] = {}
+    for item in parameters:
+        name, _, value = item.partition("=")
+        try:
+            values[name] = parameter_value(name, value)
+        except attnlang.AttnError as error:
+            raise click.ClickException(str(error)) from None
+    if pattern.startswith("longnet") and not values:
+        values = {"segments": [context // 8, context // 4, context], "dilations": [1, 2, 4]}
+    return values
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,160 @@
+"""The command line as a user meets it: processes, exit statuses, what goes to which stream."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+
+def attnc(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-m", "attnc", *arguments], capture_output=True, text=True, cwd=cwd)
+
+
+def test_check_clean_and_faulty(tmp_path: Path) -> None:
+    good, bad = tmp_path / "good.attn", tmp_path / "bad.attn"
+    good.write_text("pattern a(w = 4) = causal & window(w)\n")
+    bad.write_text("pattern a = causl\npattern b = window(0)\npattern c = window(,)\n")
+    clean = attnc("check", str(good))
+    assert (clean.returncode, clean.stdout, clean.stderr) == (0, "1 file: clean\n", "")
+    faulty = attnc("check", str(good), str(bad))
+    assert faulty.returncode == 1
+    assert faulty.stdout == ""
+    assert "did you mean `causal`?" in faulty.stderr
+    assert f"{bad}:3:20" in faulty.stderr
+    assert faulty.stderr.endswith("2 files: 2 errors\n")
+
+
+def test_check_as_json(tmp_path: Path) -> None:
+    (tmp_path / "bad.attn").write_text("pattern a = causl\n")
+    result = attnc("check", "--format", "json", "bad.attn", cwd=tmp_path)
+    (found,) = json.loads(result.stdout)
+    assert (result.returncode, found["code"], found["location"]["line"], found["location"]["column"]) == (
+        1,
+        "A0101",
+        1,
+        13,
+    )
+
+
+@pytest.mark.parametrize(
+    ("content", "message"), [(None, "cannot read"), (b"\xff\xfe\x00", "not UTF-8"), (b"x" * 1_000_001, "larger than")]
+)
+def test_unreadable_files(tmp_path: Path, content: bytes | None, message: str) -> None:
+    path = tmp_path / "x.attn"
+    if content is not None:
+        path.write_bytes(content)
+    result = attnc("check", str(path))
+    assert result.returncode == 2
+    assert message in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "message"),
+    [
+        (["report", "longnett"], 2, "did you mean `longnet`?"),
+        (["report", "sliding", "-p", "w"], 2, "write -p NAME=VALUE"),
+        (["report", "sliding", "-p", "w=["], 1, "the text ends too early"),
+        (["report", "sliding", "-p", "w=x"], 1, "unknown name `x`"),
+        (["report", "sliding", "-p", "v=3"], 2, "no parameter `v`"),
+        (["report", "sliding", "-p", "w=-3"], 1, "must be at least 1"),
+        (["report", "sliding", "--n", "-1"], 2, "Invalid value for '--n'"),
+        (["show", "causal", "--head", "12"], 2, "heads are 0 to 11"),
+        (["show", "causal", "--n", "100000"], 2, "at most 4096"),
+        (["show", "causal", "-o", "x.docx"], 2, "its ending must be one of"),
+        (["show", "causal", "-o", "no/such/folder/x.png"], 2, "No such file"),
+        (["verify", "causal", "--n", "0"], 2, "Invalid value"),
+        (["nonsense"], 2, "No such command"),
+    ],
+)
+def test_wrong_arguments(arguments: list[str], status: int, message: str, tmp_path: Path) -> None:
+    result = attnc(*arguments, cwd=tmp_path)
+    assert message in result.stderr
+    assert result.returncode == status
+    assert "Traceback" not in result.stderr
+
+
+def test_a_pattern_that_no_lattice_holds(tmp_path: Path) -> None:
+    (tmp_path / "g.attn").write_text("pattern g = causal & (key(pos < 4) | window(8))\n")
+    refused = attnc("compile", "g.attn", cwd=tmp_path)
+    assert refused.returncode == 1
+    assert "A0301" in refused.stderr
+    assert "reference" in refused.stderr
+    small = attnc("report", "g.attn", "--n", "64", "--json", cwd=tmp_path)
+    document = json.loads(small.stdout)
+    assert document["plan"]["backend"] == "reference"
+    assert document["pairs"]["bag"] == 12 * sum(min(q + 1, 12) for q in range(64))
+    large = attnc("report", "g.attn", "--n", "1000000", cwd=tmp_path)
+    assert large.returncode == 1
+    assert "A0301" in large.stderr
+
+
+def test_report_json_has_the_promised_fields() -> None:
+    document = json.loads(attnc("report", "longnet", "--n", "1000000000", "--json").stdout)
+    assert document["pairs"]["bag"] == 25611967288536
+    assert document["pairs"]["distinct"] < document["pairs"]["bag"] < document["pairs"]["dense"]
+    promised = "pattern parameters n heads head_dim pairs flops density formula diagnostics plan memory_bytes"
+    assert set(promised.split()) <= set(document)
+    assert document["flops"]["forward"] == 4 * 64 * document["pairs"]["bag"]
+    assert document["flops"]["backward"] == 10 * 64 * document["pairs"]["bag"]
+    assert document["formula"]["complexity"] == "O(N)"
+
+
+def test_report_of_longnet_is_equation_17() -> None:
+    arguments = ("-p", "segments=[64, 128, 256]", "-p", "dilations=[1, 2, 4]", "--n", "256", "--heads", "4", "--json")
+    document = json.loads(attnc("report", "longnet_bidirectional", *arguments).stdout)
+    assert document["formula"]["pairs"] == f"{4 * (64 + 128 // 4 + 256 // 16)}*N"
+    assert document["pairs"]["bag"] == 4 * (64 + 32 + 16) * 256
+
+
+def test_report_as_text() -> None:
+    text = attnc("report", "strided", "--n", "4096").stdout
+    assert "N = 4,096, 12 heads" in text
+    assert "exact where N is a multiple of 128" in text
+    assert "█" in text
+
+
+def test_show_in_the_terminal_and_as_files(tmp_path: Path) -> None:
+    drawn = attnc("show", "causal", "--n", "4").stdout
+    assert drawn == "causal, N = 4, every head\n█▄\n███▄\n\n"
+    for ending, magic in (("png", b"\x89PNG"), ("svg", b"<?xml"), ("pdf", b"%PDF")):
+        result = attnc(
+            "show", "longnet", "-p", "segments=[8,16]", "-p", "dilations=[1,2]", "-o", f"a.{ending}", cwd=tmp_path
+        )
+        assert result.stdout == f"wrote a.{ending}\n"
+        assert (tmp_path / f"a.{ending}").read_bytes().startswith(magic)
+
+
+def test_compile_writes_a_module_that_checks_itself(tmp_path: Path) -> None:
+    (tmp_path / "my.attn").write_text(
+        'pattern other = self\n## A \\ strange """ comment.\n'
+        "pattern mine(ws = [8, 16]) = mix(segment(w) { causal } for w in ws)\n"
+    )
+    done = attnc("compile", "my.attn:mine", "--heads", "3", "-o", "mine.py", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (0, "wrote mine.py\n")
+    checked = subprocess.run([sys.executable, "mine.py"], cwd=tmp_path, capture_output=True, text=True)
+    assert "all agree" in checked.stdout
+    code = (
+        "import sys, mine; m = mine.Mine(); print(m); assert 'attnc' not in sys.modules and 'sympy' not in sys.modules"
+    )
+    imported = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    assert (imported.returncode, imported.stderr) == (0, "")
+    assert "mine(ws=[8, 16]), heads=3" in imported.stdout
+
+
+def test_compile_other_stages() -> None:
+    assert "= offset(-3..0)" in attnc("compile", "sliding", "-p", "w=4", "--emit", "pattern").stdout
+    assert "plan for 12 heads: 1 branch" in attnc("compile", "sliding", "--emit", "plan").stdout
+    assert json.loads(attnc("compile", "sliding", "--emit", "plan-json").stdout)["heads"] == 12
+
+
+def test_verify_and_list() -> None:
+    verified = attnc("verify", "fixed", "-p", "l=8", "-p", "c=2", "--n", "40", "--heads", "2")
+    assert (verified.returncode, verified.stdout.splitlines()[-1]) == (0, "all agree")
+    listed = attnc("list").stdout
+    assert "longnet_torchscale" in listed
+    assert "[segments, dilations]" in listed

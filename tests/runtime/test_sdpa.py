@@ -1,0 +1,254 @@
+"""The sdpa backend on cpu, and on cuda where there is one."""
+
+from __future__ import annotations
+
+import copy
+import io
+import pickle
+from typing import Any
+
+import attnc
+import pytest
+import torch
+from attnc.lower import lower
+from torch.utils._python_dispatch import TorchDispatchMode
+
+import attnlang
+from attnlang.nn import PatternAttention
+from attnlang.pattern.library import library_names
+from attnlang.runtime.verify import verify
+
+LONGNET = {"segments": [16, 32, 64, 128], "dilations": [1, 2, 4, 8]}
+SMALL: dict[str, dict[str, Any]] = {
+    "sliding": {"w": 48},
+    "strided": {"l": 16},
+    "fixed": {"l": 16, "c": 3},
+    "longformer_local": {"w": 20, "d": 2},
+    "longnet": LONGNET,
+    "longnet_bidirectional": LONGNET,
+    "longnet_torchscale": LONGNET,
+}
+
+needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+
+
+def inputs(n: int, heads: int = 12, batch: int = 1, dim: int = 8) -> list[torch.Tensor]:
+    torch.manual_seed(n)
+    return [torch.randn(batch, heads, n, dim, dtype=torch.float64, requires_grad=True) for _ in range(3)]
+
+
+@pytest.mark.parametrize("name", ["longnet", "longnet_bidirectional", "longnet_torchscale"])
+@pytest.mark.parametrize("n", [1, 7, 128, 200, 391])
+def test_longnet_equals_the_formula_in_float64(name: str, n: int) -> None:
+    q, k, v = inputs(n)
+    m = torch.from_numpy(attnlang.load(name, **LONGNET).multiplicity(n, 12))
+    scores = q @ k.mT * 8**-0.5 + m.double().log()
+    expected = scores.softmax(-1) @ v
+    out = attnc.compile(name, heads=12, **LONGNET)(q, k, v)
+    weight = torch.randn_like(out)
+    torch.testing.assert_close(out, expected, rtol=0, atol=1e-12)
+    mine, true = (torch.autograd.grad(x, (q, k, v), weight) for x in (out, expected))
+    for a, b in zip(mine, true, strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", library_names())
+def test_verify_finds_the_whole_library_right(name: str) -> None:
+    for parameters in ({}, SMALL.get(name, {})):
+        found = verify(attnc.compile(name, heads=6, **parameters))
+        assert found.passed, str(found)
+
+
+@needs_cuda
+@pytest.mark.parametrize("name", library_names())
+def test_verify_on_cuda(name: str) -> None:
+    found = verify(attnc.compile(name, heads=6, **SMALL.get(name, {})), device="cuda")
+    assert found.passed, str(found)
+
+
+@pytest.mark.parametrize("name", ["longnet", "strided", "fixed"])
+def test_gradcheck(name: str) -> None:
+    module = attnc.compile(name, heads=3, **SMALL[name])
+    q, k, v = (x[..., :37, :4].detach().requires_grad_() for x in inputs(40, heads=3))
+    assert torch.autograd.gradcheck(module, (q, k, v))
+
+
+def test_reference_gradgradcheck() -> None:
+    module = attnc.compile("sliding", heads=2, backend="reference", w=3)
+    assert torch.autograd.gradgradcheck(module, [x.detach().requires_grad_() for x in inputs(5, 2, dim=2)])
+
+
+@pytest.mark.parametrize("backend", ["sdpa", "reference"])
+def test_queries_without_keys_give_exactly_zero(backend: str) -> None:
+    pattern = attnlang.loads("pattern p = dilate(4, shift=h)")
+    module = attnc.compile(pattern, heads=2, backend=backend)
+    q, k, v = inputs(10, heads=2)
+    out, lse = module(q, k, v, return_lse=True)
+    for head in (0, 1):
+        empty = [t for t in range(10) if t % 4 != head]
+        assert (out[:, head, empty] == 0).all()
+        assert (lse[:, head, empty] == float("-inf")).all()
+        assert lse[:, head, head::4].isfinite().all()
+    dq, dk, dv = torch.autograd.grad(out.sum(), (q, k, v))
+    assert all(g.isfinite().all() for g in (dq, dk, dv))
+    assert (dv[:, 0, 1::4] == 0).all()
+
+
+def test_order_of_branches_does_not_matter() -> None:
+    q, k, v = inputs(130)
+    one = attnc.compile("longnet", heads=12, **LONGNET)
+    backwards = {name: values[::-1] for name, values in LONGNET.items()}
+    torch.testing.assert_close(
+        one(q, k, v), attnc.compile("longnet", heads=12, **backwards)(q, k, v), rtol=0, atol=1e-13
+    )
+
+
+@pytest.mark.parametrize("layout", ["BNHD", "every other", "broadcast", "last stride 2"])
+def test_any_strides(layout: str) -> None:
+    def make() -> torch.Tensor:
+        match layout:
+            case "BNHD":
+                return torch.randn(2, 70, 4, 8, dtype=torch.float64).transpose(1, 2)
+            case "every other":
+                return torch.randn(2, 8, 140, 8, dtype=torch.float64)[:, 1::2, ::2]
+            case "broadcast":
+                return torch.randn(1, 1, 70, 8, dtype=torch.float64).expand(2, 4, 70, 8)
+            case _:
+                return torch.randn(2, 4, 70, 16, dtype=torch.float64)[..., ::2]
+
+    torch.manual_seed(0)
+    views = [make() for _ in range(3)]
+    module = attnc.compile("longnet", heads=4, **LONGNET)
+    copies = [view.contiguous().requires_grad_() for view in views]
+    leaves = [view.detach().requires_grad_() for view in views]
+    one, two = module(*leaves), module(*copies)
+    torch.testing.assert_close(one, two, rtol=0, atol=1e-13)
+    for a, b in zip(torch.autograd.grad(one.sum(), leaves), torch.autograd.grad(two.sum(), copies), strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=1e-13)
+
+
+def test_scale_and_one_branch_are_plain_attention() -> None:
+    q, k, v = inputs(50, heads=2)
+    for name, causal in (("dense", False), ("causal", True)):
+        expected = torch.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=causal, scale=0.3)
+        torch.testing.assert_close(attnc.compile(name, heads=2)(q, k, v, scale=0.3), expected, rtol=0, atol=1e-13)
+
+
+class _Watch(TorchDispatchMode):
+    """Notes the largest tensor that any operation makes, and which storages the attention kernels read."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.largest = 0
+        self.read: set[int] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if "flash_attention_for_cpu" in str(func):
+            first = 1 if "backward" in str(func) else 0
+            self.read |= {x.untyped_storage().data_ptr() for x in args[first : first + 3]}
+        for x in result if isinstance(result, tuple | list) else (result,):
+            if isinstance(x, torch.Tensor):
+                self.largest = max(self.largest, x.untyped_storage().nbytes() // x.element_size())
+        return result
+
+
+@pytest.mark.parametrize("name", ["longnet", "sliding", "strided", "fixed"])
+def test_no_large_tensor_and_no_copy_of_the_inputs(name: str) -> None:
+    n, heads, dim = 65_536, 2, 8
+    parameters = {"strided": {"l": 2048}, "fixed": {"l": 2048, "c": 2}, "sliding": {"w": 2048}}.get(name, {})
+    module = attnc.compile(name, heads=heads, **parameters)
+    q, k, v = (torch.randn(1, heads, n, dim, requires_grad=True) for _ in range(3))
+    with _Watch() as watch:
+        out = module(q, k, v)
+        if name == "longnet":
+            out.backward(torch.ones_like(out))
+    assert watch.largest <= q.numel(), "something is larger than the inputs"
+    assert watch.read <= {x.untyped_storage().data_ptr() for x in (q, k, v)}, "a kernel read a copy"
+
+
+def test_masks_do_not_grow_with_the_sequence() -> None:
+    from attnlang.plan import Band
+    from attnlang.runtime.kernels import CpuFlash
+    from attnlang.runtime.sdpa import kernel_calls
+
+    plan = lower(attnlang.load("sliding", w=1000), 1)
+
+    def masks(n: int) -> int:
+        calls = kernel_calls(plan, n, CpuFlash())
+        return max(c.q_len * c.k_len for c in calls if not c.causal and c.band != Band())
+
+    assert masks(10**6) == masks(10**5) <= 1024**2
+
+
+def test_modules_pickle_copy_and_hold_no_state() -> None:
+    module = attnc.compile("longnet", heads=12, **LONGNET)
+    q, k, v = inputs(33)
+    expected = module(q, k, v)
+    for clone in (pickle.loads(pickle.dumps(module)), copy.deepcopy(module)):
+        assert torch.equal(clone(q, k, v), expected)
+    buffer = io.BytesIO()
+    torch.save(module, buffer)
+    buffer.seek(0)
+    assert torch.equal(torch.load(buffer, weights_only=False)(q, k, v), expected)
+    assert module.state_dict() == {}
+    assert "longnet(segments=[16" in repr(module)
+
+
+def test_one_plan_serves_every_length_and_batch() -> None:
+    module = attnc.compile("longnet", heads=4, **LONGNET)
+    for batch, n in ((0, 5), (1, 0), (3, 1), (2, 1000)):
+        assert module(*inputs(n, 4, batch)).shape == (batch, 4, n, 8)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"q": torch.randn(4, 9, 8)}, r"q must be \(batch, heads, length, head_dim\)"),
+        (
+            {"q": torch.randn(1, 3, 9, 8), "k": torch.randn(1, 3, 9, 8), "v": torch.randn(1, 3, 9, 8)},
+            "for 4 heads, but q has 3",
+        ),
+        ({"k": torch.randn(1, 2, 9, 8)}, "repeat k and v"),
+        ({"v": torch.randn(1, 4, 8, 8)}, "must have one shape"),
+        ({"k": torch.randn(1, 4, 9, 8).double()}, "must have one dtype"),
+        ({"k": torch.randn(1, 4, 9, 8, device="meta")}, "must have one device"),
+        ({"q": torch.zeros(1, 4, 9, 8, dtype=torch.int64)}, "must be floating point"),
+        ({"lengths": torch.tensor([3])}, "no meaning yet"),
+    ],
+)
+def test_unsuitable_tensors_are_refused(change: dict[str, Any], message: str) -> None:
+    arguments: dict[str, Any] = {name: torch.randn(1, 4, 9, 8) for name in "qkv"} | change
+    with pytest.raises(ValueError, match=message):
+        attnc.compile("causal", heads=4)(**arguments)
+
+
+def test_other_devices_are_refused_by_name() -> None:
+    x = torch.randn(1, 4, 9, 8, device="meta")
+    with pytest.raises(ValueError, match="not on meta; backend 'reference'"):
+        attnc.compile("causal", heads=4)(x, x, x)
+
+
+def test_unsuitable_compilations_are_refused() -> None:
+    with pytest.raises(ValueError, match="unknown backend 'flash'"):
+        attnc.compile("causal", heads=4, backend="flash")
+    with pytest.raises(ValueError, match="heads must be at least 1"):
+        attnc.compile("causal", heads=0)
+    with pytest.raises(ValueError, match="is a pattern already"):
+        attnc.compile(attnlang.load("sliding"), heads=2, w=3)
+    with pytest.raises(attnlang.AttnError, match="did you mean `longnet`"):
+        attnc.compile("longnett", heads=2)
+    with pytest.raises(ValueError, match="needs a plan"):
+        PatternAttention(attnlang.load("causal"), None, 2, "sdpa")
+
+
+def test_verify_notices_a_wrong_plan() -> None:
+    wrong = PatternAttention(attnlang.load("causal"), lower(attnlang.load("dense"), 2), 2)
+    found = verify(wrong, lengths=(8,))
+    assert not found.passed
+    assert "WRONG" in str(found)
+
+
+def test_lse_carries_no_gradient() -> None:
+    _, lse = attnc.compile("causal", heads=2)(*inputs(8, 2), return_lse=True)
+    assert not lse.requires_grad

@@ -1,0 +1,62 @@
+"""Random patterns for hypothesis, as text: the whole vocabulary that has a meaning, small numbers, shallow nesting."""
+
+from __future__ import annotations
+
+from hypothesis import strategies as st
+
+small = st.integers(1, 9)
+signed = st.integers(-9, 9)
+by_head = st.sampled_from(["h", "h // 2", "H - 1 - h", "2 * h + 1", "1 if h >= H // 2 else 0"])
+shift = st.one_of(st.integers(0, 7).map(str), by_head)
+
+
+def _offset(lo: int, length: int, step: int, open_end: str) -> str:
+    ends = {"both": f"{lo}..{lo + length}", "lo": f"..{lo}", "hi": f"{lo}.."}[open_end]
+    return f"offset({ends}{f' step {step}' if step > 1 else ''})"
+
+
+atoms = st.one_of(
+    st.sampled_from(["all", "none", "self", "causal"]),
+    small.map(lambda w: f"window({w})"),
+    st.builds(lambda a, b: f"window(left={a}, right={b})", st.integers(0, 9), st.integers(0, 9)),
+    st.builds(_offset, signed, st.integers(0, 12), st.integers(1, 4), st.sampled_from(["both", "lo", "hi"])),
+    st.builds(lambda m, c: f"key(pos % {m} >= {m} - {c})", st.integers(2, 7), small),
+)
+rare_atoms = st.sampled_from(["key(pos < 3)", "query(pos % 4 == 1)", "same(pos // 3)", "key(pos == n - 1)"])
+
+
+def _frames(body: st.SearchStrategy[str]) -> st.SearchStrategy[str]:
+    return st.one_of(
+        st.builds(lambda w, p: f"segment({w}) {{ {p} }}", st.integers(1, 24), body),
+        st.builds(lambda w, s, p: f"segment({w}, shift={s}) {{ {p} }}", st.integers(1, 24), shift, body),
+        st.builds(lambda r, p: f"dilate({r}) {{ {p} }}", st.integers(1, 5), body),
+        st.builds(lambda r, s, p: f"dilate({r}, shift={s}) {{ {p} }}", st.integers(1, 5), shift, body),
+        st.builds(lambda b, p: f"blocks({b}) {{ {p} }}", st.integers(1, 6), body),
+        body.map(lambda p: f"heads(0..H // 2) {{ {p} }}"),
+        body.map(lambda p: f"~({p})"),
+    )
+
+
+def _joins(body: st.SearchStrategy[str]) -> st.SearchStrategy[str]:
+    operator = st.sampled_from(["&", "|", "-", "+"])
+    return st.one_of(
+        st.builds(lambda a, op, b: f"({a}) {op} ({b})", body, operator, body),
+        st.builds(lambda a, b: f"({a}) if h % 2 == 0 else ({b})", body, body),
+        st.builds(
+            lambda a, b: f"mix(segment(w) {{ dilate(r, shift=h) }} for w, r in [[{a}, 1], [{a * b}, {b}]])",
+            small,
+            small,
+        ),
+    )
+
+
+def _grow(leaves: st.SearchStrategy[str]) -> st.SearchStrategy[str]:
+    return st.recursive(leaves, lambda body: st.one_of(_frames(body), _joins(body)), max_leaves=4)
+
+
+relations = _grow(st.one_of(atoms, rare_atoms))
+"""Any relation."""
+lattices = _grow(atoms)
+"""Relations that are mostly sums of lattices and columns."""
+lengths = st.integers(0, 48)
+heads = st.integers(1, 5)
