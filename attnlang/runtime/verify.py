@@ -135,7 +135,8 @@ def _results(
 
 def _finite(results: Sequence[Tensor]) -> list[Tensor]:
     """Results with lse = -inf, which must agree exactly, taken as a large number."""
-    return [results[0], results[1].masked_fill(results[1] == float("-inf"), -1e6), *results[2:]]
+    lse = results[1].double()
+    return [results[0], lse.masked_fill(lse == float("-inf"), -1e6), *results[2:]]
 
 
 def _errors(results: Sequence[Tensor], exact: Sequence[Tensor]) -> tuple[float, ...]:
