@@ -7,7 +7,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 DEMO   := demo-output
 
-.PHONY: demo test lint types pytest format golden figures clean
+.PHONY: demo test lint types pytest format golden figures tables clean
 
 demo: $(STAMP)
 	$(BIN)/python examples/demo.py $(DEMO)
@@ -30,11 +30,15 @@ format: $(STAMP)
 
 # Rewrite the expected outputs in tests/golden from what the code prints now; read the diff before you commit it.
 golden: $(STAMP)
-	$(BIN)/pytest tests/golden --update-golden
+	$(BIN)/pytest tests/golden tests/docs --update-golden
 
-# The pictures that the README shows.
+# The picture that the README shows.
 figures: $(STAMP)
 	$(BIN)/attnc show longnet -p 'segments=[16,32,64]' -p 'dilations=[1,2,4]' --heads 4 -o docs/longnet.png
+
+# The tables that the README makes of benchmarks/results.
+tables: $(STAMP)
+	$(BIN)/python benchmarks/tables.py
 
 $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)

@@ -137,12 +137,12 @@ def refuse_the_future(pattern: Pattern, config: Config) -> None:
             )
 
 
-def learning_rate(step: int, steps: int, peak: float) -> float:
-    """Linear warm-up over a twentieth, then a cosine down to a tenth."""
-    warm = max(1, steps // 20)
-    if step < warm:
-        return peak * (step + 1) / warm
-    return peak * (0.55 + 0.45 * math.cos(math.pi * (step - warm) / max(1, steps - warm)))
+def learning_rate(step: int, peak: float) -> float:
+    """A linear warm-up over 20 steps, then a slow decay.
+
+    It does not depend on how many steps are to come: a run resumed from a checkpoint is the run that never stopped.
+    """
+    return peak * min((step + 1) / 20, (200 / (step + 200)) ** 0.5)
 
 
 @torch.no_grad()
@@ -170,7 +170,7 @@ def train(
         task = progress.add_task("training", total=steps, completed=first)
         for step in range(first, steps):
             for group in optimizer.param_groups:
-                group["lr"] = learning_rate(step, steps, config.learning_rate)
+                group["lr"] = learning_rate(step, config.learning_rate)
             batch = batch_at(text, config, step).to(device)
             logits = model(batch[:, :-1])
             loss = F.cross_entropy(logits.flatten(0, 1), batch[:, 1:].flatten())
