@@ -54,9 +54,7 @@ def test_commands_print_what_is_shown(page: str, tmp_path: Path, request: pytest
         if kind != "console":
             return block.group(0)
         commands = [line[2:] for line in text.splitlines() if line.startswith("$ ")]
-        printed = [
-            f"$ {command}\n{output}".rstrip("\n") for command in commands if (output := console(command, tmp_path)) or 1
-        ]
+        printed = [f"$ {command}\n{console(command, tmp_path)}".rstrip("\n") for command in commands]
         return f"```{kind}{info}\n" + "\n".join(printed) + "\n```"
 
     shown = (ROOT / page).read_text(encoding="utf-8")
@@ -69,7 +67,8 @@ def test_commands_print_what_is_shown(page: str, tmp_path: Path, request: pytest
 @pytest.mark.parametrize("page", PAGES)
 def test_python_blocks_run_and_print_what_follows(page: str, capsys: pytest.CaptureFixture[str]) -> None:
     blocks = BLOCK.findall((ROOT / page).read_text(encoding="utf-8"))
-    for (kind, _, text), (next_kind, _, expected) in zip(blocks, [*blocks[1:], ("", "", "")], strict=True):
+    following = [*blocks[1:], ("", "", "")][: len(blocks)]
+    for (kind, _, text), (next_kind, _, expected) in zip(blocks, following, strict=True):
         if kind == "python":
             exec(compile(text, page, "exec"), {})
             printed = capsys.readouterr().out

@@ -69,7 +69,7 @@ def test_verify_on_cuda(name: str) -> None:
 @pytest.mark.parametrize("name", ["longnet", "strided", "fixed"])
 def test_gradcheck(name: str) -> None:
     module = attnc.compile(name, heads=3, **SMALL[name])
-    q, k, v = (x[..., :37, :4].detach().requires_grad_() for x in inputs(40, heads=3))
+    q, k, v = (x[..., :19, :3].detach().requires_grad_() for x in inputs(40, heads=3))
     assert torch.autograd.gradcheck(module, (q, k, v))
 
 

@@ -84,3 +84,13 @@ def terminal(m: NDArray[np.int32], width: int = 96) -> str:
         cells = np.vstack((cells, np.zeros((1, size), bool)))
     blocks = cells[::2].astype(int) + 2 * cells[1::2].astype(int)
     return "\n".join("".join(" ▀▄█"[block] for block in line).rstrip() for line in blocks.tolist())
+
+
+def shaded(m: NDArray[np.int32], size: int = 24) -> str:
+    """A matrix as at most size x size cells, two characters each, shaded by the share of pairs with m > 0."""
+    n = m.shape[0]
+    edges = np.unique(np.linspace(0, n, min(size, n) + 1).round().astype(int))
+    sums = np.add.reduceat(np.add.reduceat((m > 0).astype(int), edges[:-1], axis=0), edges[:-1], axis=1)
+    share = sums / np.outer(np.diff(edges), np.diff(edges))
+    levels = np.where(share > 0, 1 + np.minimum(3, (share * 4).astype(int)), 0)
+    return "\n".join("".join(" ░▒▓█"[level] * 2 for level in line).rstrip() for line in levels.tolist())

@@ -11,9 +11,9 @@ from rich.text import Text
 
 from attnc.analysis.formula import Formula, text
 from attnc.analysis.report import FORWARD_FLOPS, Report
-from attnc.emit.picture import terminal
+from attnc.emit.picture import shaded
 
-SKETCH = 48
+SKETCHED = 1024
 
 
 def print_report(report: Report, console: Console) -> None:
@@ -83,8 +83,8 @@ def _formula(name: str, formula: Formula, heads: int) -> str:
 
 
 def _plan(report: Report) -> Group:
-    n = min(report.n, SKETCH)
-    where = f"The first {n} positions of head 0:"
-    sketch = terminal(report.pattern.multiplicity(n, report.heads)[0], SKETCH) if n else ""
+    n = min(report.n, SKETCHED)
+    where = f"The first {n:,} positions of head 0, darker where more pairs count:"
+    sketch = shaded(report.pattern.multiplicity(n, 1)[0]) if n else ""
     plan = f"backend reference: {report.why}" if report.plan is None else f"{report.plan}\nbackend sdpa: {report.why}"
     return Group(Text(plan), Text(f"\n{where}\n{sketch}"))
