@@ -7,6 +7,7 @@ Every step is a command that is printed before it runs, so that one can run it b
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -42,7 +43,7 @@ def main() -> None:
         keep=out / "self-check.txt",
     )
     run("A small LongNet against the definition", *attnc, "verify", "longnet", *SMALL, keep=out / "verify.txt")
-    train = ("python", str(Path(__file__).with_name("train_text.py")))
+    train = ("python", os.path.relpath(Path(__file__).with_name("train_text.py")))
     run("A byte-level GPT on Python's own source code", *train, "--steps", "120", "--out", str(out / "training"))
     print(f"\nEverything is in {out.resolve()}:")
     for path in sorted(p for p in out.rglob("*") if p.is_file() and "__pycache__" not in p.parts):

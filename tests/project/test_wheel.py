@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import sysconfig
 import venv
 import zipfile
 from pathlib import Path
@@ -31,23 +32,24 @@ def test_contents(wheel: Path) -> None:
 
 
 def test_installs_and_runs_elsewhere(wheel: Path, tmp_path: Path) -> None:
-    """A new environment that sees this one's dependencies, but not this checkout."""
+    """pip installs it into a new environment, which sees this one's dependencies but nothing of this checkout."""
     home = tmp_path / "env"
-    venv.create(home, with_pip=False)
+    venv.create(home, with_pip=True)
     python = home / "bin" / "python"
-    version = f"python{sys.version_info.major}.{sys.version_info.minor}"
-    site = home / "lib" / version / "site-packages"
-    with zipfile.ZipFile(wheel) as archive:
-        archive.extractall(site)
-    dependencies = Path(sys.prefix) / "lib" / version / "site-packages"
-    code = (
-        f"import sys; sys.path.append({str(dependencies)!r})\n"
-        "import attnlang, attnc\n"
-        f"assert attnlang.__file__.startswith({str(site)!r}) and attnc.__file__.startswith({str(site)!r})\n"
-        "from attnlang.pattern.library import library_folder\n"
-        f"assert str(library_folder()).startswith({str(site)!r})\n"
-        "from attnc.cli import main\n"
-        "main(['verify', 'longnet', '--n', '9', '--heads', '2'])\n"
-    )
-    done = subprocess.run([python, "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    offline = [python, "-m", "pip", "install", "--quiet", "--no-index", "--no-deps", "--disable-pip-version-check"]
+    subprocess.run([*offline, str(wheel)], check=True, cwd=tmp_path)
+    site = Path(next(iter(home.glob("lib/*/site-packages"))))
+    dependencies = sysconfig.get_paths()["purelib"]
+    (site / "zz_dependencies.py").write_text(f"import sys\nsys.path.append({dependencies!r})\n")
+    (site / "zz_dependencies.pth").write_text("import zz_dependencies\n")
+    done = subprocess.run(
+        [home / "bin" / "attnc", "verify", "longnet", "--n", "9", "--heads", "2"],
+        cwd=tmp_path, capture_output=True, text=True,
+    )  # fmt: skip
     assert (done.returncode, done.stdout.splitlines()[-1:]) == (0, ["all agree"]), done.stderr
+    code = (
+        "import attnlang, attnc; from attnlang.pattern.library import library_folder; "
+        "print(attnlang.__file__, attnc.__file__, library_folder(), sep='\\n')"
+    )
+    where = subprocess.run([python, "-c", code], cwd=tmp_path, check=True, capture_output=True, text=True)
+    assert all(line.startswith(str(site)) for line in where.stdout.splitlines()), where.stdout

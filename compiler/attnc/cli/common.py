@@ -58,6 +58,8 @@ def user_errors() -> Any:
         yield
     except AttnError as error:
         fail(error.diagnostics)
+    except BrokenPipeError:
+        raise  # the reader has left: click ends quietly
     except (ValueError, OSError) as error:
         click.echo(f"error: {error}", err=True)
         sys.exit(2)
