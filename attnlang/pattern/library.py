@@ -131,6 +131,8 @@ def loads(text: str, *, name: str | None = None, source_name: str = "<text>", **
     `name` chooses one of several; without it a text of one pattern is that pattern, and a file of several is the one
     named like the file. Raises AttnError, with all diagnostics, for whatever is wrong.
     """
+    if not isinstance(text, str):  # pyright: ignore[reportUnnecessaryIsInstance] - not everyone checks types
+        raise ValueError(f"loads() takes the text of a pattern, not {text!r}; load() takes a name or a file")
     return _load_source(Source(source_name, text), name, params)
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from operator import index
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, SupportsIndex
 
 from attnlang.pattern import Pattern, load
 from attnlang.pattern.kinds import Argument
@@ -22,6 +23,12 @@ def _pattern(pattern: Pattern | str | Path, params: dict[str, Argument]) -> Patt
             )
         return pattern
     return load(pattern, **params)
+
+
+def whole_number(name: str, value: object, least: int) -> None:
+    """Raise ValueError unless the value is an integer of at least `least`."""
+    if isinstance(value, bool) or not isinstance(value, SupportsIndex) or index(value) < least:
+        raise ValueError(f"{name} must be an integer of at least {least}, not {value!r}")
 
 
 def compile(  # noqa: A001 - the field's word for it
@@ -43,8 +50,7 @@ def compile(  # noqa: A001 - the field's word for it
     found = _pattern(pattern, params)
     if backend not in ("auto", *BACKENDS):
         raise ValueError(f"unknown backend {backend!r}: there are 'auto', {', '.join(map(repr, BACKENDS))}")
-    if heads < 1:
-        raise ValueError(f"heads must be at least 1, not {heads}")
+    whole_number("heads", heads, 1)
     if backend == "reference":
         return PatternAttention(found, None, heads, "reference")
     return PatternAttention(found, lower(found, heads), heads, "sdpa")
@@ -54,6 +60,8 @@ def report(pattern: Pattern | str | Path, *, n: int, heads: int = 12, head_dim: 
     """What a pattern costs at length n: exact pairs, FLOPs, formula, plan. See `attnc.analysis.report.Report`."""
     from attnc.analysis.report import report as analyse
 
+    for name, value, least in (("n", n, 0), ("heads", heads, 1), ("head_dim", head_dim, 1)):
+        whole_number(name, value, least)
     return analyse(_pattern(pattern, params), n, heads, head_dim)
 
 
@@ -68,6 +76,6 @@ def plan(
 
     if ranks != 1:
         raise ValueError(f"ranks = {ranks}: schedules for several ranks are not written yet; ranks = 1 works")
-    if n < 0 or head_dim < 1:
-        raise ValueError(f"n must be at least 0 and head_dim at least 1, not n = {n} and head_dim = {head_dim}")
+    for name, value, least in (("n", n, 0), ("heads", heads, 1), ("head_dim", head_dim, 1)):
+        whole_number(name, value, least)
     return single_rank(_pattern(pattern, params), n, heads)

@@ -73,5 +73,5 @@ def test_check_is_light() -> None:
 
 
 def test_files_stay_small() -> None:
-    long = {name: lines for name, path in SOURCES.items() if (lines := len(path.read_text().splitlines())) > 420}
+    long = {name: lines for name, path in SOURCES.items() if (lines := len(path.read_text().splitlines())) > 370}
     assert not long, "a file of this length asks to be two"

@@ -232,8 +232,13 @@ def test_other_devices_are_refused_by_name() -> None:
 def test_unsuitable_compilations_are_refused() -> None:
     with pytest.raises(ValueError, match="unknown backend 'flash'"):
         attnc.compile("causal", heads=4, backend="flash")
-    with pytest.raises(ValueError, match="heads must be at least 1"):
-        attnc.compile("causal", heads=0)
+    for heads in (0, "2", 2.5, True):
+        with pytest.raises(ValueError, match="heads must be an integer of at least 1"):
+            attnc.compile("causal", heads=heads)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="n must be an integer of at least 0, not -1"):
+        attnc.report("causal", n=-1)
+    with pytest.raises(ValueError, match="takes the text of a pattern"):
+        attnlang.loads(3)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="is a pattern already"):
         attnc.compile(attnlang.load("sliding"), heads=2, w=3)
     with pytest.raises(attnlang.AttnError, match="did you mean `longnet`"):

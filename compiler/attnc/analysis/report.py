@@ -135,12 +135,9 @@ def _formula_dict(found: Formula) -> dict[str, Any]:
 def report(pattern: Pattern, n: int, heads: int, head_dim: int) -> Report:
     """Count, put into a formula, and plan.
 
-    Raises ValueError for sizes out of range, AttnError for a pattern that fails at these sizes, or that is made of
+    Raises AttnError for a pattern that fails at these sizes, or that is made of
     no lattices and too large to count pair by pair.
     """
-    for name, value, least in (("n", n, 0), ("heads", heads, 1), ("head_dim", head_dim, 1)):
-        if value < least:
-            raise ValueError(f"{name} must be at least {least}, not {value}")
     try:
         plan = lower(pattern, heads)
     except AttnError as reason:
