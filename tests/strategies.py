@@ -22,7 +22,10 @@ atoms = st.one_of(
     st.builds(_offset, signed, st.integers(0, 12), st.integers(1, 4), st.sampled_from(["both", "lo", "hi"])),
     st.builds(lambda m, c: f"key(pos % {m} >= {m} - {c})", st.integers(2, 7), small),
 )
-rare_atoms = st.sampled_from(["key(pos < 3)", "query(pos % 4 == 1)", "same(pos // 3)", "key(pos == n - 1)"])
+rare_atoms = st.sampled_from(
+    """key(pos < 3); query(pos % 4 == 1); same(pos // 3); key(pos == n - 1); neighborhood(5); random(3, seed=7);
+    neighborhood(4, stride=3, causal=True); grid(1, n) { self * neighborhood(3) }""".replace("\n", "").split(";")
+)
 
 
 def _frames(body: st.SearchStrategy[str]) -> st.SearchStrategy[str]:

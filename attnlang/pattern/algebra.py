@@ -63,6 +63,31 @@ class Query(RelationNode):
 
 
 @dataclass(frozen=True, slots=True)
+class Neighborhood(RelationNode):
+    """`neighborhood(w, stride=s, causal=c)`: NATTEN's window of w keys, moved inwards at the borders of the frame."""
+
+    width: Expr
+    stride: Expr
+    causal: Expr
+
+
+@dataclass(frozen=True, slots=True)
+class Random(RelationNode):
+    """`random(count, seed=s)`: for every head and query that many distinct keys, by `attnlang.pattern.random_keys`."""
+
+    count: Expr
+    seed: Expr
+
+
+@dataclass(frozen=True, slots=True)
+class Grid(RelationNode):
+    """`grid(a, b, ..) { p * q * .. }`: row-major axes of these sizes, one relation an axis."""
+
+    sizes: tuple[Expr, ...]
+    bodies: tuple[Relation, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Segment(RelationNode):
     """`segment(w, shift=s) { body }`: position t stands in run (t + s) // w at coordinate (t + s) % w."""
 
@@ -155,8 +180,8 @@ class Fold(RelationNode):
 
 
 Relation: TypeAlias = (
-    Everything | Nothing | Offset | Same | Key | Query | Segment | Dilate | Blocks | Heads
-    | Union | Both | Without | Not | Plus | Choice | Fold
+    Everything | Nothing | Offset | Same | Key | Query | Neighborhood | Random
+    | Grid | Segment | Dilate | Blocks | Heads | Union | Both | Without | Not | Plus | Choice | Fold
 )  # fmt: skip
 
 
@@ -169,7 +194,9 @@ def children(relation: Relation) -> tuple[Relation, ...]:
             return (then, otherwise)
         case Segment() | Dilate() | Blocks() | Heads() | Not() | Fold():
             return (relation.body,)
-        case Everything() | Nothing() | Offset() | Same() | Key() | Query():
+        case Grid(_, bodies):
+            return bodies
+        case Everything() | Nothing() | Offset() | Same() | Key() | Query() | Neighborhood() | Random():
             return ()
         case _:
             assert_never(relation)
@@ -195,6 +222,14 @@ def _text(relation: Relation) -> tuple[str, int]:
             return f"key({expression_text(condition)})", 12
         case Query(condition):
             return f"query({expression_text(condition)})", 12
+        case Neighborhood(width, stride, causal):
+            extras = (("stride", stride, "1"), ("causal", causal, "False"))
+            return f"neighborhood({expression_text(width)}{_keywords(extras)})", 12
+        case Random(count, seed):
+            return f"random({expression_text(count)}{_keywords((('seed', seed, '0'),))})", 12
+        case Grid(sizes, bodies):
+            axes = " * ".join(relation_text(body, 9) for body in bodies)
+            return f"grid({', '.join(map(expression_text, sizes))}) {{ {axes} }}", 12
         case Segment() | Dilate() | Blocks() | Heads():
             return _frame_text(relation), 12
         case Union(left, right):
@@ -214,6 +249,12 @@ def _text(relation: Relation) -> tuple[str, int]:
             return f"{kind}({relation_text(body)} {clauses_text(clauses)})", 12
         case _:
             assert_never(relation)
+
+
+def _keywords(extras: tuple[tuple[str, Expr, str], ...]) -> str:
+    """`, name=value` for every argument that is not its default."""
+    shown = ((name, expression_text(value), default) for name, value, default in extras)
+    return "".join(f", {name}={text}" for name, text, default in shown if text != default)
 
 
 def _offset_text(relation: Offset) -> str:

@@ -16,7 +16,7 @@ from attnlang.diagnostics import Label
 from attnlang.pattern import vocabulary
 from attnlang.pattern.findings import Findings
 from attnlang.pattern.kinds import ANNOTATIONS, ANYTHING, BOOLEAN, INTEGER, RELATION, TABLE, Kind, list_of
-from attnlang.pattern.signatures import form_of
+from attnlang.pattern.signatures import factors, form_of
 from attnlang.source import Span
 from attnlang.syntax import tree
 from attnlang.syntax.printer import expression_text
@@ -165,7 +165,8 @@ class Checker(Findings):
         elif op in ("|", "&"):
             wanted = RELATION
         elif op == "*" and RELATION in (self._quiet_kind(left), self._quiet_kind(right)):
-            self.not_yet(node.span, "`*` between relations (the axes of a grid)")
+            help_ = "joined by `&`, relations hold together; `grid(a, b) { p * q }` takes one relation an axis"
+            self.report(codes.WRONG_KIND, "`*` joins the axes of a grid", node.span, "is not in a grid", help=help_)
             return RELATION
         elif op in ("+", "-"):
             kind = self._kind(left)
@@ -280,9 +281,6 @@ class Checker(Findings):
         return RELATION
 
     def _relation(self, node: tree.Call, form: vocabulary.Form) -> Kind:
-        if node.name in vocabulary.UNDEFINED_FORMS:
-            self.not_yet(node.span, f"`{node.name}`")
-            return RELATION
         self._arguments(node, form)
         if node.name == "window" and not node.arguments:
             self.report(codes.WRONG_ARGUMENTS, "`window` needs a width", node.span, "write `window(w)`")
@@ -309,7 +307,19 @@ class Checker(Findings):
             return
         if wanted == "none":
             self.report(codes.WRONG_BODY, f"`{node.name}` takes no braces", node.body.span, "not expected here")
+        if node.name == "grid":
+            self._axes(node, node.body)
+            return
         self._expect(node.body, RELATION, f"the body of `{node.name}`")
+
+    def _axes(self, node: tree.Call, body: tree.Expr) -> None:
+        axes = factors(body)
+        for axis in axes:
+            self._expect(axis, RELATION, "an axis of `grid`")
+        if len(axes) != len(node.arguments):
+            message = f"{len(node.arguments)} axes, but {len(axes)} relation{'s' if len(axes) > 1 else ''}"
+            label = "write one relation an axis, joined by `*`"
+            self.report(codes.WRONG_BODY, f"`grid` has {message}", body.span, label)
 
     def _arguments(self, node: tree.Call, form: vocabulary.Form) -> list[Kind]:
         """Match arguments with a form's parameters; the kinds of the positional ones, in order."""

@@ -12,6 +12,7 @@ from attnlang.pattern import algebra
 from attnlang.pattern.expr import Scope, bindings, evaluate, fold, known
 from attnlang.pattern.functions import fail
 from attnlang.pattern.kinds import Value
+from attnlang.pattern.signatures import factors
 from attnlang.pattern.values import at_least_one
 from attnlang.source import Span
 from attnlang.syntax import tree
@@ -137,6 +138,18 @@ class Elaborator:
                 return algebra.Key(self._argument(node, scope, 0, "b"), span=node.span)
             case "query":
                 return algebra.Query(self._argument(node, scope, 0, "b"), span=node.span)
+            case "neighborhood":
+                return self._neighborhood(node, scope)
+            case "random":
+                count = _check(self._argument(node, scope, 0, "n"), "number of keys", least=0)
+                return algebra.Random(count, self._optional(node, scope, "seed") or ZERO, span=node.span)
+            case "grid":
+                assert node.body is not None
+                sizes = [
+                    fold(size, scope) for size in node.arguments if not isinstance(size, tree.Keyword | tree.Range)
+                ]
+                bodies = tuple(self.relation(axis, scope) for axis in factors(node.body))
+                return algebra.Grid(tuple(_check(size, "size of an axis") for size in sizes), bodies, span=node.span)
             case "segment" | "dilate" | "blocks" | "heads":
                 return self._frame(node, scope)
             case _:
@@ -167,6 +180,12 @@ class Elaborator:
         left = _check(self._optional(node, scope, "left") or ZERO, "keys to the left", least=0)
         right = _check(self._optional(node, scope, "right") or ZERO, "keys to the right", least=0)
         return algebra.Offset(_minus(ZERO, left), right, span=node.span)
+
+    def _neighborhood(self, node: tree.Call, scope: Scope) -> algebra.Relation:
+        width = _check(self._argument(node, scope, 0, "w"), "neighborhood width")
+        stride = _check(self._optional(node, scope, "stride") or tree.Int(1), "stride")
+        causal = self._optional(node, scope, "causal") or tree.Bool(False)
+        return algebra.Neighborhood(width, stride, causal, span=node.span)
 
     def _range(self, node: tree.Call, scope: Scope) -> tuple[tree.Expr | None, tree.Expr | None, tree.Expr | None]:
         value = node.arguments[0]

@@ -7,14 +7,18 @@ matrix and put it where it belongs. Nothing here is fast, and nothing here is sh
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import prod
 from typing import TypeAlias, assert_never
 
 import numpy as np
 from numpy.typing import NDArray
 
+from attnlang import codes
 from attnlang.pattern import algebra
 from attnlang.pattern.expr import Scope, bindings, evaluate, fold, integer, known
+from attnlang.pattern.functions import fail
 from attnlang.pattern.kinds import Value
+from attnlang.pattern.random_keys import keys
 from attnlang.pattern.values import at_least_one, head_range, scope_integer
 from attnlang.syntax.tree import Expr
 
@@ -64,6 +68,16 @@ def _matrix(relation: algebra.Relation, n: int, scope: Scope) -> Matrix:
         case algebra.Query(condition):
             holds = np.array(_at_positions(condition, n, scope), bool)
             return np.broadcast_to(holds[:, None], (n, n)).astype(np.int32)
+        case algebra.Neighborhood():
+            return _neighborhood(relation, n, scope)
+        case algebra.Random(count, seed):
+            result = np.zeros((n, n), np.int32)
+            drawn, origin, head = integer(count, scope), integer(seed, scope), scope_integer(scope, "h")
+            for query in range(n):
+                result[query, keys(drawn, n, origin, head, query)] = 1
+            return result
+        case algebra.Grid():
+            return _grid(relation, n, scope)
         case algebra.Segment():
             return _segment(relation, n, scope)
         case algebra.Dilate():
@@ -92,6 +106,40 @@ def _matrix(relation: algebra.Relation, n: int, scope: Scope) -> Matrix:
             return _fold(relation, n, scope)
         case _:
             assert_never(relation)
+
+
+def _neighborhood(relation: algebra.Neighborhood, n: int, scope: Scope) -> Matrix:
+    """NATTEN's reference mask (csrc/include/natten/cuda/reference/mask.hpp), one axis.
+
+    Queries of a stride group share the window of their leader: the middle one, or the last one where causal.
+    """
+    width, stride = (
+        _at_least_one(e, scope, what) for e, what in ((relation.width, "width"), (relation.stride, "stride"))
+    )
+    causal = bool(evaluate(relation.causal, scope))
+    result = np.zeros((n, n), np.int32)
+    for query in range(n):
+        group = query // stride * stride
+        if causal:
+            leader = min(group + stride - 1, n - 1)
+            result[query, max(leader - width + 1, 0) : query + 1] = 1
+        else:
+            leader = min(group + stride // 2, n - 1)
+            start = max(min(leader - width // 2, n - width), 0)
+            result[query, start : start + width] = 1
+    return result
+
+
+def _grid(relation: algebra.Grid, n: int, scope: Scope) -> Matrix:
+    sizes = [_at_least_one(size, scope, "size of an axis") for size in relation.sizes]
+    if prod(sizes) != n:
+        shape = " x ".join(map(str, sizes))
+        label = f"{shape} = {prod(sizes)} positions, but the frame has {n}"
+        fail(codes.OUT_OF_RANGE, "the grid does not fit the sequence", relation.span, label)
+    result = np.ones((n, n), np.int32)
+    for body, size, place in zip(relation.bodies, sizes, np.unravel_index(np.arange(n), sizes), strict=True):
+        result *= _matrix(body, size, scope)[np.ix_(place, place)]
+    return result
 
 
 def _segment(relation: algebra.Segment, n: int, scope: Scope) -> Matrix:

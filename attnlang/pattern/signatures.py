@@ -1,4 +1,4 @@
-"""How a pattern wants to be called, said in the terms of a built-in form: so that one checker serves both."""
+"""The shapes of calls: how a pattern wants to be called, in the terms of a built-in form; the axes of a grid."""
 
 from __future__ import annotations
 
@@ -24,3 +24,12 @@ def declared_kind(parameter: tree.Param) -> Kind:
     default = None if parameter.default is None else known(parameter.default)
     fallback = ANYTHING if default is None else kind_of(default)
     return ANNOTATIONS.get(parameter.kind or "", fallback)
+
+
+def factors(body: tree.Expr) -> list[tree.Expr]:
+    """P * q * r  -->  [p, q, r]"""
+    match body:
+        case tree.Binary("*", left, right):
+            return [*factors(left), right]
+        case _:
+            return [body]

@@ -95,9 +95,8 @@ FUNCTIONS: dict[str, Form] = {
 }
 """Functions over integers and lists."""
 
-UNDEFINED_FORMS = ("grid", "neighborhood", "random")
-"""Forms that parse and check, but have no meaning in this version."""
 UNDEFINED_NAMES = ("layer", "L")
+"""Names that parse, but have no meaning in this version."""
 
 BUILT_IN = frozenset((*FRAME_NAMES, *CONSTANTS, *RELATIONS, *FOLDS, *FUNCTIONS))
 """Names that a user's definition may not take."""

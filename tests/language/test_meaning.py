@@ -40,6 +40,15 @@ MEANINGS: dict[str, Any] = {
     "segment(8) { dilate(3, shift=2) }": (q // 8 == k // 8) & (q % 8 % 3 == 2) & (k % 8 % 3 == 2),
     "blocks(4) { causal }": k // 4 <= q // 4,
     "blocks(4) { key(pos == n - 1) }": (k // 4 == (N - 1) // 4) & (q == q),
+    "neighborhood(4)": (k >= np.clip(q - 2, 0, N - 4)) & (k < np.clip(q - 2, 0, N - 4) + 4),
+    "neighborhood(30)": NONE + 1,
+    "neighborhood(5, stride=4)": (k >= (start := np.clip(np.minimum(q // 4 * 4 + 2, N - 1) - 2, 0, N - 5)))
+    & (k < start + 5),
+    "neighborhood(6, stride=2, causal=True)": (k <= q) & (k >= np.minimum(q // 2 * 2 + 1, N - 1) - 5),
+    "random(0)": NONE,
+    "random(100)": NONE + 1,
+    "grid(1, 23) { all * window(3) }": (k <= q) & (q - k < 3),
+    "blocks(4) { grid(2, 3) { self * causal } }": (q // 12 == k // 12) & (q // 4 % 3 >= k // 4 % 3),
     "heads(1..3) { self }": (q == k) & (h >= 1) & (h < 3),
     "heads(H // 2..) { self }": (q == k) & (h >= 2),
     "causal | self + self": np.maximum(k <= q, 2 * (q == k)),
@@ -100,6 +109,11 @@ def test_a_shift_that_fails_only_on_some_head_is_reported_with_its_place() -> No
 def test_heads_out_of_range() -> None:
     with pytest.raises(AttnError, match=r"heads 0\.\.4 of 2"):
         attnlang.loads("pattern p = heads(0..4) { all }").multiplicity(4, 2)
+
+
+def test_a_grid_must_fit() -> None:
+    with pytest.raises(AttnError, match="4 x 6 = 24 positions, but the frame has 23"):
+        attnlang.loads("pattern p = grid(4, 6) { all * self }").multiplicity(23, 1)
 
 
 def test_the_oracle_refuses_what_cannot_be_held() -> None:

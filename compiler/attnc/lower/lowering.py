@@ -116,8 +116,9 @@ class _Lowering:
                 return self._fold(relation)
             case algebra.Query():
                 raise Inexpressible("chosen queries are not lowered yet")
-            case algebra.Same():
-                raise Inexpressible("`same` is not lowered yet")
+            case algebra.Same() | algebra.Neighborhood() | algebra.Random() | algebra.Grid():
+                form = algebra.relation_text(relation).partition("(")[0]
+                raise Inexpressible(f"`{form}` is not lowered yet")
 
     def _known(self, expression: tree.Expr) -> int:
         folded = fold(expression, self._scope)
