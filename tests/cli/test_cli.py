@@ -40,6 +40,27 @@ def test_check_as_json(tmp_path: Path) -> None:
     )
 
 
+def test_check_as_sarif_and_github(tmp_path: Path) -> None:
+    (tmp_path / "bad.attn").write_text("pattern a = causl\npattern a = self\n")
+    log = json.loads(attnc("check", "--format", "sarif", "bad.attn", cwd=tmp_path).stdout)
+    assert log["version"] == "2.1.0"
+    first, second = log["runs"][0]["results"]
+    assert (first["ruleId"], first["level"]) == ("A0101", "error")
+    region = {"startLine": 1, "startColumn": 13, "endLine": 1, "endColumn": 18}
+    place = {"artifactLocation": {"uri": "bad.attn"}, "region": region}
+    assert first["locations"] == [{"physicalLocation": place}]
+    assert second["relatedLocations"][0]["message"]["text"] == "first defined here"
+    assert [rule["id"] for rule in log["runs"][0]["tool"]["driver"]["rules"]] == ["A0101", "A0102"]
+    lines = attnc("check", "--format", "github", "bad.attn", cwd=tmp_path).stdout.splitlines()
+    assert lines[0].startswith("::error file=bad.attn,line=1,endLine=1,col=13,endColumn=18,title=A0101::unknown name")
+
+
+def test_explain() -> None:
+    assert attnc("explain", "a0104").stdout.startswith("A0104: An expression is of another kind")
+    wrong = attnc("explain", "A9999")
+    assert (wrong.returncode, "there is no diagnostic A9999" in wrong.stderr) == (2, True)
+
+
 @pytest.mark.parametrize(
     ("content", "message"), [(None, "cannot read"), (b"\xff\xfe\x00", "not UTF-8"), (b"x" * 1_000_001, "larger than")]
 )

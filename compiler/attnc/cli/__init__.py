@@ -18,6 +18,7 @@ COMMANDS = {
     "compile": "Write a pattern as a PyTorch module.",
     "verify": "Compare the compiled pattern with its definition.",
     "list": "List the patterns of the library.",
+    "explain": "Say what a diagnostic means.",
 }
 
 

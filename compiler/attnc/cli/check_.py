@@ -9,13 +9,17 @@ from pathlib import Path
 import click
 
 from attnc.cli.common import print_diagnostics, user_errors
-from attnlang.diagnostics import Diagnostic, has_errors, to_json
+from attnlang import __version__
+from attnlang.diagnostics import Diagnostic, has_errors
+from attnlang.machine_formats import github, json_list, sarif
 from attnlang.pattern.library import check, read
 
 
 @click.command("check")
 @click.argument("files", nargs=-1, required=True, metavar="FILE...")
-@click.option("--format", "format_", type=click.Choice(["text", "json"]), default="text", show_default=True)
+@click.option(
+    "--format", "format_", type=click.Choice(["text", "json", "sarif", "github"]), default="text", show_default=True
+)
 def command(files: tuple[str, ...], format_: str) -> None:
     """Check pattern files and print every error.
 
@@ -25,12 +29,22 @@ def command(files: tuple[str, ...], format_: str) -> None:
     with user_errors():
         for name in files:
             found += check(read(Path(name)))
-    if format_ == "json":
-        click.echo(json.dumps([to_json(diagnostic) for diagnostic in found], indent=2))
-    else:
-        print_diagnostics(found, err=True)
-        errors = sum(diagnostic.severity == "error" for diagnostic in found)
-        counted = f"{len(files)} file{'s' if len(files) > 1 else ''}"
-        verdict = "clean" if not errors else f"{errors} error{'s' if errors > 1 else ''}"
-        click.echo(f"{counted}: {verdict}", err=bool(errors))
+    match format_:
+        case "json":
+            click.echo(json.dumps(json_list(found), indent=2))
+        case "sarif":
+            click.echo(json.dumps(sarif(found, __version__), indent=2))
+        case "github":
+            for diagnostic in found:
+                click.echo(github(diagnostic))
+        case _:
+            _print_text(found, len(files))
     sys.exit(1 if has_errors(found) else 0)
+
+
+def _print_text(found: list[Diagnostic], files: int) -> None:
+    print_diagnostics(found, err=True)
+    errors = sum(diagnostic.severity == "error" for diagnostic in found)
+    counted = f"{files} file{'s' if files > 1 else ''}"
+    verdict = "clean" if not errors else f"{errors} error{'s' if errors > 1 else ''}"
+    click.echo(f"{counted}: {verdict}", err=bool(errors))
