@@ -65,9 +65,14 @@ def _cache_file() -> str | None:
     return os.path.join(folder, "grammar.lark.cache") if os.access(folder, os.W_OK) else None
 
 
+def tokens_of(text: str) -> list[Token]:
+    """All tokens of a text in order, comments and stray characters among them."""
+    return list(_lark().lex(text))
+
+
 def parse(source: Source) -> tuple[tree.File, list[Diagnostic]]:
     """Parse a whole text. Faulty items are left out of the tree and reported; lists are in text order."""
-    tokens = list(_lark().lex(source.text))
+    tokens = tokens_of(source.text)
     comments = tuple((_span(source, token), str(token)) for token in tokens if token.type == "COMMENT")
     diagnostics = _strays(source, tokens)
     items: list[tree.PatternDef | tree.Import] = []
@@ -87,7 +92,7 @@ def parse(source: Source) -> tuple[tree.File, list[Diagnostic]]:
 
 def parse_expression(source: Source) -> tuple[tree.Expr | None, list[Diagnostic]]:
     """Parse a text that is one expression, as given for a parameter."""
-    tokens = list(_lark().lex(source.text))
+    tokens = tokens_of(source.text)
     diagnostics = _strays(source, tokens)
     kept = [token for token in tokens if token.type not in ("COMMENT", "UNEXPECTED")]
     node = None if diagnostics else _parse_tokens(source, kept, "expr", diagnostics)

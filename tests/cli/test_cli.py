@@ -55,6 +55,25 @@ def test_check_as_sarif_and_github(tmp_path: Path) -> None:
     assert lines[0].startswith("::error file=bad.attn,line=1,endLine=1,col=13,endColumn=18,title=A0101::unknown name")
 
 
+def test_fmt(tmp_path: Path) -> None:
+    path = tmp_path / "a.attn"
+    path.write_text("pattern a=causal&all\n")
+    checked = attnc("fmt", "--check", "a.attn", cwd=tmp_path)
+    assert (checked.returncode, checked.stderr) == (1, "a.attn would be formatted\n")
+    shown = attnc("fmt", "--diff", "a.attn", cwd=tmp_path)
+    assert (shown.returncode, shown.stdout.splitlines()[-1]) == (0, "+pattern a = causal & all")
+    assert path.read_text() == "pattern a=causal&all\n"
+    assert attnc("fmt", "a.attn", cwd=tmp_path).stdout == "formatted a.attn\n"
+    assert path.read_text() == "pattern a = causal & all\n"
+    assert attnc("fmt", "--check", "a.attn", cwd=tmp_path).returncode == 0
+    command = [sys.executable, "-m", "attnc", "fmt", "-"]
+    piped = subprocess.run(command, input="pattern  b=self", capture_output=True, text=True)
+    assert piped.stdout == "pattern b = self\n"
+    path.write_text("pattern a = (\n")
+    faulty = attnc("fmt", "a.attn", cwd=tmp_path)
+    assert (faulty.returncode, "A0002" in faulty.stderr, path.read_text()) == (1, True, "pattern a = (\n")
+
+
 def test_explain() -> None:
     assert attnc("explain", "a0104").stdout.startswith("A0104: An expression is of another kind")
     wrong = attnc("explain", "A9999")

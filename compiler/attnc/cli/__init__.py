@@ -13,6 +13,7 @@ from attnlang import __version__
 
 COMMANDS = {
     "check": "Check pattern files and print every error.",
+    "fmt": "Format pattern files.",
     "report": "Say what a pattern costs, exactly.",
     "show": "Draw a pattern, into a file or the terminal.",
     "compile": "Write a pattern as a PyTorch module.",
