@@ -23,13 +23,14 @@ BUILT_IN_NAME: Final = "A0107"
 RECURSION: Final = "A0108"
 PARAMETER: Final = "A0109"
 WHICH_PATTERN: Final = "A0110"
-NO_MEANING_YET: Final = "A0190"
+IMPORT: Final = "A0111"
 DIVISION_BY_ZERO: Final = "A0201"
 OUT_OF_RANGE: Final = "A0202"
 WHERE_FAILS: Final = "A0204"
 UNEQUAL_LENGTHS: Final = "A0205"
 OVERFLOW: Final = "A0206"
 LIST_TOO_LONG: Final = "A0207"
+TABLE: Final = "A0208"
 PATTERN_TOO_LARGE: Final = "A0209"
 CANNOT_LOWER: Final = "A0301"
 
@@ -50,13 +51,14 @@ CODES: Final[dict[str, str]] = {
     RECURSION: "A pattern may not call itself, directly or through others.",
     PARAMETER: "A parameter has no value, an unsuitable one, or does not exist.",
     WHICH_PATTERN: "The file holds several patterns, or none of the name asked for.",
-    NO_MEANING_YET: "The form is part of the language, but this version gives it no meaning yet.",
+    IMPORT: "An imported file is missing or faulty, does not define what is asked of it, or imports itself.",
     DIVISION_BY_ZERO: "The right side of `//` or `%` is zero.",
     OUT_OF_RANGE: "A number lies outside of what its place allows.",
     WHERE_FAILS: "The condition after `where` does not hold for the given parameters.",
     UNEQUAL_LENGTHS: "Lists that go side by side must be of equal length.",
     OVERFLOW: "A computed integer does not fit in 63 bits.",
     LIST_TOO_LONG: "A list has more elements than any pattern needs.",
+    TABLE: "An index lies outside of a runtime table, or a table is used with differing numbers of indices.",
     PATTERN_TOO_LARGE: "The pattern, with its calls and comprehensions written out, is too large.",
     CANNOT_LOWER: "The chosen backend cannot run this pattern; the message names one that can.",
 }

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Literal, TypeAlias, get_args
 
 from torch import Tensor, nn
 
 from attnlang.pattern import Pattern
+from attnlang.pattern.tables import check_names
 from attnlang.plan import Plan
 from attnlang.runtime import reference, sdpa
 
@@ -47,6 +49,7 @@ class PatternAttention(nn.Module):
         scale: float | None = None,
         lengths: None = None,
         return_lse: bool = False,
+        **tables: Tensor,
     ) -> Tensor | tuple[Tensor, Tensor]:
         """Attention of q to k and v.
 
@@ -55,6 +58,8 @@ class PatternAttention(nn.Module):
         lengths     for padded batches; has no meaning yet and must be None
         return_lse  also return lse (B, H, N), the log of the softmax denominator, in float32 (float64 for float64
                     inputs); it carries no gradient
+        tables      the content of each runtime table of the pattern, by name: integers, with as many axes as the
+                    pattern gives indices, or with a batch axis of B before them
 
         Returns out (B, H, N, D) in q's dtype. Queries without keys get out 0 and lse -inf.
         Raises ValueError for shapes, dtypes or devices that do not fit.
@@ -62,9 +67,10 @@ class PatternAttention(nn.Module):
         self._check(q, k, v)
         if lengths is not None:
             raise ValueError("lengths= has no meaning yet: run each sequence of a padded batch at its own length")
+        self._check_tables(tables, q.size(0))
         factor = max(q.size(-1), 1) ** -0.5 if scale is None else float(scale)
         if self.backend == "reference":
-            out, lse = reference.attention(q, k, v, self.pattern, factor)
+            out, lse = reference.attention(q, k, v, self.pattern, factor, tables=tables)
         else:
             assert self.plan is not None
             out, lse = sdpa.attention(q, k, v, self.plan, factor)
@@ -92,6 +98,17 @@ class PatternAttention(nn.Module):
             kinds = {name: str(getattr(x, what)) for name, x in given.items()}
             if len(set(kinds.values())) > 1:
                 raise ValueError(f"q, k and v must have one {what}, but have {kinds}")
+
+    def _check_tables(self, tables: Mapping[str, Tensor], batch: int) -> None:
+        check_names(self.pattern.tables, tables, f"pattern {self.pattern.name}")
+        for name, axes in self.pattern.tables:
+            table = tables[name]
+            if table.is_floating_point() or table.is_complex():
+                raise ValueError(f"table {name} must hold integers, but is {table.dtype}")
+            if table.dim() != axes and (table.dim() != axes + 1 or table.size(0) != batch):
+                axis, shape = "axis" if axes == 1 else "axes", tuple(table.shape)
+                wanted = f"{axes} {axis}, or a batch axis of {batch} before"
+                raise ValueError(f"table {name} must have {wanted}, but has shape {shape}")
 
     def extra_repr(self) -> str:
         return f"{self.pattern.call}, heads={self.heads}, backend={self.backend!r}"

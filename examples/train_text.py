@@ -29,7 +29,6 @@ from torch import Tensor, nn
 
 import attnlang
 from attnlang import Pattern
-from attnlang.pattern.library import parameter_value
 
 BYTES = 256
 
@@ -273,10 +272,7 @@ def given_parameters(pattern: str, parameters: tuple[str, ...], context: int) ->
     values: dict[str, Any] = {}
     for item in parameters:
         name, _, value = item.partition("=")
-        try:
-            values[name] = parameter_value(name, value)
-        except attnlang.AttnError as error:
-            raise click.ClickException(str(error)) from None
+        values[name] = value
     if pattern.startswith("longnet") and not values:
         values = {"segments": [context // 8, context // 4, context], "dilations": [1, 2, 4]}
     return values

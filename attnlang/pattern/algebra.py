@@ -63,6 +63,13 @@ class Query(RelationNode):
 
 
 @dataclass(frozen=True, slots=True)
+class Pairs(RelationNode):
+    """`pairs(b)`: the pairs for whose query position `q` and key position `k` the condition b holds."""
+
+    condition: Expr
+
+
+@dataclass(frozen=True, slots=True)
 class Neighborhood(RelationNode):
     """`neighborhood(w, stride=s, causal=c)`: NATTEN's window of w keys, moved inwards at the borders of the frame."""
 
@@ -180,7 +187,7 @@ class Fold(RelationNode):
 
 
 Relation: TypeAlias = (
-    Everything | Nothing | Offset | Same | Key | Query | Neighborhood | Random
+    Everything | Nothing | Offset | Same | Key | Query | Pairs | Neighborhood | Random
     | Grid | Segment | Dilate | Blocks | Heads | Union | Both | Without | Not | Plus | Choice | Fold
 )  # fmt: skip
 
@@ -196,7 +203,7 @@ def children(relation: Relation) -> tuple[Relation, ...]:
             return (relation.body,)
         case Grid(_, bodies):
             return bodies
-        case Everything() | Nothing() | Offset() | Same() | Key() | Query() | Neighborhood() | Random():
+        case Everything() | Nothing() | Offset() | Same() | Key() | Query() | Pairs() | Neighborhood() | Random():
             return ()
         case _:
             assert_never(relation)
@@ -222,6 +229,8 @@ def _text(relation: Relation) -> tuple[str, int]:
             return f"key({expression_text(condition)})", 12
         case Query(condition):
             return f"query({expression_text(condition)})", 12
+        case Pairs(condition):
+            return f"pairs({expression_text(condition)})", 12
         case Neighborhood(width, stride, causal):
             extras = (("stride", stride, "1"), ("causal", causal, "False"))
             return f"neighborhood({expression_text(width)}{_keywords(extras)})", 12

@@ -29,11 +29,9 @@ class Checker(KindChecker):
         """Check a whole file."""
         seen: dict[str, Span] = {}
         for item in file.items:
-            if isinstance(item, tree.Import):
-                self.not_yet(item.span, "imports", "patterns of the library are in scope without any import")
-                continue
-            self._definition_name(item, seen)
-            self.definition(item)
+            if isinstance(item, tree.PatternDef):
+                self._definition_name(item, seen)
+                self.definition(item)
 
     def definition(self, item: tree.PatternDef, kinds: Mapping[str, Kind] | None = None) -> None:
         """Check one pattern; `kinds` are those of parameter values given from outside."""
@@ -42,6 +40,8 @@ class Checker(KindChecker):
             self._parameter(parameter, (kinds or {}).get(parameter.name))
         if item.where is not None:
             self._expect(item.where, BOOLEAN, "the condition after `where`")
+        if item.within is not None:
+            self._expect(item.within, RELATION, "the bound after `within`")
         self._expect(item.body, RELATION, f"the body of `{item.name}`")
 
     def _definition_name(self, item: tree.PatternDef, seen: dict[str, Span]) -> None:
@@ -65,13 +65,23 @@ class Checker(KindChecker):
             message, known = f"unknown kind `{parameter.kind}`", ", ".join(ANNOTATIONS)
             self.report(codes.UNKNOWN_NAME, message, parameter.span, f"a parameter is one of: {known}")
         if kind == TABLE:
-            self.not_yet(parameter.span, "runtime tables")
-        if parameter.default is not None:
+            self._table(parameter)
+        elif parameter.default is not None:
             found = self._kind(parameter.default)
             if not found.fits(kind):
                 self.wrong_kind(parameter.default, found, kind, f"parameter `{parameter.name}`")
             kind = found if kind == ANYTHING else kind
         self._locals[parameter.name] = given or kind
+
+    def _table(self, parameter: tree.Param) -> None:
+        if parameter.name in vocabulary.MODULE_ARGUMENTS:
+            message, taken = f"a table cannot be called `{parameter.name}`", ", ".join(vocabulary.MODULE_ARGUMENTS)
+            label = "is an argument of the compiled module"
+            self.report(codes.BUILT_IN_NAME, message, parameter.span, label, help=f"any name does but {taken}")
+        if parameter.default is not None:
+            message = f"table `{parameter.name}` has a default"
+            label = "its content is given with every call of the compiled module"
+            self.report(codes.PARAMETER, message, parameter.default.span, label)
 
     # calls ----------------------------------------------------------------------------------------------------------
 
@@ -186,7 +196,9 @@ class Checker(KindChecker):
             what = f"`{parameter.name}` of `{node.name}` is {parameter.kind.a}"
             self.report(codes.WRONG_KIND, what, value.span, "is a range")
             return ANYTHING
-        outer, self._positions = self._positions, parameter.positions
+        outer = self._positions
+        if node.name not in vocabulary.FUNCTIONS:  # `abs(pos)` speaks of the same position as what is around it
+            self._positions = parameter.positions
         kind = self._kind(value)
         self._positions = outer
         if not kind.fits(parameter.kind):

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import NoReturn, Protocol
+from typing import NoReturn
 
 from attnlang import codes
 from attnlang.diagnostics import AttnError, Diagnostic
 from attnlang.pattern import algebra
-from attnlang.pattern.expr import Scope, bindings, evaluate, fold, known
+from attnlang.pattern.arithmetic import known
+from attnlang.pattern.expr import Known, Scope, bindings, fold, free_names
 from attnlang.pattern.functions import fail
-from attnlang.pattern.kinds import Value
+from attnlang.pattern.modules import Module
+from attnlang.pattern.pattern import value_text
 from attnlang.pattern.signatures import factors
 from attnlang.pattern.values import at_least_one
 from attnlang.source import Span
@@ -24,36 +26,63 @@ MAX_CALL_DEPTH = 24
 ZERO = tree.Int(0)
 
 
-class Definitions(Protocol):
-    """Where patterns called by name come from."""
-
-    def find(self, name: str) -> tuple[tree.PatternDef, Definitions] | None:
-        """The definition of a name, and the definitions in whose scope it stands."""
-        ...
+CONSTANT_NAMES = frozenset({"N", "H", "h", "layer", "L"})
+"""Names that mean the same in every frame, so that the value of a parameter may depend on them."""
 
 
-def bind(definition: tree.PatternDef, given: Mapping[str, Value], span: Span | None = None) -> dict[str, Value]:
-    """Values for all parameters of a definition: those given, else the defaults; checks the `where` condition."""
-    scope: dict[str, Value] = {}
+def bind(
+    definition: tree.PatternDef, given: Mapping[str, Known], fixed: Scope, span: Span | None = None
+) -> dict[str, Known]:
+    """What stands for each parameter of a definition: what is given, else the default; checks `where`.
+
+    `fixed` is the scope of names that are known everywhere: `layer` and `L`, where they are given.
+    """
+    scope: dict[str, Known] = {}
     for parameter in definition.params:
         if parameter.name in given:
             scope[parameter.name] = given[parameter.name]
         elif parameter.default is not None:
-            scope[parameter.name] = evaluate(parameter.default, scope)
+            scope[parameter.name] = parameter_value(parameter.default, {**fixed, **scope})
         else:
             message = f"pattern `{definition.name}` needs a value for `{parameter.name}`"
             help_ = (
                 f"give it: `{definition.name}({parameter.name}=...)`, or `-p {parameter.name}=...` on the command line"
             )
             fail(codes.PARAMETER, message, span or parameter.span, "has no default", help_)
-    if definition.where is not None and not evaluate(definition.where, scope):
-        values = ", ".join(f"{name}={_short(value)}" for name, value in scope.items())
-        fail(codes.WHERE_FAILS, "the `where` condition does not hold", definition.where.span, f"is false for {values}")
+    if definition.where is not None:
+        _require(definition.where, {**fixed, **scope}, scope)
     return scope
 
 
-def _short(value: Value) -> str:
-    text = str(list(value)) if isinstance(value, tuple) else str(value)
+def _require(condition: tree.Expr, scope: Scope, parameters: Scope) -> None:
+    holds = known(fold(condition, scope))
+    values = ", ".join(f"{name}={_short(value)}" for name, value in parameters.items())
+    if holds is None:
+        names = " and ".join(f"`{name}`" for name in sorted(free_names(fold(condition, scope))))
+        label = f"depends on {names} for {values}"
+        hint = "`where` is decided before the length and the heads are known: compare numbers"
+        fail(codes.WHERE_FAILS, "the `where` condition cannot be decided", condition.span, label, hint)
+    if not holds:
+        fail(codes.WHERE_FAILS, "the `where` condition does not hold", condition.span, f"is false for {values}")
+
+
+def parameter_value(node: tree.Expr, scope: Scope) -> Known:
+    """What an expression gives for a parameter: its value, or what is left of it over `CONSTANT_NAMES`."""
+    folded = fold(node, scope)
+    value = known(folded)
+    if value is not None:
+        return value
+    local = sorted(free_names(folded) - CONSTANT_NAMES)
+    if local:
+        names = " and ".join(f"`{name}`" for name in local)
+        label = f"depends on {names}: not the same thing inside the pattern that is called"
+        hint = "a parameter may depend on `N`, `H`, `h`, `layer` and `L`"
+        fail(codes.PARAMETER, "this value cannot be handed to a pattern", node.span, label, hint)
+    return folded
+
+
+def _short(value: Known) -> str:
+    text = value_text(value)
     return text if len(text) < 60 else f"{text[:56]}...]"
 
 
@@ -61,8 +90,9 @@ def _short(value: Value) -> str:
 class Elaborator:
     """Turns the body of one definition into a relation. Presumes that the checker found nothing wrong."""
 
-    definitions: Definitions
+    module: Module
     calls: tuple[str, ...] = ()
+    fixed: Scope = field(default_factory=dict[str, Known])
     nodes: list[int] = field(default_factory=lambda: [0])
 
     def relation(self, node: tree.Expr, scope: Scope) -> algebra.Relation:
@@ -138,6 +168,8 @@ class Elaborator:
                 return algebra.Key(self._argument(node, scope, 0, "b"), span=node.span)
             case "query":
                 return algebra.Query(self._argument(node, scope, 0, "b"), span=node.span)
+            case "pairs":
+                return algebra.Pairs(self._argument(node, scope, 0, "b"), span=node.span)
             case "neighborhood":
                 return self._neighborhood(node, scope)
             case "random":
@@ -204,21 +236,22 @@ class Elaborator:
         return None if value is None else fold(value, scope)
 
     def _pattern(self, node: tree.Call, scope: Scope) -> algebra.Relation:
-        """A call of a pattern, written in place. Arguments must be known: they may shape lists and conditions."""
-        found = self.definitions.find(node.name)
+        """A call of a pattern, written in place."""
+        found = self.module.find(node.name)
         assert found is not None
-        definition, definitions = found
+        definition, module = found
         if node.name in self.calls or len(self.calls) >= MAX_CALL_DEPTH:
             _recursion(node, self.calls)
         names = [parameter.name for parameter in definition.params]
-        given: dict[str, Value] = {}
+        given: dict[str, Known] = {}
         for place, argument in enumerate(node.arguments):
             keyword = isinstance(argument, tree.Keyword)
             name, value = (argument.name, argument.value) if keyword else (names[place], argument)
             assert not isinstance(value, tree.Range)
-            given[name] = evaluate(value, scope)
-        inner = bind(definition, given, node.span)
-        return Elaborator(definitions, (*self.calls, node.name), self.nodes).relation(definition.body, inner)
+            given[name] = parameter_value(value, scope)
+        inner = bind(definition, given, self.fixed, node.span)
+        elaborator = Elaborator(module, (*self.calls, node.name), self.fixed, self.nodes)
+        return elaborator.relation(definition.body, {**self.fixed, **inner})
 
 
 def _recursion(node: tree.Call, calls: tuple[str, ...]) -> NoReturn:

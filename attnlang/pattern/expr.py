@@ -6,41 +6,21 @@ diagnostic at the expression that failed.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import NoReturn, TypeAlias, assert_never
 
 from attnlang import codes
-from attnlang.pattern.functions import FUNCTIONS, MAX_ITEMS, bounded, fail, too_long
+from attnlang.pattern.arithmetic import fold_binary, fold_compare, fold_unary, known, literal
+from attnlang.pattern.functions import FUNCTIONS, MAX_ITEMS, fail, too_long
 from attnlang.pattern.kinds import Value
+from attnlang.pattern.tables import Content, key
 from attnlang.source import Span
 from attnlang.syntax import tree
 from attnlang.syntax.printer import expression_text
 
-MAX_INT = 2**63 - 1
-
-Scope: TypeAlias = Mapping[str, Value]
-"""The names whose value is known."""
-
-
-def literal(value: Value, span: Span) -> tree.Expr:
-    """A known value as an expression, standing where `span` says."""
-    if isinstance(value, bool):
-        return tree.Bool(value, span=span)
-    if isinstance(value, int):
-        return tree.Int(value, span=span)
-    return tree.List(tuple(literal(item, span) for item in value), span=span)
-
-
-def known(node: tree.Expr) -> Value | None:
-    """The value of an expression that is a literal, else None."""
-    match node:
-        case tree.Int(value) | tree.Bool(value):
-            return value
-        case tree.List(items):
-            values = [known(item) for item in items]
-            return None if None in values else tuple(value for value in values if value is not None)
-        case _:
-            return None
+Known: TypeAlias = "Value | tree.Expr | Content"
+Scope: TypeAlias = Mapping[str, Known]
+"""Names with what stands for them: a value; an expression over N, h and the like; the content of a table."""
 
 
 def integer(node: tree.Expr, scope: Scope) -> int:
@@ -55,33 +35,41 @@ def evaluate(node: tree.Expr, scope: Scope) -> Value:
     """The value of an expression all of whose names are in scope."""
     value = known(fold(node, scope))
     if value is None:
-        text = expression_text(node)
-        fail(codes.UNKNOWN_NAME, f"`{text}` has no value here", node.span, "depends on what is not known yet")
+        _undecided(node, fold(node, scope))
     return value
+
+
+def _undecided(node: tree.Expr, folded: tree.Expr) -> NoReturn:
+    names = sorted(free_names(folded))
+    label = f"depends on {' and '.join(f'`{name}`' for name in names)}" if names else "depends on a table"
+    hint = None
+    if {"layer", "L"} & set(names):
+        hint = "give the layer with the parameters: `layer=0, L=12` in Python, `-p layer=0 -p L=12` to attnc"
+    fail(codes.UNKNOWN_NAME, f"`{expression_text(node)}` has no value here", node.span, label, hint)
 
 
 def fold(node: tree.Expr, scope: Scope) -> tree.Expr:
     """Replace known names by their values and compute what can be computed:  `w // r + h`, w=8, r=2  -->  `4 + h`"""
     span = node.span
     match node:
-        case tree.Int() | tree.Bool():
+        case tree.Int() | tree.Bool() | tree.Table():
             return node
         case tree.Name(name):
-            return literal(scope[name], span) if name in scope else node
+            return _named(node, scope.get(name))
         case tree.List(items):
             return tree.List(tuple(fold(item, scope) for item in items), span=span)
         case tree.Conditional(condition, then, otherwise):
             return _fold_conditional(node, fold(condition, scope), then, otherwise, scope)
         case tree.Unary(op, operand):
-            return _fold_unary(op, fold(operand, scope), span)
+            return fold_unary(op, fold(operand, scope), span)
         case tree.Binary("and" | "or" as op, left, right):
             return _fold_logic(op, fold(left, scope), right, scope, span)
         case tree.Binary(op, left, right):
-            return _fold_binary(op, fold(left, scope), fold(right, scope), span)
+            return fold_binary(op, fold(left, scope), fold(right, scope), span)
         case tree.Compare(first, ops, rest):
-            return _fold_compare(fold(first, scope), ops, tuple(fold(part, scope) for part in rest), span)
+            return fold_compare(fold(first, scope), ops, tuple(fold(part, scope) for part in rest), span)
         case tree.Index(base, index):
-            return _fold_index(fold(base, scope), fold(index, scope), span)
+            return _fold_index(fold(base, scope), fold(index, scope), span, scope)
         case tree.Comprehension():
             return _fold_comprehension(node, scope)
         case tree.Call(name, arguments):
@@ -91,9 +79,21 @@ def fold(node: tree.Expr, scope: Scope) -> tree.Expr:
             assert_never(node)
 
 
+def _named(node: tree.Name, found: Known | None) -> tree.Expr:
+    match found:
+        case None | Content():
+            return node
+        case tree.Table(name):
+            return tree.Table(name, span=node.span)
+        case tree.Node():
+            return found
+        case _:
+            return literal(found, node.span)
+
+
 _EXPRESSIONS = (
-    tree.Int, tree.Bool, tree.Name, tree.List, tree.Unary, tree.Binary, tree.Compare, tree.Conditional, tree.Index,
-    tree.Comprehension, tree.Call,
+    tree.Int, tree.Bool, tree.Name, tree.Table, tree.List, tree.Unary, tree.Binary, tree.Compare, tree.Conditional,
+    tree.Index, tree.Comprehension, tree.Call,
 )  # fmt: skip
 
 
@@ -107,18 +107,6 @@ def _fold_conditional(
             return fold(then if chosen else otherwise, scope)
 
 
-def _fold_unary(op: str, operand: tree.Expr, span: Span) -> tree.Expr:
-    match known(operand):
-        case bool(value) if op == "not":
-            return tree.Bool(not value, span=span)
-        case int(value) if op == "-":
-            return tree.Int(-value, span=span)
-        case int(value) if op == "+":
-            return tree.Int(value, span=span)
-        case _:
-            return tree.Unary(op, operand, span=span)
-
-
 def _fold_logic(op: str, left: tree.Expr, right: tree.Expr, scope: Scope, span: Span) -> tree.Expr:
     """`and` and `or` look at their right side only where the left one leaves it open."""
     value = known(left)
@@ -129,90 +117,30 @@ def _fold_logic(op: str, left: tree.Expr, right: tree.Expr, scope: Scope, span: 
     return fold(right, scope)
 
 
-def _floor(op: Callable[[int, int], int]) -> Callable[[int, int, Span], int]:
-    def apply(left: int, right: int, span: Span) -> int:
-        if right == 0:
-            _divided_by_zero(span)
-        return op(left, right)
-
-    return apply
-
-
-def _divided_by_zero(span: Span) -> NoReturn:
-    fail(codes.DIVISION_BY_ZERO, "division by zero", span, "the right side is 0")
+def table_entry(node: tree.Expr) -> tuple[str, list[tree.Expr]] | None:
+    """`t[a][b]`  -->  ("t", [a, b]); None for what is not an entry of a table."""
+    indices: list[tree.Expr] = []
+    while isinstance(node, tree.Index):
+        indices.append(node.index)
+        node = node.base
+    return (node.name, indices[::-1]) if isinstance(node, tree.Table) else None
 
 
-def _power(left: int, right: int, span: Span) -> int:
-    if right < 0:
-        label = f"the exponent is {right}"
-        fail(
-            codes.OUT_OF_RANGE,
-            "negative exponent",
-            span,
-            label,
-            help="powers are integers: use an exponent of 0 or more",
-        )
-    if abs(left) > 1 and right > 63:
-        _overflow(span)
-    return left**right
+def _fold_table(node: tree.Index, scope: Scope) -> tree.Expr:
+    entry = table_entry(node)
+    content = scope.get(key(entry[0])) if entry else None
+    if entry is None or not isinstance(content, Content) or len(entry[1]) < content.array.ndim:
+        return node
+    places = [place for index in entry[1] if isinstance(place := known(index), int)]
+    if len(places) < len(entry[1]):
+        return node
+    return tree.Int(content.entry(places, node.span), span=node.span)
 
 
-_ARITHMETIC: dict[str, Callable[[int, int, Span], int]] = {
-    "+": lambda left, right, span: left + right,
-    "-": lambda left, right, span: left - right,
-    "*": lambda left, right, span: left * right,
-    "//": _floor(lambda left, right: left // right),
-    "%": _floor(lambda left, right: left % right),
-    "**": _power,
-}
-
-
-def _overflow(span: Span) -> NoReturn:
-    fail(codes.OVERFLOW, "integer overflow", span, "does not fit in 63 bits")
-
-
-def _fold_binary(op: str, left: tree.Expr, right: tree.Expr, span: Span) -> tree.Expr:
-    match known(left), known(right):
-        case int(a), int(b) if op in _ARITHMETIC:
-            value = _ARITHMETIC[op](a, b, span)
-            if abs(value) > MAX_INT:
-                _overflow(span)
-            return tree.Int(value, span=span)
-        case tuple(a), tuple(b) if op == "+":
-            return literal(bounded((*a, *b), span), span)
-        case _, 0 if op in ("//", "%"):
-            _divided_by_zero(span)
-        case _:
-            return tree.Binary(op, left, right, span=span)
-
-
-_COMPARE: dict[str, Callable[[int, int], bool]] = {
-    "<": lambda a, b: a < b,
-    "<=": lambda a, b: a <= b,
-    ">": lambda a, b: a > b,
-    ">=": lambda a, b: a >= b,
-}
-
-
-def _holds(op: str, left: Value, right: Value, span: Span) -> bool:
-    if op in ("==", "!="):
-        return (left == right) == (op == "==")
-    if isinstance(left, int) and isinstance(right, int):
-        return _COMPARE[op](left, right)
-    fail(codes.WRONG_KIND, f"`{op}` compares integers", span, "compares a list")
-
-
-def _fold_compare(first: tree.Expr, ops: tuple[str, ...], rest: tuple[tree.Expr, ...], span: Span) -> tree.Expr:
-    values = [known(part) for part in (first, *rest)]
-    if any(value is None for value in values):
-        return tree.Compare(first, ops, rest, span=span)
-    sides = [value for value in values if value is not None]
-    holds = all(_holds(op, left, right, span) for left, op, right in zip(sides, ops, sides[1:], strict=False))
-    return tree.Bool(holds, span=span)
-
-
-def _fold_index(base: tree.Expr, index: tree.Expr, span: Span) -> tree.Expr:
+def _fold_index(base: tree.Expr, index: tree.Expr, span: Span, scope: Scope) -> tree.Expr:
     match base, known(index):
+        case (tree.Table() | tree.Index(), _):
+            return _fold_table(tree.Index(base, index, span=span), scope)
         case tree.List(items), int(place):
             if not -len(items) <= place < len(items):
                 label = f"index {place}, but the list has {len(items)} items"
@@ -237,11 +165,11 @@ def _fold_clause(clause: tree.Clause, scope: Scope) -> tree.Clause:
     return tree.Clause(clause.targets, fold(clause.iterable, scope), conditions, span=clause.span)
 
 
-def bindings(clauses: tuple[tree.Clause, ...], scope: Scope) -> list[dict[str, Value]] | None:
+def bindings(clauses: tuple[tree.Clause, ...], scope: Scope) -> list[dict[str, Known]] | None:
     """The scopes that a comprehension runs through, in order; None while a list or condition is not known."""
     scopes = [dict(scope)]
     for clause in clauses:
-        extended: list[dict[str, Value]] = []
+        extended: list[dict[str, Known]] = []
         for outer in scopes:
             items = known(fold(clause.iterable, outer))
             if not isinstance(items, tuple):
@@ -281,7 +209,7 @@ def _fold_call(name: str, arguments: tuple[tree.Expr, ...], span: Span) -> tree.
 def free_names(node: tree.Expr) -> frozenset[str]:
     """The names an expression depends on."""
     match node:
-        case tree.Int() | tree.Bool():
+        case tree.Int() | tree.Bool() | tree.Table():
             return frozenset()
         case tree.Name(name):
             return frozenset({name})

@@ -19,9 +19,14 @@ class Findings:
 
     diagnostics: list[Diagnostic] = field(default_factory=list[Diagnostic])
 
-    def not_yet(self, span: Span, what: str, help: str | None = None) -> None:  # noqa: A002 - rustc's word
-        message = f"{what} {'have' if what.endswith('s') else 'has'} no meaning yet"
-        self.report(codes.NO_MEANING_YET, message, span, "not in this version", help=help)
+    def no_position(self, name: str, span: Span, here: frozenset[str]) -> None:
+        if here:
+            known = " and ".join(f"`{other}`" for other in sorted(here, reverse=True))
+            label = f"the position{'s are' if len(here) > 1 else ' is'} {known} here"
+        else:
+            label = f"`{name}` of what?"
+        help_ = "`pos` has a value in `key(...)`, `query(...)` and `same(...)`; `q` and `k` have one in `pairs(...)`"
+        self.report(codes.UNKNOWN_NAME, "no such position is meant here", span, label, help=help_)
 
     def report(
         self,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import isqrt
 from typing import NoReturn
 
 from attnlang import codes
@@ -60,12 +61,50 @@ def _extreme(pick: Callable[[tuple[int, ...]], int]) -> Callable[[list[Value], S
     return apply
 
 
+def _numbers(value: Value) -> list[int]:
+    return [item for item in value if isinstance(item, int)] if isinstance(value, tuple) else []
+
+
+def _small(value: int, span: Span) -> int:
+    if abs(value) >= 2**63:
+        fail(codes.OVERFLOW, "integer overflow", span, "does not fit in 63 bits")
+    return value
+
+
+def _ceildiv(values: list[Value], span: Span) -> Value:
+    """The smallest integer that is at least a / b."""
+    a, b = _numbers(tuple(values))
+    if b == 0:
+        fail(codes.DIVISION_BY_ZERO, "division by zero", span, "the second argument is 0")
+    return -(-a // b)
+
+
+def _log2(values: list[Value], span: Span) -> Value:
+    """The largest t with 2**t <= value."""
+    (value,) = _numbers(tuple(values))
+    if value < 1:
+        fail(codes.OUT_OF_RANGE, "only numbers of at least 1 have a logarithm", span, f"is of {value}")
+    return value.bit_length() - 1
+
+
+def _isqrt(values: list[Value], span: Span) -> Value:
+    """The largest s with s * s <= value."""
+    (value,) = _numbers(tuple(values))
+    if value < 0:
+        fail(codes.OUT_OF_RANGE, "only numbers of at least 0 have a square root", span, f"is of {value}")
+    return isqrt(value)
+
+
 FUNCTIONS: dict[str, Callable[[list[Value], Span], Value]] = {
     "len": lambda values, span: len(values[0]) if isinstance(values[0], tuple) else 0,
     "range": _range,
     "zip": _zip,
     "min": _extreme(min),
     "max": _extreme(max),
+    "sum": lambda values, span: _small(sum(_numbers(values[0])), span),
+    "ceildiv": _ceildiv,
+    "log2": _log2,
+    "isqrt": _isqrt,
     "abs": lambda values, span: abs(values[0]) if isinstance(values[0], int) else values[0],
 }
 """By name: the values of all arguments, and the place of the call."""

@@ -22,18 +22,22 @@ from attnlang.syntax.printer import expression_text
 class KindChecker(Findings, ABC):
     """Finds the kind of an expression. What calls are worth is said by `Checker`.
 
-    `patterns` maps callable names to their definitions; `_positions` says whether `pos` has a value.
+    `patterns` maps callable names to their definitions; `_positions` says which of `pos`, `q` and `k` have a value.
     """
 
     patterns: Mapping[str, tree.PatternDef] = field(default_factory=dict[str, tree.PatternDef])
     _locals: dict[str, Kind] = field(default_factory=dict[str, Kind])
-    _positions: bool = False
+    _positions: frozenset[str] = frozenset()
 
     @abstractmethod
     def _call(self, node: tree.Call) -> Kind: ...
 
     @abstractmethod
     def _arguments(self, node: tree.Call, form: vocabulary.Form) -> list[Kind]: ...
+
+    def kind(self, node: tree.Expr) -> Kind:
+        """The kind of an expression that stands by itself."""
+        return self._kind(node)
 
     # expressions ----------------------------------------------------------------------------------------------------
 
@@ -51,6 +55,8 @@ class KindChecker(Findings, ABC):
                 return BOOLEAN
             case tree.Name(name):
                 return self._name(name, node.span)
+            case tree.Table():
+                return TABLE
             case tree.List(items):
                 return self._list(items)
             case tree.Unary(op, operand):
@@ -75,12 +81,8 @@ class KindChecker(Findings, ABC):
     def _name(self, name: str, span: Span) -> Kind:
         if name in self._locals:
             return self._locals[name]
-        if name in vocabulary.UNDEFINED_NAMES:
-            self.not_yet(span, f"`{name}`")
-            return INTEGER
-        if name == "pos" and not self._positions:
-            help_ = "`pos` has a value in `key(...)`, `query(...)` and `same(...)`"
-            self.report(codes.UNKNOWN_NAME, "no position is meant here", span, "`pos` of what?", help=help_)
+        if name in vocabulary.POSITIONS - self._positions:
+            self.no_position(name, span, self._positions)
             return INTEGER
         if name in vocabulary.FRAME_NAMES:
             return INTEGER
@@ -156,12 +158,20 @@ class KindChecker(Findings, ABC):
 
     def _index(self, base: tree.Expr, index: tree.Expr) -> Kind:
         self._expect(index, INTEGER, "an index")
+        if isinstance(base, tree.Index) and self._is_table(base):
+            return self._kind(base)
         kind = self._kind(base)
         if kind.name == "list":
             return kind.items[0]
         if kind not in (ANYTHING, TABLE):
             self.wrong_kind(base, kind, list_of(ANYTHING), "what is indexed")
         return INTEGER if kind == TABLE else ANYTHING
+
+    def _is_table(self, node: tree.Expr) -> bool:
+        """Whether a chain of indices begins at a table."""
+        while isinstance(node, tree.Index):
+            node = node.base
+        return isinstance(node, tree.Name) and self._locals.get(node.name) == TABLE
 
     # comprehensions -------------------------------------------------------------------------------------------------
 

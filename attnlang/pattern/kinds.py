@@ -9,7 +9,7 @@ from typing import TypeAlias
 Value: TypeAlias = int | bool | tuple["Value", ...]
 """A known integer, boolean or list."""
 
-Argument: TypeAlias = int | bool | Sequence["Argument"]
+Argument: TypeAlias = int | bool | str | Sequence["Argument"]
 """What Python code may give for a parameter."""
 
 

@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 
 from attnlang import codes
 from attnlang.pattern import algebra
-from attnlang.pattern.expr import Scope, bindings, evaluate, fold, integer, known
+from attnlang.pattern.arrays import evaluate_at
+from attnlang.pattern.expr import Scope, bindings, evaluate, integer
 from attnlang.pattern.functions import fail
-from attnlang.pattern.kinds import Value
 from attnlang.pattern.random_keys import keys
 from attnlang.pattern.values import at_least_one, head_range, scope_integer
 from attnlang.syntax.tree import Expr
@@ -28,8 +28,8 @@ MAX_CELLS = 2**31
 """The largest array the oracle makes: 8 GiB."""
 
 
-def multiplicity(relation: algebra.Relation, n: int, heads: int) -> Matrix:
-    """M as an int32 array (heads, n, n), indexed [h, q, k]."""
+def multiplicity(relation: algebra.Relation, n: int, heads: int, tables: Scope) -> Matrix:
+    """M as an int32 array (heads, n, n), indexed [h, q, k]. `tables` is a scope that holds the content of tables."""
     if heads * n * n > MAX_CELLS:
         raise ValueError(
             f"the multiplicity of {heads} heads at n = {n} has {heads * n * n:,} entries; "
@@ -37,7 +37,7 @@ def multiplicity(relation: algebra.Relation, n: int, heads: int) -> Matrix:
         )
     result = np.zeros((heads, n, n), np.int32)
     for head in range(heads):
-        result[head] = _matrix(relation, n, {"N": n, "H": heads, "h": head})
+        result[head] = _matrix(relation, n, {**tables, "N": n, "H": heads, "h": head})
     return result
 
 
@@ -60,14 +60,17 @@ def _matrix(relation: algebra.Relation, n: int, scope: Scope) -> Matrix:
                 holds &= (k - q) % _at_least_one(step, scope, "step") == 0
             return holds.astype(np.int32)
         case algebra.Same(value):
-            values = _at_positions(value, n, scope)
-            return np.array([[int(a == b) for b in values] for a in values], np.int32).reshape(n, n)
+            values = evaluate_at(value, scope, {"pos": np.arange(n)})
+            return (values[:, None] == values[None, :]).astype(np.int32)
         case algebra.Key(condition):
-            holds = np.array(_at_positions(condition, n, scope), bool)
+            holds = evaluate_at(condition, scope, {"pos": np.arange(n)})
             return np.broadcast_to(holds[None, :], (n, n)).astype(np.int32)
         case algebra.Query(condition):
-            holds = np.array(_at_positions(condition, n, scope), bool)
+            holds = evaluate_at(condition, scope, {"pos": np.arange(n)})
             return np.broadcast_to(holds[:, None], (n, n)).astype(np.int32)
+        case algebra.Pairs(condition):
+            queries, keys_ = (side.reshape(-1) for side in np.indices((n, n)))
+            return evaluate_at(condition, scope, {"q": queries, "k": keys_}).reshape(n, n).astype(np.int32)
         case algebra.Neighborhood():
             return _neighborhood(relation, n, scope)
         case algebra.Random(count, seed):
@@ -175,14 +178,6 @@ def _fold(relation: algebra.Fold, n: int, scope: Scope) -> Matrix:
     for inner in bindings(relation.clauses, scope) or ():
         result = join(result, _matrix(relation.body, n, inner))
     return result
-
-
-def _at_positions(value: Expr, n: int, scope: Scope) -> list[Value]:
-    folded = fold(value, {name: known_value for name, known_value in scope.items() if name != "pos"})
-    constant = known(folded)
-    if constant is not None:
-        return [constant] * n
-    return [evaluate(folded, {"pos": position}) for position in range(n)]
 
 
 def _at_least_one(expression: Expr, scope: Scope, what: str) -> int:

@@ -7,12 +7,15 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from attnlang.pattern.algebra import Relation, relation_text
-from attnlang.pattern.kinds import Value
+from attnlang.pattern.expr import Known
+from attnlang.pattern.tables import Content, contents
 from attnlang.source import Source
+from attnlang.syntax import tree
+from attnlang.syntax.printer import expression_text
 
 if TYPE_CHECKING:
     import numpy as np
-    from numpy.typing import NDArray
+    from numpy.typing import ArrayLike, NDArray
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,26 +24,38 @@ class Pattern:
 
     Attention under it is  out[q, h] = sum_k m e^s v_k / sum_k m e^s  with  s = scale * <q, k>.
     Made by `attnlang.load` and `attnlang.loads`.
+
+    parameters  name and value of each; a value that depends on N, H or h is an expression
+    tables      name and number of axes of each runtime table
+    within      a relation that holds every pair, as the pattern claims; `attnc check` proves it
+    imports     path and text of each file that the source imports, directly or not
     """
 
     name: str
     relation: Relation
-    parameters: tuple[tuple[str, Value], ...] = ()
+    parameters: tuple[tuple[str, Known], ...] = ()
+    tables: tuple[tuple[str, int], ...] = ()
+    within: Relation | None = None
+    imports: tuple[tuple[str, str], ...] = field(default=(), compare=False, repr=False)
     source: Source = field(default=Source("<built in>", ""), compare=False, repr=False)
     doc: str = field(default="", compare=False, repr=False)
 
-    def multiplicity(self, n: int, heads: int) -> NDArray[np.int32]:
+    def multiplicity(self, n: int, heads: int, **tables: ArrayLike) -> NDArray[np.int32]:
         """How often each pair counts: an int32 array (heads, n, n), indexed [head, query, key].
 
         The oracle: computed straight from the definition of every form, for n of some thousands at most.
 
-        Raises ValueError for n < 0, heads < 1 or an array of more than 2^31 entries.
+        `tables` gives the content of each runtime table by name: an array of integers with as many axes as the
+        pattern gives it indices.
+
+        Raises ValueError for n < 0, heads < 1, an array of more than 2^31 entries, or tables that are missing or do
+        not fit; AttnError where the pattern has no meaning at this size.
         """
         from attnlang.pattern.oracle import multiplicity
 
         if n < 0 or heads < 1:
             raise ValueError(f"n must be at least 0 and heads at least 1, not n = {n} and heads = {heads}")
-        return multiplicity(self.relation, n, heads)
+        return multiplicity(self.relation, n, heads, contents(self.tables, tables, f"pattern {self.name}"))
 
     @property
     def call(self) -> str:
@@ -53,6 +68,10 @@ class Pattern:
         return f"{self.call}\n    = {body}"
 
 
-def value_text(value: Value) -> str:
+def value_text(value: Known) -> str:
     """A value as the language writes it."""
+    if isinstance(value, Content):
+        return value.name
+    if isinstance(value, tree.Node):
+        return expression_text(value)
     return f"[{', '.join(map(value_text, value))}]" if isinstance(value, tuple) else str(value)

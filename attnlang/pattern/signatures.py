@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from attnlang.pattern import vocabulary
-from attnlang.pattern.expr import known
+from attnlang.pattern.arithmetic import known
 from attnlang.pattern.kinds import ANNOTATIONS, ANYTHING, RELATION, Kind, kind_of
 from attnlang.syntax import tree
 

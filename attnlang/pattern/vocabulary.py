@@ -9,6 +9,8 @@ from attnlang.pattern.kinds import ANYTHING, BOOLEAN, INTEGER, RELATION, Kind, l
 
 FRAME_NAMES = {
     "pos": "the position within the enclosing frame",
+    "q": "the position of the query, in `pairs`",
+    "k": "the position of the key, in `pairs`",
     "n": "the length of the enclosing frame",
     "N": "the length of the sequence",
     "h": "the head",
@@ -16,7 +18,9 @@ FRAME_NAMES = {
     "layer": "the layer",
     "L": "the number of layers",
 }
-"""Names of integers that are in scope everywhere (`pos` only where a position is at hand)."""
+"""Names of integers that are in scope everywhere; `pos`, `q` and `k` only where positions are at hand."""
+
+POSITIONS = frozenset({"pos", "q", "k"})
 
 CONSTANTS = ("all", "none", "self", "causal")
 """Relations without arguments."""
@@ -24,13 +28,13 @@ CONSTANTS = ("all", "none", "self", "causal")
 
 @dataclass(frozen=True, slots=True)
 class Parameter:
-    """A parameter of a built-in form. `positions`: the argument may use `pos`."""
+    """A parameter of a built-in form. `positions`: the positions that the argument may speak of."""
 
     name: str
     kind: Kind
     required: bool = True
     keyword_only: bool = False
-    positions: bool = False
+    positions: frozenset[str] = frozenset()
 
 
 RANGE = Kind("range")
@@ -47,8 +51,8 @@ class Form:
     many: bool = False
 
 
-def _one(name: str, kind: Kind, *, positions: bool = False) -> Parameter:
-    return Parameter(name, kind, positions=positions)
+def _one(name: str, kind: Kind, *positions: str) -> Parameter:
+    return Parameter(name, kind, positions=frozenset(positions))
 
 
 _SHIFT = Parameter("shift", INTEGER, required=False, keyword_only=True)
@@ -63,9 +67,10 @@ RELATIONS: dict[str, Form] = {
         ),
         RELATION,
     ),
-    "same": Form((_one("e", INTEGER, positions=True),), RELATION),
-    "key": Form((_one("b", BOOLEAN, positions=True),), RELATION),
-    "query": Form((_one("b", BOOLEAN, positions=True),), RELATION),
+    "same": Form((_one("e", INTEGER, "pos"),), RELATION),
+    "key": Form((_one("b", BOOLEAN, "pos"),), RELATION),
+    "query": Form((_one("b", BOOLEAN, "pos"),), RELATION),
+    "pairs": Form((_one("b", BOOLEAN, "q", "k"),), RELATION),
     "neighborhood": Form(
         (
             _one("w", INTEGER),
@@ -91,12 +96,16 @@ FUNCTIONS: dict[str, Form] = {
     "zip": Form((_one("items", list_of(ANYTHING)),), list_of(ANYTHING), many=True),
     "min": Form((_one("values", INTEGER),), INTEGER, many=True),
     "max": Form((_one("values", INTEGER),), INTEGER, many=True),
+    "sum": Form((_one("items", list_of(INTEGER)),), INTEGER),
     "abs": Form((_one("value", INTEGER),), INTEGER),
+    "ceildiv": Form((_one("a", INTEGER), _one("b", INTEGER)), INTEGER),
+    "log2": Form((_one("value", INTEGER),), INTEGER),
+    "isqrt": Form((_one("value", INTEGER),), INTEGER),
 }
 """Functions over integers and lists."""
 
-UNDEFINED_NAMES = ("layer", "L")
-"""Names that parse, but have no meaning in this version."""
+MODULE_ARGUMENTS = ("v", "scale", "lengths", "return_lse", "layers")
+"""Names that a runtime table may not take: the compiled module takes tables as arguments beside these."""
 
 BUILT_IN = frozenset((*FRAME_NAMES, *CONSTANTS, *RELATIONS, *FOLDS, *FUNCTIONS))
 """Names that a user's definition may not take."""

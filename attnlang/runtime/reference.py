@@ -9,6 +9,7 @@ Shape legend: B batch, H heads, N tokens, D head dimension.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import lru_cache
 
 import torch
@@ -19,19 +20,40 @@ from attnlang.runtime.merge import accumulator_dtype
 
 
 @lru_cache(maxsize=8)
-def _multiplicity(pattern: Pattern, n: int, heads: int) -> Tensor:
+def _fixed(pattern: Pattern, n: int, heads: int) -> Tensor:
     return torch.from_numpy(pattern.multiplicity(n, heads))
 
 
+def _multiplicity(pattern: Pattern, n: int, heads: int, batch: int, tables: Mapping[str, Tensor]) -> Tensor:
+    """M as (heads, N, N), or as (B, heads, N, N) where a table has one content for each item of the batch."""
+    if not tables:
+        return _fixed(pattern, n, heads)
+    shared = {name: table.cpu().numpy() for name, table in tables.items()}
+    batched = {name for name, axes in pattern.tables if tables[name].dim() > axes}
+    if not batched:
+        return torch.from_numpy(pattern.multiplicity(n, heads, **shared))
+    items = [
+        {name: table[item] if name in batched else table for name, table in shared.items()} for item in range(batch)
+    ]
+    return torch.stack([torch.from_numpy(pattern.multiplicity(n, heads, **item)) for item in items])
+
+
 def attention(
-    q: Tensor, k: Tensor, v: Tensor, pattern: Pattern, scale: float, dtype: torch.dtype | None = None
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    pattern: Pattern,
+    scale: float,
+    dtype: torch.dtype | None = None,
+    tables: Mapping[str, Tensor] | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Attention under a pattern, by its formula: out (B, H, N, D) in q's dtype, lse (B, H, N) in float32 or float64.
 
-    `dtype` is what the formula is computed in; float64 for float64 inputs and else float32, unless given.
+    `dtype` is what the formula is computed in; float64 for float64 inputs and else float32, unless given. `tables`
+    holds the content of each runtime table, of one axis more where items of the batch have their own.
     """
     dtype = dtype or accumulator_dtype(q.dtype)
-    m_HNN = _multiplicity(pattern, q.size(2), q.size(1)).to(device=q.device, dtype=dtype)
+    m_HNN = _multiplicity(pattern, q.size(2), q.size(1), q.size(0), tables or {}).to(device=q.device, dtype=dtype)
     s_BHNN = q.to(dtype) @ k.to(dtype).transpose(-1, -2) * scale
     if not s_BHNN.numel():
         return q + k + v, s_BHNN.new_zeros(q.shape[:3])  # empty, and still a function of all three

@@ -48,8 +48,8 @@ class TreeBuilder:
         return tree.Import(str(parts[1])[1:-1], names, span=span)
 
     def _pattern(self, span: Span, parts: list[Any]) -> tree.PatternDef:
-        _, name, params, where, _, body = parts
-        return tree.PatternDef(str(name), params or (), where, body, "", self._token_span(name), span=span)
+        _, name, params, where, within, _, body = parts
+        return tree.PatternDef(str(name), params or (), where, within, body, "", self._token_span(name), span=span)
 
     def _params(self, span: Span, parts: list[Any]) -> tuple[tree.Param, ...]:
         return tuple(part for part in parts if part is not None)
@@ -59,6 +59,9 @@ class TreeBuilder:
         return tree.Param(str(name), None if kind is None else str(kind), default, span=self._token_span(name))
 
     def _where(self, span: Span, parts: list[Any]) -> tree.Expr:
+        return parts[1]
+
+    def _within(self, span: Span, parts: list[Any]) -> tree.Expr:
         return parts[1]
 
     # expressions ----------------------------------------------------------------------------------------------------

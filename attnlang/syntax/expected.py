@@ -6,7 +6,8 @@ from lark import Token
 
 _WORDS = {"NAME": "a name", "INT": "a number", "STRING": 'a file in quotes "..."', "$END": "the end"}
 _SPELLING = {
-    "PATTERN": "pattern", "IMPORT": "import", "FROM": "from", "WHERE": "where", "IF": "if", "ELSE": "else", "OR": "or",
+    "PATTERN": "pattern", "IMPORT": "import", "FROM": "from", "WHERE": "where", "WITHIN": "within",
+    "IF": "if", "ELSE": "else", "OR": "or",
     "AND": "and", "NOT": "not", "FOR": "for", "IN": "in", "STEP": "step", "ASSIGN": "=", "COMMA": ",", "COLON": ":",
     "DOTDOT": "..", "LPAR": "(", "RPAR": ")", "LSQB": "[", "RSQB": "]", "LBRACE": "{", "RBRACE": "}",
 }  # fmt: skip

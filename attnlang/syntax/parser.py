@@ -248,5 +248,5 @@ def _with_doc(item: tree.PatternDef, comments: Sequence[tuple[Span, str]]) -> tr
         lines.insert(0, re.sub(r"^##+ ?", "", by_line[line]))
         line -= 1
     return tree.PatternDef(
-        item.name, item.params, item.where, item.body, "\n".join(lines), item.name_span, span=item.span
+        item.name, item.params, item.where, item.within, item.body, "\n".join(lines), item.name_span, span=item.span
     )

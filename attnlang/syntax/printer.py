@@ -23,7 +23,7 @@ def _text(node: tree.Expr | tree.Range | tree.Keyword) -> tuple[str, int]:
             return str(value), _ATOM if value >= 0 else 9
         case tree.Bool(value):
             return str(value), _ATOM
-        case tree.Name(name):
+        case tree.Name(name) | tree.Table(name):
             return name, _ATOM
         case tree.List(items):
             return f"[{', '.join(map(expression_text, items))}]", _ATOM

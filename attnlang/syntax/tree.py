@@ -126,7 +126,16 @@ class Call(Node):
     body: Expr | None = None
 
 
-Expr: TypeAlias = Int | Bool | Name | List | Unary | Binary | Compare | Conditional | Index | Comprehension | Call
+@dataclass(frozen=True, slots=True)
+class Table(Node):
+    """A runtime table, by the name under which its content is given. Made by the elaborator, never by the parser."""
+
+    name: str
+
+
+Expr: TypeAlias = (
+    Int | Bool | Name | Table | List | Unary | Binary | Compare | Conditional | Index | Comprehension | Call
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,11 +149,12 @@ class Param(Node):
 
 @dataclass(frozen=True, slots=True)
 class PatternDef(Node):
-    """`pattern name(params) where condition = body`; `name_span` is the name's own place."""
+    """`pattern name(params) where condition within bound = body`; `name_span` is the name's own place."""
 
     name: str
     params: tuple[Param, ...]
     where: Expr | None
+    within: Expr | None
     body: Expr
     doc: str
     name_span: Span = field(default=NOWHERE, compare=False, repr=False)

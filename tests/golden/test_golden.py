@@ -19,7 +19,8 @@ Golden = Callable[[Path, str], None]
 
 
 @pytest.mark.parametrize("path", FAULTY, ids=lambda path: path.stem)
-def test_faulty_files_print_their_diagnostics(path: Path, golden: Golden) -> None:
+def test_faulty_files_print_their_diagnostics(path: Path, golden: Golden, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(path.parent)
     found = check(Source(path.name, path.read_text(encoding="utf-8")))
     assert found, "a faulty file must have a fault"
     golden(path.with_suffix(".txt"), "\n\n".join(render(diagnostic) for diagnostic in found) + "\n")

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from strategies import relations
 
-from attnlang.pattern.library import library_folder, library_names
+from attnlang.pattern.files import library_folder, library_names
 from attnlang.source import Source
 from attnlang.syntax import parse
 from attnlang.syntax.formatter import format_text

@@ -48,7 +48,7 @@ def test_installs_and_runs_elsewhere(wheel: Path, tmp_path: Path) -> None:
     )  # fmt: skip
     assert (done.returncode, done.stdout.splitlines()[-1:]) == (0, ["all agree"]), done.stderr
     code = (
-        "import attnlang, attnc; from attnlang.pattern.library import library_folder; "
+        "import attnlang, attnc; from attnlang.pattern.files import library_folder; "
         "print(attnlang.__file__, attnc.__file__, library_folder(), sep='\\n')"
     )
     where = subprocess.run([python, "-c", code], cwd=tmp_path, check=True, capture_output=True, text=True)

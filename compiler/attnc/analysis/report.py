@@ -11,6 +11,8 @@ from attnc.lower.lowering import head_pieces, lower
 from attnc.lower.pieces import Inexpressible, Piece
 from attnlang.diagnostics import AttnError
 from attnlang.pattern import Pattern
+from attnlang.pattern.expr import Known
+from attnlang.pattern.pattern import value_text
 from attnlang.plan import Plan
 from attnlang.runtime.calls import resolve
 from attnlang.runtime.tiles import tiles
@@ -92,7 +94,7 @@ class Report:
         """The report as plain data for JSON."""
         return {
             "pattern": self.pattern.name,
-            "parameters": dict(self.pattern.parameters),
+            "parameters": {name: _plain(value) for name, value in self.pattern.parameters},
             "n": self.n,
             "heads": self.heads,
             "head_dim": self.head_dim,
@@ -119,6 +121,11 @@ class Report:
             },
             "memory_bytes": self.memory_bytes,
         }
+
+
+def _plain(value: Known) -> Any:
+    """A parameter for JSON; one that depends on N, H or h as text."""
+    return value if isinstance(value, int | tuple) else value_text(value)
 
 
 def _formula_dict(found: Formula) -> dict[str, Any]:

@@ -40,14 +40,14 @@ def size_options(n: int) -> Callable[[F], F]:
 
 def load_pattern(pattern: str, parameters: Iterable[str]) -> Pattern:
     """The pattern of the command line, with its parameters."""
-    from attnlang.pattern.library import load, parameter_value
+    from attnlang.pattern.library import load
 
     values: dict[str, Any] = {}
     for item in parameters:
         name, equals, text = item.partition("=")
         if not equals or not name.isidentifier():
             raise click.BadParameter(f"-p {item}: write -p NAME=VALUE, as in -p w=128 or -p segments=[64,128]")
-        values[name] = parameter_value(name, text)
+        values[name] = text
     return load(pattern, **values)
 
 

@@ -9,8 +9,10 @@ from collections.abc import Iterator
 
 import attnlang
 from attnc.analysis.report import Report
+from attnlang.pattern.expr import Known
 from attnlang.pattern.pattern import Pattern, value_text
 from attnlang.plan import Band, Branch, Columns, Lattice, Plan, Runs
+from attnlang.syntax.tree import Node
 
 WIDTH = 120
 
@@ -82,17 +84,27 @@ def _names(plan: Plan) -> list[str]:
 
 
 def _source(pattern: Pattern) -> Iterator[str]:
-    text = pattern.source.text.rstrip("\n")
+    yield from _text("SOURCE = ", pattern.source.text, "")
+    if pattern.imports:
+        yield "IMPORTS = {"
+        for path, text in pattern.imports:
+            yield from _text(f"    {path!r}: ", text, ",")
+        yield "}"
+
+
+def _text(before: str, text: str, after: str) -> Iterator[str]:
+    """A text as a literal of several lines, where it can be one."""
+    text = text.rstrip("\n")
     if '"""' in text or "\\" in text:
-        yield f"SOURCE = {text!r}"
+        yield f"{before}{text!r}{after}"
         return
-    yield 'SOURCE = """\\'
+    yield f'{before}"""\\'
     yield text
-    yield '"""'
+    yield f'"""{after}'
 
 
 def _parameters(pattern: Pattern) -> Iterator[str]:
-    items = [f"{name!r}: {value_text(value)}".replace("'", '"', 2) for name, value in pattern.parameters]
+    items = [f'"{name}": {_literal(value)}' for name, value in pattern.parameters]
     line = f"PARAMETERS = {{{', '.join(items)}}}"
     if len(line) <= WIDTH:
         yield line
@@ -100,6 +112,11 @@ def _parameters(pattern: Pattern) -> Iterator[str]:
     yield "PARAMETERS = {"
     yield from (f"    {item}," for item in items)
     yield "}"
+
+
+def _literal(value: Known) -> str:
+    """A parameter as Python writes it; one that depends on N, H or h as a text."""
+    return f'"{value_text(value)}"' if isinstance(value, Node) else value_text(value)
 
 
 def _plan(plan: Plan) -> Iterator[str]:
@@ -159,7 +176,8 @@ def _phases(heads: tuple[int, ...], phases: tuple[int, ...] | None, dilation: in
 def _loader(pattern: Pattern) -> Iterator[str]:
     yield "def load() -> Pattern:"
     yield '    """The pattern this module computes, from its source."""'
-    yield f'    return loads(SOURCE, name="{pattern.name}", **PARAMETERS)'
+    files = ", files=IMPORTS" if pattern.imports else ""
+    yield f'    return loads(SOURCE, name="{pattern.name}"{files}, **PARAMETERS)'
 
 
 def _class(pattern: Pattern, plan: Plan, backend: str) -> Iterator[str]:

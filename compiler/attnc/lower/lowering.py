@@ -28,7 +28,8 @@ from attnc.lower.pieces import (
 from attnlang import codes
 from attnlang.diagnostics import AttnError, Diagnostic
 from attnlang.pattern import Pattern, algebra
-from attnlang.pattern.expr import Scope, bindings, fold, free_names, known
+from attnlang.pattern.arithmetic import known
+from attnlang.pattern.expr import Scope, bindings, fold, free_names
 from attnlang.pattern.values import at_least_one, head_range, scope_integer
 from attnlang.plan import FULL, Band, Branch, Columns, Lattice, Plan, Runs
 from attnlang.syntax import tree
@@ -116,7 +117,7 @@ class _Lowering:
                 return self._fold(relation)
             case algebra.Query():
                 raise Inexpressible("chosen queries are not lowered yet")
-            case algebra.Same() | algebra.Neighborhood() | algebra.Random() | algebra.Grid():
+            case algebra.Same() | algebra.Pairs() | algebra.Neighborhood() | algebra.Random() | algebra.Grid():
                 form = algebra.relation_text(relation).partition("(")[0]
                 raise Inexpressible(f"`{form}` is not lowered yet")
 

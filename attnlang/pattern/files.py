@@ -1,0 +1,66 @@
+"""Reading pattern files, and the folder of the library."""
+
+from __future__ import annotations
+
+from difflib import get_close_matches
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+
+from attnlang import codes
+from attnlang.diagnostics import AttnError, Diagnostic
+from attnlang.source import Source
+
+MAX_BYTES = 1_000_000
+"""The largest file that is read."""
+
+
+def library_folder() -> Path:
+    """Where the library's .attn files are: inside an installed package, or beside it in a checkout."""
+    installed = Path(str(files("attnlang"))) / "patterns"
+    return installed if installed.is_dir() else installed.parent.parent / "patterns"
+
+
+@cache
+def library_names() -> tuple[str, ...]:
+    """The names of all library patterns, sorted."""
+    return tuple(sorted(path.stem for path in library_folder().glob("*.attn")))
+
+
+def library_path(name: str) -> Path:
+    """The file of a library pattern. Raises AttnError (A0005), with the nearest name, if there is none."""
+    if name in library_names():
+        return library_folder() / f"{name}.attn"
+    close = get_close_matches(name, library_names(), 1, 0.5)
+    hint = f"did you mean `{close[0]}`?" if close else "`attnc list` shows the library; files end in .attn"
+    raise unreadable(f"no library pattern is called `{name}`", hint)
+
+
+def unreadable(message: str, hint: str | None = None) -> AttnError:
+    """An error about a file as a whole."""
+    return AttnError(Diagnostic(codes.UNREADABLE, message, None, help=hint))
+
+
+def read(path: Path) -> Source:
+    """Read a file. Raises AttnError (A0005) if it is missing, no regular file, too large, or not UTF-8 text."""
+    try:
+        if path.exists() and not path.is_file():
+            what = "a folder" if path.is_dir() else "no regular file"
+            raise unreadable(f"cannot read {path}: it is {what}", "`-` reads standard input, where a command allows it")
+        with path.open("rb") as file:
+            data = file.read(MAX_BYTES + 1)
+    except (OSError, ValueError) as error:  # ValueError: a path with a null character
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        raise unreadable(f"cannot read {path}: {reason or error}") from None
+    return decode(str(path), data)
+
+
+def decode(name: str, data: bytes) -> Source:
+    """Bytes as the text of a pattern file. Raises AttnError (A0005) if they are too many, or not UTF-8."""
+    if len(data) > MAX_BYTES:
+        raise unreadable(f"{name} is larger than {MAX_BYTES:,} bytes: no pattern file is")
+    try:
+        text = data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise unreadable(f"{name} is not UTF-8 text: byte {error.start} cannot be decoded") from None
+    return Source(name, text.removeprefix("\ufeff").replace("\r\n", "\n"))
