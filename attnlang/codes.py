@@ -1,6 +1,7 @@
 """The catalogue of diagnostic codes. A code is stable: once given, its meaning does not change.
 
-A00xx is about the text, A01xx about names and kinds, A02xx about values, A03xx about what a backend can do.
+A00xx is about the text, A01xx about names and kinds, A02xx about values and claims, A03xx about what a backend
+can do; A04xx are warnings about what is allowed and hardly meant.
 """
 
 from __future__ import annotations
@@ -26,13 +27,20 @@ WHICH_PATTERN: Final = "A0110"
 IMPORT: Final = "A0111"
 DIVISION_BY_ZERO: Final = "A0201"
 OUT_OF_RANGE: Final = "A0202"
+FUTURE: Final = "A0203"
 WHERE_FAILS: Final = "A0204"
 UNEQUAL_LENGTHS: Final = "A0205"
 OVERFLOW: Final = "A0206"
 LIST_TOO_LONG: Final = "A0207"
 TABLE: Final = "A0208"
 PATTERN_TOO_LARGE: Final = "A0209"
+BOUND: Final = "A0211"
+UNPROVED: Final = "A0212"
 CANNOT_LOWER: Final = "A0301"
+NO_KEY: Final = "A0401"
+DEAD: Final = "A0402"
+EMPTY: Final = "A0403"
+UNUSED: Final = "A0404"
 
 CODES: Final[dict[str, str]] = {
     UNEXPECTED_CHARACTER: "The text holds a character that no part of the language uses.",
@@ -54,12 +62,19 @@ CODES: Final[dict[str, str]] = {
     IMPORT: "An imported file is missing or faulty, does not define what is asked of it, or imports itself.",
     DIVISION_BY_ZERO: "The right side of `//` or `%` is zero.",
     OUT_OF_RANGE: "A number lies outside of what its place allows.",
+    FUTURE: "A pattern that is said to be causal, or seems meant to be, holds a pair whose key lies after its query.",
     WHERE_FAILS: "The condition after `where` does not hold for the given parameters.",
     UNEQUAL_LENGTHS: "Lists that go side by side must be of equal length.",
     OVERFLOW: "A computed integer does not fit in 63 bits.",
     LIST_TOO_LONG: "A list has more elements than any pattern needs.",
     TABLE: "An index lies outside of a runtime table, or a table is used with differing numbers of indices.",
     PATTERN_TOO_LARGE: "The pattern, with its calls and comprehensions written out, is too large.",
+    BOUND: "A pattern holds a pair outside of the relation that stands after `within`.",
+    UNPROVED: "A pattern may hold a pair outside of its bound: integer sets cannot decide it.",
     CANNOT_LOWER: "The chosen backend cannot run this pattern; the message names one that can.",
+    NO_KEY: "Some queries have no key: their output is 0.",
+    DEAD: "A part of a union adds no pair that the other parts do not hold.",
+    EMPTY: "A pattern, or a part of it, holds no pair on any head at any length.",
+    UNUSED: "A parameter or an imported name is never used.",
 }
 """Every code with what it means."""

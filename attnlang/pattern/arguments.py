@@ -19,7 +19,7 @@ from attnlang.pattern.signatures import declared_kind
 from attnlang.source import Source
 from attnlang.syntax import parse_expression, tree
 
-LAYER_NAMES = ("layer", "L")
+LAYER_NAMES = frozenset({"layer", "L"})
 """Names that are given like parameters, and mean the same in every pattern."""
 
 WANTED = "an integer, a boolean, a list of them, or an expression as text"
@@ -51,9 +51,8 @@ def given_values(definition: tree.PatternDef, params: Mapping[str, Argument]) ->
 def given_layer(params: Mapping[str, Argument]) -> dict[str, Known]:
     """`layer` and `L`, as far as they are given, checked."""
     values: dict[str, int] = {}
-    for name in LAYER_NAMES:
-        if name in params:
-            values[name] = _count(name, params[name], 1 if name == "L" else 0)
+    for name in sorted(LAYER_NAMES & set(params)):
+        values[name] = _count(name, params[name], 1 if name == "L" else 0)
     if len(values) == 2 and values["layer"] >= values["L"]:
         last = values["L"] - 1
         _refuse(f"`layer` is {values['layer']}, but with L = {values['L']} layers count from 0 to {last}")

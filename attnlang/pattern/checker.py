@@ -15,6 +15,7 @@ from attnlang.pattern import vocabulary
 from attnlang.pattern.kind_checker import KindChecker
 from attnlang.pattern.kinds import ANNOTATIONS, ANYTHING, BOOLEAN, INTEGER, RELATION, TABLE, Kind, list_of
 from attnlang.pattern.signatures import factors, form_of
+from attnlang.pattern.walk import subnodes
 from attnlang.source import Span
 from attnlang.syntax import tree
 
@@ -43,6 +44,14 @@ class Checker(KindChecker):
         if item.within is not None:
             self._expect(item.within, RELATION, "the bound after `within`")
         self._expect(item.body, RELATION, f"the body of `{item.name}`")
+        self._unused(item)
+
+    def _unused(self, item: tree.PatternDef) -> None:
+        used = {node.name for node in subnodes(item) if isinstance(node, tree.Name)}
+        for parameter in item.params:
+            if parameter.name not in used:
+                message = f"parameter `{parameter.name}` is never used"
+                self.warn(codes.UNUSED, message, parameter.span, "changes nothing")
 
     def _definition_name(self, item: tree.PatternDef, seen: dict[str, Span]) -> None:
         if item.name in seen:

@@ -39,6 +39,9 @@ class Findings:
     ) -> None:
         self.diagnostics.append(Diagnostic(code, message, span, label, others, help))
 
+    def warn(self, code: str, message: str, span: Span, label: str) -> None:
+        self.diagnostics.append(Diagnostic(code, message, span, label, severity="warning"))
+
     def built_in(self, name: str, span: Span) -> None:
         self.report(
             codes.BUILT_IN_NAME, f"`{name}` is built in", span, "cannot be defined anew", help="choose another name"

@@ -15,7 +15,7 @@ from attnlang.pattern.files import library_names, library_path, read
 from attnlang.pattern.kinds import Argument
 from attnlang.pattern.modules import Callable, Module, Reader, Texts, load_module, pick
 from attnlang.pattern.pattern import Pattern
-from attnlang.pattern.walk import table_axes
+from attnlang.pattern.walk import subnodes, table_axes
 from attnlang.source import Source
 from attnlang.syntax import tree
 
@@ -34,7 +34,7 @@ def check(source: Source) -> list[Diagnostic]:
         diagnostics.append(Diagnostic(codes.NO_PATTERN, message, None, help=hint))
     if not has_errors(diagnostics):
         for item in module.file.patterns:
-            if not any(parameter.default is None and parameter.kind != "table" for parameter in item.params):
+            if _is_complete(item):
                 diagnostics += _value_errors(module, item)
     return sorted(diagnostics, key=lambda d: _order(d, source))
 
@@ -59,10 +59,28 @@ def _modules(module: Module) -> list[Module]:
 
 def _value_errors(module: Module, item: tree.PatternDef) -> list[Diagnostic]:
     try:
-        _elaborate(module, item, {}, dict.fromkeys(LAYER_NAMES, 1))
+        _at_layers(module, item)
     except AttnError as error:
         return list(error.diagnostics)
     return []
+
+
+def _at_layers(module: Module, item: tree.PatternDef) -> list[Pattern]:
+    """A pattern with its defaults; on the first and the last of some layers, where it differs by layer."""
+    if not LAYER_NAMES & {node.name for node in subnodes(item) if isinstance(node, tree.Name)}:
+        return [_elaborate(module, item, {}, {})]
+    return [_elaborate(module, item, {}, {"layer": layer, "L": 12}) for layer in (0, 11)]
+
+
+def default_patterns(source: Source) -> list[Pattern]:
+    """The patterns of a faultless text whose parameters all have defaults."""
+    module, _ = load_module(source)
+    complete = [item for item in module.file.patterns if _is_complete(item)]
+    return [pattern for item in complete for pattern in _at_layers(module, item)]
+
+
+def _is_complete(item: tree.PatternDef) -> bool:
+    return all(parameter.default is not None or parameter.kind == "table" for parameter in item.params)
 
 
 def loads(

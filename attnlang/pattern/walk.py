@@ -13,6 +13,11 @@ from attnlang.pattern.functions import fail
 from attnlang.syntax import tree
 
 
+def subnodes(root: tree.Node) -> Iterator[tree.Node]:
+    """A piece of syntax and everything inside it."""
+    return (node for node in nodes(root) if isinstance(node, tree.Node))
+
+
 def nodes(root: Relation | tree.Node) -> Iterator[RelationNode | tree.Node]:
     """A relation or expression and everything inside it, outermost first."""
     stack: list[Any] = [root]
@@ -24,6 +29,11 @@ def nodes(root: Relation | tree.Node) -> Iterator[RelationNode | tree.Node]:
             yield item
             assert is_dataclass(item)
             stack.extend(getattr(item, part.name) for part in reversed(fields(item)) if part.name != "span")
+
+
+def free_names_of(relation: Relation) -> frozenset[str]:
+    """The names that a relation speaks of: `h`, `N`, `pos` and the like."""
+    return frozenset(node.name for node in nodes(relation) if isinstance(node, tree.Name))
 
 
 def table_axes(relation: Relation) -> tuple[tuple[str, int], ...]:

@@ -12,7 +12,7 @@ from attnc.cli.common import print_diagnostics, user_errors
 from attnlang import __version__
 from attnlang.diagnostics import Diagnostic, has_errors
 from attnlang.machine_formats import github, json_list, sarif
-from attnlang.pattern.library import check, read
+from attnlang.pattern.files import read
 
 
 @click.command("check")
@@ -25,6 +25,8 @@ def command(files: tuple[str, ...], format_: str) -> None:
 
     Exit status 0 if there is none, 1 if there are some, 2 if a file cannot be read.
     """
+    from attnc.analysis.properties import check
+
     found: list[Diagnostic] = []
     with user_errors():
         for name in files:
