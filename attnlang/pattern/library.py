@@ -55,7 +55,7 @@ class FileDefinitions:
 
 @cache
 def _library_file(name: str) -> tree.File:
-    file, diagnostics = parse(read(library_folder() / f"{name}.attn"))
+    file, diagnostics = parse(library_source(name))
     if diagnostics:
         raise AttnError(*diagnostics)
     return file
@@ -145,13 +145,14 @@ def load(target: str | Path, **params: Argument) -> Pattern:
     text = str(target)
     path, _, name = text.partition(":") if ".attn:" in text else (text, "", "")
     if not path.endswith(".attn") and "/" not in path:
-        return _load_source(read(_library_path(path)), None, params)
+        return _load_source(library_source(path), None, params)
     return _load_source(read(Path(path)), name or None, params)
 
 
-def _library_path(name: str) -> Path:
+def library_source(name: str) -> Source:
+    """The text of a library pattern. Raises AttnError (A0005) if the library has none of that name."""
     if name in library_names():
-        return library_folder() / f"{name}.attn"
+        return read(library_folder() / f"{name}.attn")
     close = get_close_matches(name, library_names(), 1, 0.5)
     hint = f"did you mean `{close[0]}`?" if close else "`attnc list` shows the library; files end in .attn"
     raise _unreadable(f"no library pattern is called `{name}`", hint)
