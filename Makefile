@@ -7,7 +7,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 DEMO   := demo-output
 
-.PHONY: demo test lint types pytest format golden figures tables clean
+.PHONY: demo test lint types pytest format golden figures tables editors clean
 
 demo: $(STAMP)
 	$(BIN)/python examples/demo.py $(DEMO)
@@ -39,6 +39,10 @@ figures: $(STAMP)
 # The tables that the README makes of benchmarks/results.
 tables: $(STAMP)
 	$(BIN)/python benchmarks/tables.py
+
+# The grammar that editors colour texts with, made from the vocabulary.
+editors: $(STAMP)
+	$(BIN)/python -m attnlang.pattern.textmate editors/vscode/syntaxes/attn.tmLanguage.json
 
 $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)

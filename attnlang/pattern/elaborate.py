@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NoReturn
 
 from attnlang import codes
@@ -251,7 +251,7 @@ class Elaborator:
             given[name] = parameter_value(value, scope)
         inner = bind(definition, given, self.fixed, node.span)
         elaborator = Elaborator(module, (*self.calls, node.name), self.fixed, self.nodes)
-        return elaborator.relation(definition.body, {**self.fixed, **inner})
+        return replace(elaborator.relation(definition.body, {**self.fixed, **inner}), span=node.span)
 
 
 def _recursion(node: tree.Call, calls: tuple[str, ...]) -> NoReturn:

@@ -5,12 +5,13 @@ from pathlib import Path
 
 import attnc
 import pytest
+from attnc.analysis.properties import check
 from attnc.emit.python import emit
 from attnc.lower import lower
 
 import attnlang
 from attnlang.diagnostics import render
-from attnlang.pattern.library import check, library_names
+from attnlang.pattern.library import library_names
 from attnlang.source import Source
 
 HERE = Path(__file__).parent

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from math import prod
 from typing import assert_never
 
 import islpy as isl
 
 from attnc.analysis.affine import Names, NotAffineError, affine, condition, constant, variable
-from attnc.analysis.isl_types import Map, Set
+from attnc.analysis.isl_types import Map, Set, TooHardError, bounded
 from attnlang.pattern import algebra
 from attnlang.pattern.arithmetic import known
 from attnlang.pattern.expr import Scope, bindings, fold
@@ -39,11 +40,17 @@ class Support:
     reason: str
 
 
+@lru_cache(maxsize=4096)
 def support(relation: algebra.Relation, head: int, heads: int) -> Support:
     """The support of a relation on one head of `heads`, as a set over N."""
     builder = _Builder({"h": head, "H": heads})
     outermost = isl.Set("[N] -> { [q, k, n] : n = N and N >= 0 }")
-    found = builder.pairs(relation, upper=True).intersect(outermost)
+    try:
+        with bounded():
+            found = builder.pairs(relation, upper=True).intersect(outermost)
+    except TooHardError as reason:
+        builder.reasons.append(str(reason))
+        found = frame().intersect(outermost)
     lengths = outermost
     for size in builder.grids:
         lengths = lengths.intersect(variable("n").eq_set(constant(size)))

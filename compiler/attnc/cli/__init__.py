@@ -12,6 +12,7 @@ import click
 from attnlang import __version__
 
 COMMANDS = {
+    "new": "Write a file to start from.",
     "check": "Check pattern files and print every error.",
     "fmt": "Format pattern files.",
     "report": "Say what a pattern costs, exactly.",

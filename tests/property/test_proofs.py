@@ -1,0 +1,77 @@
+"""What is proved, and what is shown to fail, against the oracle."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import pytest
+from attnc.analysis.members import members
+from attnc.analysis.proofs import covered, exact_sets, outside, query_without_key
+from attnc.analysis.properties import findings
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+import attnlang
+from attnlang import Pattern
+from attnlang.pattern.library import library_names
+from tests.strategies import lengths, relations
+
+PLACES = [(1, 0), (2, 0), (2, 1)]
+
+
+def pattern_of(text: str) -> Pattern:
+    assume("grid" not in text)
+    return attnlang.loads(f"pattern p = {text}")
+
+
+@given(relations, relations, lengths)
+@settings(max_examples=150, deadline=None)
+def test_a_bound_holds_or_the_example_leaves_it(text: str, bound_text: str, n: int) -> None:
+    pattern, bound = pattern_of(text), pattern_of(bound_text)
+    found = outside(pattern.relation, bound.relation, PLACES)
+    if found.example is not None:
+        at = found.example
+        assert at.k is not None
+        assert pattern.multiplicity(at.n, at.heads)[at.head, at.q, at.k] > 0
+        assert bound.multiplicity(at.n, at.heads)[at.head, at.q, at.k] == 0
+    elif not found.unproved:
+        for heads in (1, 2):
+            assert not ((pattern.multiplicity(n, heads) > 0) & (bound.multiplicity(n, heads) == 0)).any()
+
+
+@given(relations, st.integers(1, 40))
+@settings(max_examples=150, deadline=None)
+def test_queries_without_keys(text: str, n: int) -> None:
+    pattern = pattern_of(text)
+    at = query_without_key(pattern.relation, PLACES)
+    exact = exact_sets(pattern.relation, PLACES)
+    if at is not None:
+        assert not pattern.multiplicity(at.n, at.heads)[at.head, at.q].any()
+    elif exact is not None and not all(each.is_empty() for each in exact):
+        for (heads, head), each in zip(PLACES, exact, strict=True):
+            if not each.is_empty():
+                assert pattern.multiplicity(n, heads)[head].any(1).all()
+
+
+@given(relations, lengths)
+@settings(max_examples=150, deadline=None)
+def test_members_are_parts_and_hold_every_pair(text: str, n: int) -> None:
+    pattern = pattern_of(text)
+    whole = pattern.multiplicity(n, 2) > 0
+    parts = [Pattern("part", part.relation).multiplicity(n, 2) > 0 for part in members(pattern.relation)]
+    assert (sum(parts) > 0).tolist() == whole.tolist()
+    sets = [exact_sets(part.relation, PLACES) for part in members(pattern.relation)]
+    for (one, first), (other, second) in pairwise(zip(sets, parts, strict=True)):
+        if one is not None and other is not None and covered(one, [other]):
+            assert not (first & ~second).any()
+
+
+@pytest.mark.parametrize("name", library_names())
+def test_the_library_has_no_findings(name: str) -> None:
+    assert findings(attnlang.load(name)) == []
+
+
+def test_hard_questions_end() -> None:
+    """Segments and dilations with hardly a common factor: more cases than anyone waits for."""
+    pattern = attnlang.load("longnet", segments=[2048, 3071, 8191, 17001, 32767], dilations=[3, 5, 7, 11, 13])
+    assert [found.code for found in findings(pattern)] == ["A0401"]
