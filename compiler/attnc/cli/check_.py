@@ -48,5 +48,8 @@ def _print_text(found: list[Diagnostic], files: int) -> None:
     print_diagnostics(found, err=True)
     errors = sum(diagnostic.severity == "error" for diagnostic in found)
     counted = f"{files} file{'s' if files > 1 else ''}"
+    warnings = len(found) - errors
     verdict = "clean" if not errors else f"{errors} error{'s' if errors > 1 else ''}"
+    if warnings:
+        verdict += f", {warnings} warning{'s' if warnings > 1 else ''}"
     click.echo(f"{counted}: {verdict}", err=bool(errors))
