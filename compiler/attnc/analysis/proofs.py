@@ -5,7 +5,7 @@ A place is (heads, head): sets are made for one head of a number of heads.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -133,6 +133,16 @@ def exact_sets(relation: algebra.Relation, places: Sequence[Place]) -> list[Set]
             return None
         sets.append(found.pairs)
     return sets
+
+
+def joined(parts: Iterable[list[Set] | None]) -> list[Set] | None:
+    """The union of several relations' sets, place by place; None unless all are exact."""
+    result: list[Set] | None = None
+    for sets in parts:
+        if sets is None:
+            return None
+        result = sets if result is None else [a.union(b) for a, b in zip(result, sets, strict=True)]
+    return result
 
 
 def are_empty(sets: Sequence[Set]) -> bool:

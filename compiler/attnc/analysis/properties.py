@@ -16,7 +16,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
-from attnc.analysis.members import members
+from attnc.analysis.isl_types import Set
+from attnc.analysis.members import Member, members
 from attnc.analysis.proofs import (
     TRIED,
     Example,
@@ -24,6 +25,7 @@ from attnc.analysis.proofs import (
     are_empty,
     covered,
     exact_sets,
+    joined,
     outside,
     query_without_key,
 )
@@ -39,7 +41,6 @@ from attnlang.source import Source, Span
 from attnlang.syntax import tree
 
 HEAD_COUNTS = (1, 2, 8)
-MAX_MEMBERS = 40
 CAUSAL = algebra.Offset(None, tree.Int(0))
 
 
@@ -180,24 +181,36 @@ class _Prover:
         if whole is not None and are_empty(whole):
             yield self._warning(codes.EMPTY, "the pattern holds no pair", self._span, "on no head, at no length")
             return
-        parts = members(self.pattern.relation)
-        if not 1 < len(parts) <= MAX_MEMBERS:
-            return
-        sets = {place: exact_sets(part.relation, self._places) for place, part in enumerate(parts)}
-        kept = {place: found for place, found in sets.items() if found is not None}
-        for place, part in enumerate(parts):
-            mine = kept.get(place)
-            if mine is None or not self._is_own(part.span):
+        groups = self._by_place_in_text()
+        for place, (span, in_union, mine) in enumerate(groups):
+            if mine is None or not self._is_own(span):
                 continue
-            others = [found for other, found in kept.items() if other != place]
+            others = [found for other, (_, _, found) in enumerate(groups) if other != place and found is not None]
             if are_empty(mine):
-                yield self._warning(codes.EMPTY, "this part holds no pair", part.span, "on no head, at no length")
-                del kept[place]
-            elif part.in_union and covered(mine, others):
-                yield self._warning(
-                    codes.DEAD, "this part adds nothing", part.span, "the other parts hold all its pairs"
-                )
-                del kept[place]
+                yield self._warning(codes.EMPTY, "this part holds no pair", span, "on no head, at no length")
+                groups[place] = (span, in_union, None)
+            elif in_union and covered(mine, others):
+                yield self._warning(codes.DEAD, "this part adds nothing", span, "the other parts hold all its pairs")
+                groups[place] = (span, in_union, None)
+
+    def _by_place_in_text(self) -> list[tuple[Span, bool, list[Set] | None]]:
+        """For each place in the text that members come from: whether they stand in a union, and their exact sets.
+
+        The members that `any(.. for ..)` makes of one text are one part of the pattern.
+        """
+        found: dict[Span, list[Member]] = {}
+        for part in members(self.pattern.relation):
+            found.setdefault(part.span, []).append(part)
+        if len(found) < 2:
+            return []
+        return [
+            (
+                span,
+                all(part.in_union for part in parts),
+                joined(exact_sets(part.relation, self._places) for part in parts),
+            )
+            for span, parts in found.items()
+        ]
 
     def _warning(self, code: str, message: str, span: Span, label: str, hint: str | None = None) -> Diagnostic:
         return Diagnostic(code, message, span, label, help=hint, severity="warning")
