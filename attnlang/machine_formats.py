@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from attnlang.catalogue import pages
 from attnlang.codes import CODES
 from attnlang.diagnostics import Diagnostic, to_json
 from attnlang.source import Span
@@ -20,13 +21,24 @@ def json_list(diagnostics: Iterable[Diagnostic]) -> list[Any]:
 def sarif(diagnostics: Sequence[Diagnostic], version: str) -> dict[str, Any]:
     """One SARIF 2.1.0 log with one run (OASIS, Static Analysis Results Interchange Format 2.1.0)."""
     used = sorted({diagnostic.code for diagnostic in diagnostics})
-    rules = [{"id": code, "shortDescription": {"text": CODES[code]}} for code in used]
+    rules = [_sarif_rule(code) for code in used]
     driver = {"name": "attnc", "version": version, "rules": rules}
     results = [_sarif_result(diagnostic) for diagnostic in diagnostics]
     return {
         "$schema": SARIF_SCHEMA,
         "version": "2.1.0",
         "runs": [{"tool": {"driver": driver}, "columnKind": "unicodeCodePoints", "results": results}],
+    }
+
+
+def _sarif_rule(code: str) -> dict[str, Any]:
+    page = pages()[code]
+    return {
+        "id": code,
+        "name": page.title,
+        "shortDescription": {"text": page.title},
+        "fullDescription": {"text": CODES[code]},
+        "help": {"text": page.body, "markdown": page.body},
     }
 
 

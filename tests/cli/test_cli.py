@@ -75,7 +75,7 @@ def test_fmt(tmp_path: Path) -> None:
 
 
 def test_explain() -> None:
-    assert attnc("explain", "a0104").stdout.startswith("A0104: An expression is of another kind")
+    assert attnc("explain", "a0104").stdout.startswith("# A0104: wrong kind")
     wrong = attnc("explain", "A9999")
     assert (wrong.returncode, "there is no diagnostic A9999" in wrong.stderr) == (2, True)
 

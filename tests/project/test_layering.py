@@ -16,7 +16,19 @@ SOURCES = {
     **{p.relative_to(ROOT / "compiler"): p for p in (ROOT / "compiler" / "attnc").rglob("*.py")},
 }
 # what may import what inside attnlang: later layers import earlier ones
-LAYERS = ["source", "codes", "diagnostics", "machine_formats", "syntax", "pattern", "plan", "schedule", "runtime", "nn"]
+LAYERS = [
+    "source",
+    "codes",
+    "catalogue",
+    "diagnostics",
+    "machine_formats",
+    "syntax",
+    "pattern",
+    "plan",
+    "schedule",
+    "runtime",
+    "nn",
+]
 TORCH = ("attnlang/runtime", "attnlang/parallel", "attnlang/nn.py", "attnlang/integrations")
 BACKENDS = ("reference", "sdpa", "flex", "xformers", "triton")
 
