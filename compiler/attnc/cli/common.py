@@ -11,6 +11,7 @@ import click
 
 from attnlang import AttnError, Pattern, codes
 from attnlang.diagnostics import Diagnostic, render
+from attnlang.pattern.arguments import evaluated
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -49,6 +50,34 @@ def load_pattern(pattern: str, parameters: Iterable[str]) -> Pattern:
             raise click.BadParameter(f"-p {item}: write -p NAME=VALUE, as in -p w=128 or -p segments=[64,128]")
         values[name] = text
     return load(pattern, **values)
+
+
+def table_option(function: F) -> F:
+    """-t NAME=LIST."""
+    return click.option(
+        "-t",
+        "--table",
+        "tables",
+        multiple=True,
+        metavar="NAME=LIST",
+        help="The content of a runtime table, as in -t 'doc=[i // 16 for i in range(64)]', or NAME=FILE.npy.",
+    )(function)
+
+
+def given_tables(pattern: Pattern, items: Iterable[str]) -> dict[str, Any]:
+    """The tables of the command line."""
+    import numpy as np
+
+    found: dict[str, Any] = {}
+    for item in items:
+        name, equals, text = item.partition("=")
+        if not equals:
+            raise click.BadParameter(f"-t {item}: write -t NAME=LIST, as in -t doc=[0,0,1,1], or -t NAME=FILE.npy")
+        found[name] = np.load(text, allow_pickle=False) if text.endswith(".npy") else evaluated(name, text).value
+    missing = [name for name, _ in pattern.tables if name not in found]
+    if missing:
+        raise ValueError(f"pattern {pattern.name} needs the content of {', '.join(missing)}: give -t {missing[0]}=LIST")
+    return found
 
 
 @contextmanager
