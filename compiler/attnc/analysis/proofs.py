@@ -54,12 +54,12 @@ def outside(relation: algebra.Relation, bound: algebra.Relation, places: Sequenc
         try:
             with bounded():
                 left = mine.pairs.subtract(allowed.pairs)
-                if left.is_empty():
+                if left.is_empty() and allowed.exact:  # an upper bound of the bound would allow too much
                     continue
                 if mine.exact and allowed.exact:
                     n, q, k = _smallest(left)
                     return Outside(Example(n, heads, head, q, k))
-            unproved = mine.reason or allowed.reason
+            unproved = allowed.reason or mine.reason
         except TooHardError as reason:
             unproved = str(reason)
             break
