@@ -7,7 +7,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 DEMO   := demo-output
 
-.PHONY: demo test lint types pytest format golden figures tables editors clean
+.PHONY: demo test lint types pytest fuzz format golden figures tables editors clean
 
 demo: $(STAMP)
 	$(BIN)/python examples/demo.py $(DEMO)
@@ -23,6 +23,10 @@ types: $(STAMP)
 
 pytest: $(STAMP)
 	$(BIN)/pytest -n auto
+
+# The properties again, on FUZZ times as many examples as usual, chosen anew, within 6 GB: minutes, not for CI.
+fuzz: $(STAMP)
+	ulimit -v 6000000; FUZZ=$${FUZZ:-20} $(BIN)/pytest tests/property/test_hostile_text.py tests/property/test_laws.py
 
 format: $(STAMP)
 	$(BIN)/ruff check --fix .

@@ -2,7 +2,19 @@
 
 from __future__ import annotations
 
+import os
+
+from hypothesis import settings
 from hypothesis import strategies as st
+
+FUZZ = int(os.environ.get("FUZZ", "0"))
+"""How many times more examples than usual, chosen anew in each run; 0: the usual ones, the same in every run."""
+
+
+def examples(count: int) -> settings:
+    """Settings for a property: `count` examples, or FUZZ times as many."""
+    return settings(max_examples=count * max(1, FUZZ), deadline=None, derandomize=not FUZZ)
+
 
 small = st.integers(1, 9)
 signed = st.integers(-9, 9)
@@ -24,7 +36,9 @@ atoms = st.one_of(
 )
 rare_atoms = st.sampled_from(
     """key(pos < 3); query(pos % 4 == 1); same(pos // 3); key(pos == n - 1); neighborhood(5); random(3, seed=7);
-    neighborhood(4, stride=3, causal=True); grid(1, n) { self * neighborhood(3) }""".replace("\n", "").split(";")
+    neighborhood(4, stride=3, causal=True); grid(1, n) { self * neighborhood(3) }; pairs(q // 3 == k // 3 + 1);
+    pairs(q - k < 5 and k % 3 != 0); window(isqrt(N) + 1); offset(-log2(n + 1)..min(h, 2)); segment(ceildiv(N, 3) + 1);
+    pairs(k < 2 or q + k == n - 1); any(offset(-s..-s) for s in [1, sum([2, 3])])""".replace("\n", "").split(";")
 )
 
 
@@ -63,3 +77,50 @@ lattices = _grow(atoms)
 """Relations that are mostly sums of lattices and columns."""
 lengths = st.integers(0, 48)
 heads = st.integers(1, 5)
+
+
+_parameters = st.sampled_from(
+    [
+        "w = 4",
+        "w: int",
+        "ws = [1, 2]",
+        "ws: list",
+        "b: bool = True",
+        "doc: table",
+        "g = N // 4",
+        "c = -2**3 % 5",
+        "d = []",
+    ]
+)
+_conditions = st.sampled_from(["w > 0", "len(ws) == len(ds) and not b", "all_of[0] <= 3 < w or b", "1 if b else 0"])
+_imports = st.sampled_from(['import "a.attn"', 'from "../b.attn" import p', 'from "c.attn" import p, q'])
+_comments = st.sampled_from(["# a remark", "## A documentation.\n## Two lines.", ""])
+
+
+def _definition(name: str, comment: str, given: list[str], where: str | None, within: str | None, body: str) -> str:
+    parameters = f"({', '.join(given)})" if given else ""
+    clauses = f"{f' where {where}' if where else ''}{f' within {within}' if within else ''}"
+    return f"{comment}\npattern {name}{parameters}{clauses} = {body}\n"
+
+
+def _calls(body: st.SearchStrategy[str]) -> st.SearchStrategy[str]:
+    """Calls of other patterns, tables, indices, and what else only a whole program has."""
+    called = ["p1(w, ws=ds if b else [x for x in ds if x > 1])", "same(doc[pos])", "longnet(segments=[8, 2**4])"]
+    return st.one_of(body, st.sampled_from(called))
+
+
+definitions = st.builds(
+    _definition,
+    st.sampled_from(["p1", "p2", "Long_name", "_x"]),
+    _comments,
+    st.lists(_parameters, max_size=3),
+    st.none() | _conditions,
+    st.none() | atoms,
+    _calls(relations),
+)
+programs = st.builds(
+    lambda imports, items: "\n".join([*imports, *items]),
+    st.lists(_imports, max_size=2),
+    st.lists(definitions, max_size=3),
+)
+"""Whole files: they follow the grammar, and are not always faultless."""

@@ -9,12 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from lark import Lark
 from lark.lexer import PatternStr
 from pygments import token
-from strategies import relations
 
 from attnlang.pattern import vocabulary
 from attnlang.pattern.files import library_folder
@@ -22,6 +21,7 @@ from attnlang.pattern.highlight import BRACKETS, ITEM_STARTS, KINDS, OPERATORS, 
 from attnlang.pattern.kinds import ANNOTATIONS
 from attnlang.syntax.parser import tokens_of
 from attnlang.syntax.spelling import reserved_words, signs
+from tests.strategies import examples, relations
 
 ROOT = Path(__file__).parents[2]
 GRAMMAR = (ROOT / "attnlang" / "syntax" / "grammar.lark").read_text()
@@ -56,7 +56,7 @@ def test_texts_of_the_library_and_the_documentation(name: str) -> None:
 
 
 @given(relations)
-@settings(max_examples=100, deadline=None)
+@examples(100)
 def test_random_patterns(text: str) -> None:
     assert_cut_as_the_parser_does(f"## doc\npattern p(w = 1_000) = {text}  # end")
 
@@ -67,7 +67,7 @@ pieces = st.sampled_from([*words, *others])
 
 
 @given(st.one_of(st.lists(pieces, max_size=30).map("".join), st.text(max_size=60)))
-@settings(max_examples=500, deadline=None)
+@examples(500)
 def test_any_text(text: str) -> None:
     assert_cut_as_the_parser_does(text)
 

@@ -11,9 +11,8 @@ import torch
 from attnc.analysis.formula import N
 from attnc.analysis.report import report
 from attnc.lower import lower
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
-from strategies import heads, lattices, lengths, relations
 
 import attnlang
 from attnlang import AttnError, codes
@@ -22,8 +21,9 @@ from attnlang.pattern.algebra import relation_text
 from attnlang.plan import Plan
 from attnlang.runtime.calls import Call, resolve
 from attnlang.runtime.tiles import tiles
+from tests.strategies import examples, heads, lattices, lengths, relations
 
-thorough = settings(max_examples=200, deadline=None)
+thorough = examples(200)
 
 
 def pattern_of(text: str) -> attnlang.Pattern:
@@ -74,7 +74,7 @@ def test_calls_cover_every_pair_as_often_as_it_counts(text: str, n: int, heads: 
 
 
 @given(lattices, st.integers(0, 400))
-@settings(max_examples=40, deadline=None)
+@examples(40)
 def test_tiles_of_long_sequences_cover_every_pair(text: str, n: int) -> None:
     plan = plan_of(text, 1)
     parts = [part for call in resolve(plan, n) for part in tiles(call)]
@@ -92,7 +92,7 @@ def test_counts_are_exact(text: str, n: int, heads: int) -> None:
 
 
 @given(lattices, heads)
-@settings(max_examples=60, deadline=None)
+@examples(60)
 def test_formulas_are_exact_where_they_say_so(text: str, heads: int) -> None:
     pattern = pattern_of(text)
     found = report(pattern, 1, heads, 8)
@@ -111,7 +111,7 @@ def test_plans_survive_json(text: str, n: int, heads: int) -> None:
 
 
 @given(lattices, lengths, st.integers(1, 4), st.integers(1, 2), st.booleans())
-@settings(max_examples=80, deadline=None)
+@examples(80)
 def test_sdpa_equals_the_formula(text: str, n: int, heads: int, batch: int, transposed: bool) -> None:
     plan = plan_of(text, heads)
     fast = PatternAttention(pattern_of(text), plan, heads, "sdpa")

@@ -8,13 +8,13 @@ import pytest
 from attnc.analysis.members import members
 from attnc.analysis.proofs import covered, exact_sets, outside, query_without_key
 from attnc.analysis.properties import findings
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 import attnlang
 from attnlang import Pattern
 from attnlang.pattern.library import default_patterns, library_names
-from tests.strategies import lengths, relations
+from tests.strategies import examples, lengths, relations
 
 PLACES = [(1, 0), (2, 0), (2, 1)]
 
@@ -25,7 +25,7 @@ def pattern_of(text: str) -> Pattern:
 
 
 @given(relations, relations, lengths)
-@settings(max_examples=150, deadline=None)
+@examples(150)
 def test_a_bound_holds_or_the_example_leaves_it(text: str, bound_text: str, n: int) -> None:
     pattern, bound = pattern_of(text), pattern_of(bound_text)
     found = outside(pattern.relation, bound.relation, PLACES)
@@ -40,7 +40,7 @@ def test_a_bound_holds_or_the_example_leaves_it(text: str, bound_text: str, n: i
 
 
 @given(relations, st.integers(1, 40))
-@settings(max_examples=150, deadline=None)
+@examples(150)
 def test_queries_without_keys(text: str, n: int) -> None:
     pattern = pattern_of(text)
     at = query_without_key(pattern.relation, PLACES)
@@ -54,7 +54,7 @@ def test_queries_without_keys(text: str, n: int) -> None:
 
 
 @given(relations, lengths)
-@settings(max_examples=150, deadline=None)
+@examples(150)
 def test_members_are_parts_and_hold_every_pair(text: str, n: int) -> None:
     pattern = pattern_of(text)
     whole = pattern.multiplicity(n, 2) > 0

@@ -8,12 +8,12 @@ import islpy as isl
 import numpy as np
 import pytest
 from attnc.analysis.sets import support
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 import attnlang
-from attnlang.pattern.library import library_names
-from tests.strategies import lengths, relations
+from attnlang.pattern.library import default_patterns, library_names
+from tests.strategies import examples, lengths, relations
 
 
 def points(pairs: Any, n: int) -> np.ndarray[Any, Any]:
@@ -37,7 +37,7 @@ def assert_agrees(pattern: attnlang.Pattern, n: int, heads: int) -> None:
 
 
 @given(relations, lengths, st.integers(1, 3))
-@settings(max_examples=150, deadline=None)
+@examples(150)
 def test_random_patterns(text: str, n: int, heads: int) -> None:
     assume("grid" not in text)
     assert_agrees(attnlang.loads(f"pattern p = {text}"), n, heads)
@@ -61,6 +61,7 @@ def test_the_library(name: str) -> None:
 
 
 def test_the_whole_library_has_sets() -> None:
-    patterns = [attnlang.load(name) for name in library_names()]
+    patterns = [each for name in library_names() for each in default_patterns(attnlang.load(name).source)]
     inexact = {each.name for each in patterns if not each.tables and not support(each.relation, 1, 4).exact}
-    assert inexact == {"bigbird"}
+    by_length, by_chance = {"block_diffusion", "deepspeed_variable"}, {"bigbird", "deepspeed_bigbird"}
+    assert inexact == by_length | by_chance

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Generator
 from contextlib import contextmanager
+from functools import lru_cache
 from typing import Any, TypeAlias
 
 import islpy as isl
@@ -18,6 +19,28 @@ Space: TypeAlias = Any
 
 OPERATIONS = 200_000
 """Steps that one question to islpy may take: some tenths of a second."""
+
+
+@lru_cache(maxsize=4096)
+def read_set(text: str) -> Set:
+    """The set that a text of islpy's notation says. Reading is not bounded: it would end in a false syntax error."""
+    return _read(isl.Set, text)
+
+
+@lru_cache(maxsize=4096)
+def read_map(text: str) -> Map:
+    """The map that a text of islpy's notation says."""
+    return _read(isl.Map, text)
+
+
+def _read(kind: Any, text: str) -> Any:
+    context: Any = isl.DEFAULT_CONTEXT
+    limit = context.get_max_operations()
+    context.set_max_operations(0)
+    try:
+        return kind(text)
+    finally:
+        context.set_max_operations(limit)
 
 
 class TooHardError(Exception):

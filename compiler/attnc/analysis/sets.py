@@ -13,10 +13,8 @@ from functools import lru_cache
 from math import prod
 from typing import assert_never
 
-import islpy as isl
-
 from attnc.analysis.affine import Names, NotAffineError, affine, condition, constant, variable
-from attnc.analysis.isl_types import Map, Set, TooHardError, bounded
+from attnc.analysis.isl_types import Map, Set, TooHardError, bounded, read_map, read_set
 from attnlang.pattern import algebra
 from attnlang.pattern.arithmetic import known
 from attnlang.pattern.expr import Scope, bindings, fold
@@ -44,7 +42,7 @@ class Support:
 def support(relation: algebra.Relation, head: int, heads: int) -> Support:
     """The support of a relation on one head of `heads`, as a set over N."""
     builder = _Builder({"h": head, "H": heads})
-    outermost = isl.Set("[N] -> { [q, k, n] : n = N and N >= 0 }")
+    outermost = read_set("[N] -> { [q, k, n] : n = N and N >= 0 }")
     try:
         with bounded():
             found = builder.pairs(relation, upper=True).intersect(outermost)
@@ -59,7 +57,7 @@ def support(relation: algebra.Relation, head: int, heads: int) -> Support:
 
 def frame() -> Set:
     """All pairs of a frame: 0 <= q, k < n."""
-    return isl.Set("[N] -> { [q, k, n] : 0 <= q < n and 0 <= k < n }")
+    return read_set("[N] -> { [q, k, n] : 0 <= q < n and 0 <= k < n }")
 
 
 class _Builder:
@@ -157,7 +155,7 @@ class _Builder:
             found = found.intersect(distance.le_set(affine(fold(relation.hi, self._scope), names)))
         if relation.step is not None:
             step = self._positive(relation.step, "step")
-            found = found.intersect(isl.Set(f"[N] -> {{ [q, k, n] : (k - q) mod {step} = 0 }}"))
+            found = found.intersect(read_set(f"[N] -> {{ [q, k, n] : (k - q) mod {step} = 0 }}"))
         return found
 
     def _neighborhood(self, relation: algebra.Neighborhood) -> Set:
@@ -165,10 +163,10 @@ class _Builder:
         s = self._positive(relation.stride, "stride")
         if known(fold(relation.causal, self._scope)):
             start = f"max(min({s}*floor(q/{s}) + {s - 1}, n - 1) - {w - 1}, 0)"
-            return isl.Set(f"[N] -> {{ [q, k, n] : 0 <= q < n and k >= {start} and 0 <= k <= q }}")
+            return read_set(f"[N] -> {{ [q, k, n] : 0 <= q < n and k >= {start} and 0 <= k <= q }}")
         leader = f"min({s}*floor(q/{s}) + {s // 2}, n - 1)"
         start = f"max(min({leader} - {w // 2}, n - {w}), 0)"
-        return isl.Set(f"[N] -> {{ [q, k, n] : 0 <= q < n and {start} <= k < {w} + {start} and 0 <= k < n }}")
+        return read_set(f"[N] -> {{ [q, k, n] : 0 <= q < n and {start} <= k < {w} + {start} and 0 <= k < n }}")
 
     # frames ---------------------------------------------------------------------------------------------------------
 
@@ -208,7 +206,7 @@ def _pulled_back(places: Map, inner: Set) -> Set:
 
 def _segment_map(w: int, s: int) -> Map:
     """Position t of run r  -->  t + s - w r, in a run of min(w, n + s - w r)."""
-    return isl.Map(
+    return read_map(
         f"[N] -> {{ [q, k, n] -> [a, b, m] : exists r : a = q + {s} - {w}r and b = k + {s} - {w}r "
         f"and m = min({w}, n + {s} - {w}r) and 0 <= a < {w} and 0 <= b < {w} and 0 <= q < n and 0 <= k < n }}"
     )
@@ -217,7 +215,7 @@ def _segment_map(w: int, s: int) -> Map:
 def _dilate_map(r: int, residue: int | None) -> Map:
     """Position c + r t of class c  -->  t, among the ceil((n - c) / r) of its class."""
     classes = f"0 <= c < {r}" if residue is None else f"c = {residue}"
-    return isl.Map(
+    return read_map(
         f"[N] -> {{ [q, k, n] -> [a, b, m] : exists c : {classes} and q = c + {r}a and k = c + {r}b "
         f"and {r}m >= n - c and {r}m < n - c + {r} and 0 <= q < n and 0 <= k < n }}"
     )
@@ -225,7 +223,7 @@ def _dilate_map(r: int, residue: int | None) -> Map:
 
 def _block_map(b: int) -> Map:
     """Position t  -->  t // b, among ceil(n / b) blocks."""
-    return isl.Map(
+    return read_map(
         f"[N] -> {{ [q, k, n] -> [floor(q/{b}), floor(k/{b}), m] : {b}m >= n and {b}m < n + {b} "
         f"and 0 <= q < n and 0 <= k < n }}"
     )
@@ -233,7 +231,7 @@ def _block_map(b: int) -> Map:
 
 def _axis_map(size: int, stride: int) -> Map:
     """Position t  -->  t // stride % size, its coordinate on one axis."""
-    return isl.Map(
+    return read_map(
         f"[N] -> {{ [q, k, n] -> [floor(q/{stride}) mod {size}, floor(k/{stride}) mod {size}, {size}] : "
         f"0 <= q < n and 0 <= k < n }}"
     )
