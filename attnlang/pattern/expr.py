@@ -31,6 +31,10 @@ def integer(node: tree.Expr, scope: Scope) -> int:
     return int(value)
 
 
+LAYER_NAMES = frozenset({"layer", "L"})
+GIVE_LAYER = "give the layer with the parameters: `layer=0, L=12` in Python, `-p layer=0 -p L=12` to attnc"
+
+
 def evaluate(node: tree.Expr, scope: Scope) -> Value:
     """The value of an expression all of whose names are in scope."""
     value = known(fold(node, scope))
@@ -42,9 +46,7 @@ def evaluate(node: tree.Expr, scope: Scope) -> Value:
 def _undecided(node: tree.Expr, folded: tree.Expr) -> NoReturn:
     names = sorted(free_names(folded))
     label = f"depends on {' and '.join(f'`{name}`' for name in names)}" if names else "depends on a table"
-    hint = None
-    if {"layer", "L"} & set(names):
-        hint = "give the layer with the parameters: `layer=0, L=12` in Python, `-p layer=0 -p L=12` to attnc"
+    hint = GIVE_LAYER if LAYER_NAMES & set(names) else None
     fail(codes.UNKNOWN_NAME, f"`{expression_text(node)}` has no value here", node.span, label, hint)
 
 

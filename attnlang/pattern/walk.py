@@ -8,7 +8,7 @@ from typing import Any, cast
 
 from attnlang import codes
 from attnlang.pattern.algebra import Relation, RelationNode
-from attnlang.pattern.expr import table_entry
+from attnlang.pattern.expr import GIVE_LAYER, LAYER_NAMES, table_entry
 from attnlang.pattern.functions import fail
 from attnlang.syntax import tree
 
@@ -34,6 +34,13 @@ def nodes(root: Relation | tree.Node) -> Iterator[RelationNode | tree.Node]:
 def free_names_of(relation: Relation) -> frozenset[str]:
     """The names that a relation speaks of: `h`, `N`, `pos` and the like."""
     return frozenset(node.name for node in nodes(relation) if isinstance(node, tree.Name))
+
+
+def require_layer(relation: Relation) -> None:
+    """Raise AttnError (A0101) for a relation that differs by layer, and has been given none."""
+    for node in nodes(relation):
+        if isinstance(node, tree.Name) and node.name in LAYER_NAMES:
+            fail(codes.UNKNOWN_NAME, f"`{node.name}` has no value here", node.span, "is asked for here", GIVE_LAYER)
 
 
 def table_axes(relation: Relation) -> tuple[tuple[str, int], ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from operator import index
 from pathlib import Path
 from typing import TYPE_CHECKING, SupportsIndex
@@ -10,6 +11,8 @@ from attnlang.pattern import Pattern, load
 from attnlang.pattern.kinds import Argument
 
 if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
+
     from attnc.analysis.report import Report
     from attnlang.nn import PatternAttention
     from attnlang.schedule import Schedule
@@ -56,13 +59,25 @@ def compile(  # noqa: A001 - the field's word for it
     return PatternAttention(found, lower(found, heads), heads, "sdpa")
 
 
-def report(pattern: Pattern | str | Path, *, n: int, heads: int = 12, head_dim: int = 64, **params: Argument) -> Report:
-    """What a pattern costs at length n: exact pairs, FLOPs, formula, plan. See `attnc.analysis.report.Report`."""
+def report(
+    pattern: Pattern | str | Path,
+    *,
+    n: int,
+    heads: int = 12,
+    head_dim: int = 64,
+    tables: Mapping[str, ArrayLike] | None = None,
+    **params: Argument,
+) -> Report:
+    """What a pattern costs at length n: exact pairs, FLOPs, formula, plan. See `attnc.analysis.report.Report`.
+
+    `tables` gives the content of runtime tables by name. Raises AttnError for a faulty pattern, or one too large to
+    count; ValueError for sizes out of range and tables that do not fit.
+    """
     from attnc.analysis.report import report as analyse
 
     for name, value, least in (("n", n, 0), ("heads", heads, 1), ("head_dim", head_dim, 1)):
         whole_number(name, value, least)
-    return analyse(_pattern(pattern, params), n, heads, head_dim)
+    return analyse(_pattern(pattern, params), n, heads, head_dim, tables)
 
 
 def plan(

@@ -8,6 +8,8 @@ import sys
 from pathlib import Path
 
 import pytest
+from attnc.cli import main
+from click.testing import CliRunner
 
 
 def attnc(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
@@ -198,3 +200,27 @@ def test_verify_and_list() -> None:
     listed = attnc("list").stdout
     assert "longnet_torchscale" in listed
     assert "[segments, dilations]" in listed
+
+
+def test_standard_input_is_checked_and_must_be_text() -> None:
+    found = CliRunner().invoke(main, ["check", "-"], input="pattern p = windw(3)\n")
+    assert found.exit_code == 1
+    assert "<stdin>:1:13" in found.output
+    found = CliRunner().invoke(main, ["check", "-"], input=b"\xff\xfe")
+    assert found.exit_code == 2
+    assert "not UTF-8" in found.output
+
+
+def test_a_report_counts_what_runtime_tables_choose() -> None:
+    found = CliRunner().invoke(main, ["report", "packed", "--n", "8", "-t", "doc=[0,0,0,1,1,1,1,1]", "--json"])
+    assert json.loads(found.stdout)["pairs"]["bag"] == 12 * (6 + 15)
+    missing = CliRunner().invoke(main, ["report", "packed", "--n", "8"])
+    assert missing.exit_code == 2
+    assert "give -t doc=LIST" in missing.output
+
+
+@pytest.mark.parametrize("command", ["report", "compile", "verify"])
+def test_a_pattern_that_differs_by_layer_asks_for_the_layer(command: str) -> None:
+    found = CliRunner().invoke(main, [command, "gemma2"])
+    assert found.exit_code == 1
+    assert "-p layer=0 -p L=12" in found.output

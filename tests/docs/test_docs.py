@@ -10,12 +10,14 @@ import sys
 from pathlib import Path
 
 import pytest
+from attnc.analysis.properties import check
 
-from attnlang.pattern.library import check
 from attnlang.source import Source
 
 ROOT = Path(__file__).parents[2]
 PAGES = ["README.md", "docs/language.md", "docs/architecture.md"]
+SAID = {("gallery.attn", "A0401")}
+"""Warnings that the text beside an example speaks of."""
 BLOCK = re.compile(r"^```(\w+)([^\n]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
@@ -41,7 +43,8 @@ def console(command: str, folder: Path) -> str:
 @pytest.mark.parametrize("page", PAGES)
 def test_files_are_what_they_are_said_to_be(page: str) -> None:
     for name, text in files(page).items():
-        assert bool(check(Source(name, text))) == name.startswith("wrong"), name
+        found = [each for each in check(Source(name, text)) if (name, each.code) not in SAID]
+        assert bool(found) == name.startswith("wrong"), name
 
 
 @pytest.mark.parametrize("page", PAGES)

@@ -4,7 +4,7 @@ a | b, a + b            -->  the members of a, those of b
 p & (a | b)             -->  p & a, p & b          (also on the left)
 (a | b) - c             -->  a - c, b - c
 segment(w) { a | b }    -->  segment(w) { a }, segment(w) { b }        (also dilate, blocks, heads)
-a if c else b           -->  a if c else none, none if c else b
+a if c else b           -->  a if c else none, none if c else b            (a side that is `none` is no member)
 """
 
 from __future__ import annotations
@@ -60,12 +60,17 @@ def _members(relation: algebra.Relation) -> Iterator[Member]:
             yield from _in_frame(relation)
         case algebra.Choice(condition, then, otherwise):
             none = algebra.Nothing()
-            for part in members(then):
+            for part in _members_but_none(then):
                 yield replace(part, relation=algebra.Choice(condition, part.relation, none, span=relation.span))
-            for part in members(otherwise):
+            for part in _members_but_none(otherwise):
                 yield replace(part, relation=algebra.Choice(condition, none, part.relation, span=relation.span))
         case _:
             yield Member(relation, relation)
+
+
+def _members_but_none(branch: algebra.Relation) -> tuple[Member, ...]:
+    """The members of one side of a choice; who writes `none` there means it."""
+    return () if isinstance(branch, algebra.Nothing) else members(branch)
 
 
 def _product(whole: algebra.Both, left: tuple[Member, ...], right: tuple[Member, ...]) -> Iterator[Member]:

@@ -36,7 +36,7 @@ from attnlang.pattern.library import check as check_text
 from attnlang.pattern.library import default_patterns
 from attnlang.pattern.pattern import value_text
 from attnlang.pattern.values import head_range
-from attnlang.pattern.walk import free_names_of, nodes
+from attnlang.pattern.walk import free_names_of, nodes, require_layer
 from attnlang.source import Source, Span
 from attnlang.syntax import tree
 
@@ -56,6 +56,7 @@ def check(source: Source) -> list[Diagnostic]:
 
 def findings(pattern: Pattern) -> list[Diagnostic]:
     """Everything that can be shown to be wrong, or to be in vain, in a pattern with its parameters."""
+    require_layer(pattern.relation)
     wrong_heads = list(_heads_out_of_range(pattern))
     if wrong_heads:
         return wrong_heads

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from attnc.analysis.counting import bag_count, distinct_count, inclusion_exclusion
@@ -13,6 +14,8 @@ from attnlang.diagnostics import AttnError
 from attnlang.pattern import Pattern
 from attnlang.pattern.expr import Known
 from attnlang.pattern.pattern import value_text
+from attnlang.pattern.tables import check_names
+from attnlang.pattern.walk import require_layer
 from attnlang.plan import Plan
 from attnlang.runtime.calls import resolve
 from attnlang.runtime.tiles import tiles
@@ -40,6 +43,7 @@ class Report:
     formula  bag pairs of all heads as a function of N; None where the pattern is not made of lattices
     plan     what backend sdpa runs; None where it cannot
     why      one sentence on the choice of backend
+    tables   the content of runtime tables that was counted
     """
 
     pattern: Pattern
@@ -51,6 +55,7 @@ class Report:
     distinct_formula: Formula | None
     plan: Plan | None
     why: str
+    tables: Mapping[str, Any] = field(default_factory=dict[str, Any], repr=False)
 
     @property
     def bag(self) -> int:
@@ -139,22 +144,25 @@ def _formula_dict(found: Formula) -> dict[str, Any]:
     }
 
 
-def report(pattern: Pattern, n: int, heads: int, head_dim: int) -> Report:
-    """Count, put into a formula, and plan.
+def report(pattern: Pattern, n: int, heads: int, head_dim: int, tables: Mapping[str, Any] | None = None) -> Report:
+    """Count, put into a formula, and plan; `tables` gives the content of runtime tables.
 
     Raises AttnError for a pattern that fails at these sizes, or that is made of
     no lattices and too large to count pair by pair.
     """
+    require_layer(pattern.relation)
+    given = dict(tables or {})
+    check_names(pattern.tables, given, f"pattern {pattern.name}")
     try:
         plan = lower(pattern, heads)
     except AttnError as reason:
-        return _enumerated(pattern, n, heads, head_dim, reason)
+        return _enumerated(pattern, n, heads, head_dim, given, reason)
     by_head = [tuple(head_pieces(pattern, head, heads)) for head in range(heads)]
     try:
         per_head = tuple(HeadPairs(bag_count(pieces, n), distinct_count(pieces, n)) for pieces in by_head)
         distinct = _distinct_formula(by_head)
     except Inexpressible:
-        enumerated = _count_one_by_one(pattern, n, heads)
+        enumerated = _count_one_by_one(pattern, n, heads, given)
         if enumerated is None:
             raise
         per_head, distinct = enumerated, None
@@ -168,17 +176,19 @@ def _distinct_formula(by_head: list[tuple[Piece, ...]]) -> Formula:
     return formula(pieces, lambda n: sum(distinct_count(head, n) for head in by_head))
 
 
-def _enumerated(pattern: Pattern, n: int, heads: int, head_dim: int, reason: AttnError) -> Report:
+def _enumerated(
+    pattern: Pattern, n: int, heads: int, head_dim: int, tables: dict[str, Any], reason: AttnError
+) -> Report:
     """The report of a pattern that is no sum of lattices: counted pair by pair, run by `reference`."""
-    per_head = _count_one_by_one(pattern, n, heads)
+    per_head = _count_one_by_one(pattern, n, heads, tables)
     if per_head is None:
         raise reason
     why = "it is not made of lattices, so only backend reference runs it, densely; counted pair by pair"
-    return Report(pattern, n, heads, head_dim, per_head, None, None, None, why)
+    return Report(pattern, n, heads, head_dim, per_head, None, None, None, why, tables)
 
 
-def _count_one_by_one(pattern: Pattern, n: int, heads: int) -> tuple[HeadPairs, ...] | None:
+def _count_one_by_one(pattern: Pattern, n: int, heads: int, tables: dict[str, Any]) -> tuple[HeadPairs, ...] | None:
     if heads * n * n > MAX_ENUMERATED:
         return None
-    m = pattern.multiplicity(n, heads)
+    m = pattern.multiplicity(n, heads, **tables)
     return tuple(HeadPairs(int(head.sum()), int((head > 0).sum())) for head in m)

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import json
 import sys
-from pathlib import Path
 
 import click
 
-from attnc.cli.common import print_diagnostics, user_errors
+from attnc.cli.common import given_source, print_diagnostics, user_errors
 from attnlang import __version__
 from attnlang.diagnostics import Diagnostic, has_errors
 from attnlang.machine_formats import github, json_list, sarif
-from attnlang.pattern.files import read
 
 
 @click.command("check")
@@ -21,7 +19,7 @@ from attnlang.pattern.files import read
     "--format", "format_", type=click.Choice(["text", "json", "sarif", "github"]), default="text", show_default=True
 )
 def command(files: tuple[str, ...], format_: str) -> None:
-    """Check pattern files and print every error.
+    """Check pattern files and print every error; - is standard input.
 
     Exit status 0 if there is none, 1 if there are some, 2 if a file cannot be read.
     """
@@ -30,7 +28,7 @@ def command(files: tuple[str, ...], format_: str) -> None:
     found: list[Diagnostic] = []
     with user_errors():
         for name in files:
-            found += check(read(Path(name)))
+            found += check(given_source(name))
     match format_:
         case "json":
             click.echo(json.dumps(json_list(found), indent=2))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterable
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 import click
@@ -12,6 +13,8 @@ import click
 from attnlang import AttnError, Pattern, codes
 from attnlang.diagnostics import Diagnostic, render
 from attnlang.pattern.arguments import evaluated
+from attnlang.pattern.files import MAX_BYTES, decode, read
+from attnlang.source import Source
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -37,6 +40,11 @@ def size_options(n: int) -> Callable[[F], F]:
         return length(heads(function))
 
     return add
+
+
+def given_source(name: str) -> Source:
+    """The text of a file, or of standard input for `-`."""
+    return decode("<stdin>", sys.stdin.buffer.read(MAX_BYTES + 1)) if name == "-" else read(Path(name))
 
 
 def load_pattern(pattern: str, parameters: Iterable[str]) -> Pattern:

@@ -8,9 +8,7 @@ from pathlib import Path
 
 import click
 
-from attnc.cli.common import fail, user_errors
-from attnlang.pattern.library import read
-from attnlang.source import Source
+from attnc.cli.common import fail, given_source, user_errors
 from attnlang.syntax import parse
 from attnlang.syntax.formatter import format_text
 
@@ -27,7 +25,7 @@ def command(files: tuple[str, ...], only_check: bool, show_diff: bool) -> None:
     changed = False
     with user_errors():
         for name in files:
-            source = Source("<stdin>", sys.stdin.read()) if name == "-" else read(Path(name))
+            source = given_source(name)
             _, diagnostics = parse(source)
             if diagnostics:
                 fail(diagnostics)

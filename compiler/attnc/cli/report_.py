@@ -6,20 +6,24 @@ import json
 
 import click
 
-from attnc.cli.common import load_pattern, pattern_options, size_options, user_errors
+from attnc.cli.common import given_tables, load_pattern, pattern_options, size_options, table_option, user_errors
 
 
 @click.command("report")
 @pattern_options
 @size_options(n=32768)
+@table_option
 @click.option("--head-dim", default=64, show_default=True, type=click.IntRange(1), help="Dimension of a head.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
-def command(pattern: str, parameters: tuple[str, ...], n: int, heads: int, head_dim: int, as_json: bool) -> None:
+def command(
+    pattern: str, parameters: tuple[str, ...], n: int, heads: int, tables: tuple[str, ...], head_dim: int, as_json: bool
+) -> None:
     """Say what a pattern costs, exactly: pairs, FLOPs, formula, plan."""
     with user_errors():
         from attnc.analysis.report import report
 
-        found = report(load_pattern(pattern, parameters), n, heads, head_dim)
+        loaded = load_pattern(pattern, parameters)
+        found = report(loaded, n, heads, head_dim, given_tables(loaded, tables))
         if as_json:
             click.echo(json.dumps(found.to_dict(), indent=2))
             return

@@ -85,6 +85,6 @@ def _formula(name: str, formula: Formula, heads: int) -> str:
 def _plan(report: Report) -> Group:
     n = min(report.n, SKETCHED)
     where = f"The first {n:,} positions of head 0, darker where more pairs count:"
-    sketch = shaded(report.pattern.multiplicity(n, 1)[0]) if n else ""
+    sketch = shaded(report.pattern.multiplicity(n, 1, **report.tables)[0]) if n else ""
     plan = f"backend reference: {report.why}" if report.plan is None else f"{report.plan}\nbackend sdpa: {report.why}"
     return Group(Text(plan), Text(f"\n{where}\n{sketch}"))

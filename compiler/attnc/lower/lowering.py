@@ -31,6 +31,7 @@ from attnlang.pattern import Pattern, algebra
 from attnlang.pattern.arithmetic import known
 from attnlang.pattern.expr import Scope, bindings, fold, free_names
 from attnlang.pattern.values import at_least_one, head_range, scope_integer
+from attnlang.pattern.walk import require_layer
 from attnlang.plan import FULL, Band, Branch, Columns, Lattice, Plan, Runs
 from attnlang.syntax import tree
 
@@ -42,6 +43,7 @@ def lower(pattern: Pattern, heads: int) -> Plan:
     """
     if heads < 1:
         raise ValueError(f"heads must be at least 1, not {heads}")
+    require_layer(pattern.relation)
     return _merge_heads([head_pieces(pattern, head, heads) for head in range(heads)])
 
 
