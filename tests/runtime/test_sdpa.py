@@ -33,6 +33,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "longnet_torchscale": LONGNET,
 }
 
+LAYERS: dict[str, dict[str, Any]] = {name: {"layer": 0, "L": 12} for name in ("gemma2", "gemma3", "llama4")}
 PLANS = Path(__file__).parents[1] / "golden" / "plans"
 LOWERED = [name for name in library_names() if (PLANS / f"{name}.txt").read_text().startswith("plan")]
 """The library patterns that sdpa runs; the golden plans say which, and why the others are refused."""
@@ -62,7 +63,8 @@ def test_longnet_equals_the_formula_in_float64(name: str, n: int) -> None:
 
 @pytest.mark.parametrize("name", LOWERED)
 def test_verify_finds_the_whole_library_right(name: str) -> None:
-    for parameters in ({}, SMALL.get(name, {})):
+    layer = LAYERS.get(name, {})
+    for parameters in (layer, SMALL.get(name, {"layer": 11, "L": 12} if layer else {})):
         found = verify(attnc.compile(name, heads=6, **parameters))
         assert found.passed, str(found)
 
@@ -70,7 +72,7 @@ def test_verify_finds_the_whole_library_right(name: str) -> None:
 @needs_cuda
 @pytest.mark.parametrize("name", LOWERED)
 def test_verify_on_cuda(name: str) -> None:
-    found = verify(attnc.compile(name, heads=6, **SMALL.get(name, {})), device="cuda")
+    found = verify(attnc.compile(name, heads=6, **SMALL.get(name, LAYERS.get(name, {}))), device="cuda")
     assert found.passed, str(found)
 
 
