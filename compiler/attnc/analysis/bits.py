@@ -13,7 +13,7 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from attnc.lower.pieces import ColumnsPiece, LatticePiece, Piece
+from attnc.lower.pieces import ColumnsPiece, Piece
 from attnlang.plan import Band, Runs
 
 Bits: TypeAlias = NDArray[np.uint64]
@@ -47,7 +47,7 @@ def unpacked(rows: Bits, n: int) -> NDArray[np.uint8]:
 
 
 def add_piece(out: Bits, rows: Bits, piece: Piece) -> None:
-    """out |= A rows, where A holds the pairs of a piece."""
+    """Add to each row of `out` the rows of its keys: out |= A rows, where A holds the pairs of a piece."""
     if isinstance(piece, ColumnsPiece):
         _add_columns(out, rows, piece)
         return
