@@ -68,12 +68,10 @@ def _at(relation: algebra.Relation, q: Positions, k: Positions, n: int, scope: S
         case algebra.Random():
             return _random(relation, q, k, n, scope)
         case algebra.Grid():
-            sizes = grid_sizes(relation, n, scope)
-            result = np.ones((1,) * q.ndim, np.int64)
-            for body, size, i, j in zip(
-                relation.bodies, sizes, np.unravel_index(q, sizes), np.unravel_index(k, sizes), strict=True
-            ):
-                result = result * _on_axis(body, i, j, size, scope)
+            result, stride = np.ones((1,) * q.ndim, np.int64), n
+            for body, size in zip(relation.bodies, grid_sizes(relation, n, scope), strict=True):
+                stride //= size
+                result = result * _on_axis(body, q // stride % size, k // stride % size, size, scope)
             return result
         case algebra.Segment():
             return _segment(relation, q, k, n, scope)
