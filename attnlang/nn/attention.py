@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, TypeAlias, cast
+from typing import Any, Literal, TypeAlias, cast
 
 import torch
 from torch import Tensor, nn
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from attnlang.nn.checks import check_inputs, check_lengths, check_tables
 from attnlang.pattern import Pattern
 from attnlang.plan import Plan
-from attnlang.runtime import backends, ops, reference
+from attnlang.runtime import backends, multiplicity, ops, reference
 from attnlang.runtime.backends import AUTO, REFERENCE, Choice
 from attnlang.runtime.program import Program
 
@@ -53,7 +53,16 @@ class PatternAttention(nn.Module):
         self.plan = plan
         self.heads = heads
         self.backend: Backend = backend
-        self._program = "" if plan is None else Program(plan, pattern.tables).text()
+        self._name_what_runs()
+
+    def _name_what_runs(self) -> None:
+        """Name the program, or the pattern, as the operators know it in this process."""
+        self._program = "" if self.plan is None else Program(self.plan, self.pattern.tables).text()
+        self._formula = multiplicity.text(self.pattern) if self.backend == REFERENCE else ""
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self._name_what_runs()
 
     def forward(
         self,
@@ -91,7 +100,7 @@ class PatternAttention(nn.Module):
         contents = check_tables(self.pattern, tables, q.size(0))
         if self.backend == REFERENCE:
             factor = q.size(-1) ** -0.5 if scale is None else scale
-            out, lse = reference.attention(q, k, v, self.pattern, factor, tables=contents, lengths=lengths)
+            out, lse = reference.attention(q, k, v, self._formula, factor, tables=contents, lengths=lengths)
         else:
             out, lse = ops.attention(
                 q, k, v, self._program, backend=self.backend, scale=scale, tables=contents, lengths=lengths

@@ -30,25 +30,20 @@ _KNOWN: dict[str, Pattern] = {}
 
 
 def matrix(
-    pattern: Pattern, n: int, heads: int, tables: Sequence[Tensor] = (), lengths: Tensor | None = None
+    pattern: str, n: int, heads: int, tables: Sequence[Tensor] = (), lengths: Tensor | None = None
 ) -> Tensor:
     """M (1, heads, n, n), or (B, heads, n, n) where the batch has lengths or tables of its own.
 
-    A sequence of a length below n stands in the upper left corner; the rest, its padding, is 0.
+    `pattern` is a text that `text` gave. A sequence of a length below n stands in the upper left corner; the rest, its padding, is 0.
     """
-    return _op(list(tables), lengths, _text(pattern), n, heads)
+    return _op(list(tables), lengths, pattern, n, heads)
 
 
-def _text(pattern: Pattern) -> str:
+def text(pattern: Pattern) -> str:
     """The pattern as a text; `_pattern` gives it back."""
-    text = _written(pattern)
-    _KNOWN.setdefault(text, pattern)
-    return text
-
-
-@lru_cache(maxsize=256)
-def _written(pattern: Pattern) -> str:
-    return json.dumps(recipe(pattern), separators=(",", ":"))
+    found = json.dumps(recipe(pattern), separators=(",", ":"))
+    _KNOWN.setdefault(found, pattern)
+    return found
 
 
 def _pattern(text: str) -> Pattern:

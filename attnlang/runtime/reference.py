@@ -24,7 +24,7 @@ def attention(
     q: Tensor,
     k: Tensor,
     v: Tensor,
-    pattern: Pattern,
+    pattern: Pattern | str,
     scale: float,
     dtype: torch.dtype | None = None,
     tables: Sequence[Tensor] = (),
@@ -32,6 +32,7 @@ def attention(
 ) -> tuple[Tensor, Tensor]:
     """Attention under a pattern, by its formula: out (B, H, M, D) in q's dtype, lse (B, H, M) in float32 or float64.
 
+    The pattern may be given as the text that `multiplicity.text` makes of it, as torch.compile wants it.
     `dtype` is what the formula is computed in; float64 for float64 inputs and else float32, unless given. `tables`
     holds the content of each runtime table in the pattern's order, of one axis more where items of the batch have
     their own; `lengths` (B,) the length of each sequence. k and v may have fewer heads; q may have fewer positions,
@@ -42,7 +43,8 @@ def attention(
         q, k, v = (x.masked_fill(padded_rows(lengths, x.size(2), x.device)[..., None], 0.0) for x in (q, k, v))
     heads, queries, n = q.size(1), q.size(2), k.size(2)
     k, v = (x.to(dtype).repeat_interleave(heads // x.size(1), 1) for x in (k, v))
-    m_BHNN = multiplicity.matrix(pattern, n, heads, tables, lengths)[:, :, n - queries :]
+    text = pattern if isinstance(pattern, str) else multiplicity.text(pattern)
+    m_BHNN = multiplicity.matrix(text, n, heads, tables, lengths)[:, :, n - queries :]
     m_BHNN = m_BHNN.to(device=q.device, dtype=dtype)
     s_BHNN = q.to(dtype) @ k.transpose(-1, -2) * scale
     if not s_BHNN.numel():
