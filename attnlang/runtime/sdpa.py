@@ -1,4 +1,4 @@
-"""The `sdpa` backend: every branch as strided views into torch's own attention kernels, merged by lse.
+"""The `sdpa` backend: lattices as strided views into torch's own attention kernels, tiles by matrix products, merged.
 
 Forward: each call's (out, lse) is merged into one accumulator. Backward: each call's ordinary flash backward with the
 merged (out, lse) and the plain d_out; dq, dk and dv add up. Both are exact. q, k and v are never copied, and nothing
@@ -9,17 +9,19 @@ Shape legend: B batch, H heads, N tokens, D head dimension.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import lru_cache
 
 import torch
 from torch import Tensor
 
-from attnlang.plan import Plan
+from attnlang.plan import Plan, Tiles
+from attnlang.runtime.blocks import BlockLists
 from attnlang.runtime.calls import Call, resolve
 from attnlang.runtime.kernels import Kernel, kernel_for, no_kernel
 from attnlang.runtime.launches import Strides, launches
 from attnlang.runtime.merge import accumulator_dtype, merge_
+from attnlang.runtime.tile_attention import backward_, forward_, lists_of
 from attnlang.runtime.tiles import tiles
 
 
@@ -39,6 +41,19 @@ def refusal(plan: Plan, device: torch.device, dtype: torch.dtype, head_dim: int)
 
 def _strides(*tensors: Tensor) -> tuple[Strides, ...]:
     return tuple(tensor.stride()[:3] for tensor in tensors)
+
+
+def _tiles(plan: Plan, n: int, tables: Mapping[str, Tensor]) -> Iterator[BlockLists]:
+    for branch in plan.branches:
+        if isinstance(branch, Tiles):
+            yield from lists_of(branch, plan.heads, n, tables)
+
+
+def _totals(plan: Plan, *tensors: Tensor) -> tuple[Tensor, ...]:
+    """Zeros to add gradients up in: in each tensor's own layout, or contiguous, as tiles want them."""
+    tiled = any(isinstance(branch, Tiles) for branch in plan.branches)
+    layout = torch.contiguous_format if tiled else torch.preserve_format
+    return tuple(torch.zeros_like(x, dtype=accumulator_dtype(x.dtype), memory_format=layout) for x in tensors)
 
 
 def forward(
@@ -64,6 +79,8 @@ def forward(
                 lse_.copy_(part_lse)
             else:
                 merge_(out_, lse_, part, part_lse)
+    for lists in _tiles(plan, n, tables):
+        forward_(out, lse, q, k, v, lists, scale)
     return out.to(q.dtype), lse
 
 
@@ -79,7 +96,7 @@ def backward(
     tables: Mapping[str, Tensor],
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Dq, dk and dv from the merged (out, lse) of `forward`; lse carries no gradient."""
-    dq, dk, dv = (torch.zeros_like(x, dtype=accumulator_dtype(x.dtype)) for x in (q, k, v))
+    dq, dk, dv = _totals(plan, q, k, v)
     kernel = kernel_for(q.device, q.dtype, q.size(-1))
     strides = _strides(dout, q, out, lse, dq), _strides(k, v, dk, dv)
     for call in kernel_calls(plan, q.size(2), kernel):
@@ -90,6 +107,8 @@ def backward(
             parts = kernel.backward(dout_, q_, k_, v_, out_, lse_, call, scale)
             for total, part in zip((dq_, dk_, dv_), parts, strict=True):
                 _add_(total, part)
+    for lists in _tiles(plan, q.size(2), tables):
+        backward_((dq, dk, dv), dout, q, k, v, out, lse, lists, scale)
     return dq.to(q.dtype), dk.to(k.dtype), dv.to(v.dtype)
 
 
