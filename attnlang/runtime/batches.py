@@ -47,6 +47,17 @@ def pieces(
             yield Piece(members[0], members[-1] + 1, size, contents)
 
 
+def work(what: Program, batch: int, n: int, tables: Sequence[Tensor], lengths: Tensor | None) -> list[Piece]:
+    """The pieces of a batch. Where padding changes nothing, sequences run at full length, and no length is read.
+
+    Raises ValueError for a length outside of 0..n, unless only a GPU knows it and no one needs it.
+    """
+    if lengths is None or (what.ignores_padding and lengths.device.type != "cpu"):
+        return list(pieces(what, batch, n, tables, None))
+    sizes = checked_lengths(lengths, n)
+    return list(pieces(what, batch, n, tables, None if what.ignores_padding else sizes))
+
+
 def checked_lengths(lengths: Tensor, n: int) -> list[int]:
     """Lengths as integers. Raises ValueError for one outside of 0..n."""
     found = [int(length) for length in lengths.tolist()]

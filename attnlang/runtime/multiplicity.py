@@ -32,7 +32,8 @@ _KNOWN: dict[str, Pattern] = {}
 def matrix(pattern: str, n: int, heads: int, tables: Sequence[Tensor] = (), lengths: Tensor | None = None) -> Tensor:
     """M (1, heads, n, n), or (B, heads, n, n) where the batch has lengths or tables of its own.
 
-    `pattern` is a text that `text` gave. A sequence of a length below n stands in the upper left corner; the rest, its padding, is 0.
+    `pattern` is a text that `text` gave. A sequence of a length below n stands in the upper left corner; the rest, its
+    padding, is 0.
     """
     return _op(list(tables), lengths, pattern, n, heads)
 

@@ -20,9 +20,11 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+from torch.utils.flop_counter import register_flop_formula
 
 from attnlang.runtime.backends import Backend, choose, load
-from attnlang.runtime.batches import NEVER, Piece, checked_lengths, padded_rows, pieces
+from attnlang.runtime.batches import NEVER, Piece, padded_rows, work
+from attnlang.runtime.flops import backward_flops, forward_flops
 from attnlang.runtime.merge import accumulator_dtype
 from attnlang.runtime.program import Program, program
 
@@ -121,12 +123,12 @@ def _forward(
     if padding is not None:
         q_, k_, v_ = (x.masked_fill(padding[..., None], 0.0) for x in (q_, k_, v_))
     with _no_autocast(q.device):
-        work = _work(what, q_, tables, lengths)
-        if len(work) == 1 and _is_whole(work[0], q_):
-            out, lse = runner.forward(q_, k_, v_, what.plan, factor, work[0].tables)
+        todo = work(what, q_.size(0), q_.size(2), tables, lengths)
+        if len(todo) == 1 and _is_whole(todo[0], q_):
+            out, lse = runner.forward(q_, k_, v_, what.plan, factor, todo[0].tables)
         else:
             out, lse = torch.zeros_like(q_), _lse_like(q_).fill_(float("-inf"))
-            for piece in work:
+            for piece in todo:
                 q1, k1, v1 = map(piece.of, (q_, k_, v_))
                 part, part_lse = runner.forward(q1, k1, v1, what.plan, factor, piece.tables)
                 piece.of(out).copy_(part)
@@ -163,12 +165,12 @@ def _backward(
         dout_, q_, k_, v_ = (x.masked_fill(padding[..., None], 0.0) for x in (dout_, q_, k_, v_))
         lse_ = lse_.masked_fill(padding, NEVER)
     with _no_autocast(q.device):
-        work = _work(what, q_, tables, lengths)
-        if len(work) == 1 and _is_whole(work[0], q_):
-            grads = runner.backward(dout_, q_, k_, v_, out_, lse_, what.plan, factor, work[0].tables)
+        todo = work(what, q_.size(0), q_.size(2), tables, lengths)
+        if len(todo) == 1 and _is_whole(todo[0], q_):
+            grads = runner.backward(dout_, q_, k_, v_, out_, lse_, what.plan, factor, todo[0].tables)
         else:
             grads = torch.zeros_like(q_), torch.zeros_like(k_), torch.zeros_like(v_)
-            for piece in work:
+            for piece in todo:
                 dout1, q1, k1, v1, out1, lse1 = map(piece.of, (dout_, q_, k_, v_, out_, lse_))
                 parts = runner.backward(dout1, q1, k1, v1, out1, lse1, what.plan, factor, piece.tables)
                 for total, part in zip(grads, parts, strict=True):
@@ -180,15 +182,6 @@ def _backward(
 def _chosen(backend: str, program_text: str, q: Tensor) -> tuple[Program, Backend]:
     what = program(program_text)
     return what, load(choose(backend, what.plan, q.device, q.dtype, q.size(-1)).name)
-
-
-def _work(what: Program, q: Tensor, tables: list[Tensor], lengths: Tensor | None) -> list[Piece]:
-    """The pieces of the batch. Where padding changes nothing, sequences run at full length, and no length is read."""
-    batch, n = q.size(0), q.size(2)
-    if lengths is not None and lengths.device.type == "cpu":
-        checked_lengths(lengths, n)
-    own = None if lengths is None or what.ignores_padding else checked_lengths(lengths, n)
-    return list(pieces(what, batch, n, tables, own))
 
 
 def _padding(what: Program, lengths: Tensor | None, q: Tensor) -> Tensor | None:
@@ -256,11 +249,12 @@ def _fake_backward(dout: Tensor, q: Tensor, k: Tensor, v: Tensor, *_: Any) -> tu
     return _layout(q), _layout(k), _layout(v)
 
 
-def _register(name: str, run: Callable[..., Any], fake: Callable[..., Any]) -> None:
+def _register(name: str, run: Callable[..., Any], fake: Callable[..., Any], flops: Callable[..., int]) -> None:
     _library.impl(name, run, "CompositeExplicitAutograd")
     torch.library.register_fake(f"attnlang::{name}", fake, lib=_library)
     torch.library.register_vmap(f"attnlang::{name}", _no_vmap, lib=_library)
+    register_flop_formula(getattr(torch.ops.attnlang, name), get_raw=True)(flops)
 
 
-_register("forward", _forward, _fake_forward)
-_register("backward", _backward, _fake_backward)
+_register("forward", _forward, _fake_forward, forward_flops)
+_register("backward", _backward, _fake_backward, backward_flops)

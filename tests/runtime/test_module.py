@@ -17,7 +17,13 @@ from attnlang.nn import PatternAttention
 from attnlang.runtime import reference
 
 LONGNET = {"segments": [16, 32, 64], "dilations": [1, 2, 4]}
-PATTERNS: dict[str, dict[str, Any]] = {"longnet": LONGNET, "sliding": {"w": 9}, "fixed": {"l": 8, "c": 2}, "dense": {}}
+PATTERNS: dict[str, dict[str, Any]] = {
+    "longnet": LONGNET,
+    "sliding": {"w": 9},
+    "fixed": {"l": 8, "c": 2},
+    "dense": {},
+    "longformer": {},
+}
 ROUNDING = {"rtol": 0, "atol": 1e-12}
 
 
@@ -85,7 +91,7 @@ def test_lengths_make_each_sequence_its_own(name: str, backend: str) -> None:
         assert all((grad[item, :, length:] == 0).all() for grad in grads)
 
 
-@pytest.mark.parametrize("backend", ["reference"])
+@pytest.mark.parametrize("backend", ["auto", "reference"])
 def test_tables_for_all_or_for_each_item(backend: str) -> None:
     module = attnc.compile("packed", heads=2, backend=backend)
     inputs = tensors((3, 2, 20, 4), (3, 1, 20, 4), (3, 1, 20, 4))

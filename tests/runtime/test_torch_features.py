@@ -12,7 +12,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
+from torch.utils.flop_counter import FlopCounterMode
 
+import attnlang
 from attnlang.nn import PatternAttention
 from attnlang.runtime import multiplicity, ops, sdpa
 
@@ -78,7 +80,7 @@ def test_lengths_and_tables_change_without_recompiling() -> None:
     assert counter.graphs == 1
 
 
-@pytest.mark.parametrize("backend", ["reference"])
+@pytest.mark.parametrize("backend", ["auto", "reference"])
 def test_packed_documents_change_at_every_step_without_recompiling(backend: str) -> None:
     attention, counter = attnc.compile("packed", heads=4, backend=backend), _Counter()
 
@@ -144,7 +146,7 @@ def test_checkpointing_recomputes_and_selective_checkpointing_does_not(monkeypat
     for context, count in ((None, 2), (selective, 1)):
         runs.clear()
         options: dict[str, Any] = {} if context is None else {"context_fn": context}
-        same(with_grads(lambda *x: checkpoint(module, *x, use_reentrant=False, **options), tensors(40)), expected)
+        same(with_grads(partial(checkpoint, module, use_reentrant=False, **options), tensors(40)), expected)
         assert len(runs) == count
 
 
@@ -181,10 +183,34 @@ def test_opcheck(lengths: list[int] | None) -> None:
         torch.library.opcheck(torch.ops.attnlang.multiplicity.default, (tables, None, name, 9, 2))
 
 
+@pytest.mark.parametrize("name", ["longnet", "longformer", "packed"])
+def test_flops_of_a_compiled_module_are_those_of_the_report(name: str) -> None:
+    pattern = attnlang.load(name, **(LONGNET if name == "longnet" else {}))
+    tables = {"doc": torch.arange(200) // 30} if name == "packed" else {}
+    report = attnc.report(pattern, n=200, heads=4, head_dim=8, tables={k: t.numpy() for k, t in tables.items()})
+    compiled = torch.compile(attnc.compile(pattern, heads=4), backend="aot_eager")
+    inputs = tensors(200, batch=1)
+    with FlopCounterMode(display=False) as counter:
+        out = compiled(*inputs, **tables)
+        assert counter.get_total_flops() == report.executed_forward_flops
+        out.sum().backward()
+    assert counter.get_flop_counts()["Global"] == {
+        torch.ops.attnlang.forward: report.executed_forward_flops,
+        torch.ops.attnlang.backward: report.executed_forward_flops * 10 // 4,
+    }
+
+
+def test_flops_of_a_padded_batch_are_those_of_its_sequences() -> None:
+    module = attnc.compile("dense", heads=4)
+    with FlopCounterMode(display=False) as counter:
+        module(*tensors(20, batch=3, grad=False), lengths=torch.tensor([20, 5, 0]))
+    assert counter.get_total_flops() == 4 * 8 * 4 * (20 * 20 + 5 * 5)
+
+
 def test_gradcheck_with_grouped_heads_and_lengths() -> None:
     module, lengths = longnet(), torch.tensor([5, 3])
     q, k, v = (x[:, :, :5, :2].detach().requires_grad_() for x in tensors(12))
-    assert torch.autograd.gradcheck(lambda *x: module(*x, lengths=lengths), (q, k, v))
+    assert torch.autograd.gradcheck(lambda *x: module(*x, lengths=lengths), (q, k, v), fast_mode=True)
 
 
 def test_vmap_is_refused_and_func_grad_works() -> None:
