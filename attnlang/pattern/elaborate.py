@@ -174,7 +174,8 @@ class Elaborator:
                 return self._neighborhood(node, scope)
             case "random":
                 count = _check(self._argument(node, scope, 0, "n"), "number of keys", least=0)
-                return algebra.Random(count, self._optional(node, scope, "seed") or ZERO, span=node.span)
+                body = None if node.body is None else self.relation(node.body, scope)
+                return algebra.Random(count, self._optional(node, scope, "seed") or ZERO, body, span=node.span)
             case "grid":
                 assert node.body is not None
                 sizes = [

@@ -10,7 +10,7 @@ import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Protocol
 
@@ -22,6 +22,8 @@ from attnlang.syntax import parse, tree
 
 MAX_FILES = 200
 """How many files one file may import, directly or not."""
+MAX_MISSING = 20
+"""How many names that a file does not define are reported of one import."""
 MAX_CHAIN = 40
 """How long a chain of files that import one another may be."""
 
@@ -34,7 +36,7 @@ class Module:
     file: tree.File
     imported: Mapping[str, Module] = field(default_factory=dict[str, "Module"])
 
-    @property
+    @cached_property
     def own(self) -> Mapping[str, tree.PatternDef]:
         """The file's own patterns by name; the first, where a name is taken twice."""
         return {item.name: item for item in reversed(self.file.patterns)}
@@ -176,9 +178,12 @@ class _Loader:
         module = self._load(item, target, chain)
         if module is None:
             return
+        missing = 0
         for name in item.names if item.names is not None else module.own:
             if name not in module.own:
-                self._no_such_pattern(item, module, name)
+                missing += 1
+                if missing <= MAX_MISSING:
+                    self._no_such_pattern(item, module, name)
             elif name in places and imported[name] is not module:
                 first = Label(places[name], "first imported here")
                 message = f"pattern `{name}` is imported from two files"

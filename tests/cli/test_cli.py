@@ -27,7 +27,8 @@ def test_check_clean_and_faulty(tmp_path: Path) -> None:
     assert faulty.stdout == ""
     assert "did you mean `causal`?" in faulty.stderr
     assert f"{bad}:3:20" in faulty.stderr
-    assert faulty.stderr.endswith("2 files: 2 errors\n")
+    assert "window width must be at least 1" in faulty.stderr
+    assert faulty.stderr.endswith("2 files: 3 errors\n")
 
 
 def test_check_as_json(tmp_path: Path) -> None:

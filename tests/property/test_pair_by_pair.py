@@ -1,4 +1,4 @@
-"""A second reading of docs/language.md: the multiplicity of one pair, found from the syntax tree by Python's own arithmetic.
+"""A second reading of docs/language.md: the multiplicity of one pair, found from the syntax tree by Python.
 
 It shares nothing with the elaborator, the relations and the oracle: numbers are evaluated by Python, frames are walked
 position by position.
@@ -163,13 +163,13 @@ def grid(node: tree.Call, q: int, k: int, n: int, env: Env) -> int:
     while len(axes) < len(sizes) - 1:
         axes, rest = [rest.right, *axes], rest.left
     places = list(product(*map(range, sizes)))
-    return prod(
-        m(axis, places[q][i], places[k][i], sizes[i], env) for i, axis in enumerate([rest, *axes])
-    )
+    return prod(m(axis, places[q][i], places[k][i], sizes[i], env) for i, axis in enumerate([rest, *axes]))
 
 
 def assert_read_alike(text: str, n: int, heads: int, **tables: Any) -> None:
-    source = Source("<text>", f"pattern p({', '.join(f'{name}: table' for name in tables)}) = {text}".replace("p() ", "p "))
+    source = Source(
+        "<text>", f"pattern p({', '.join(f'{name}: table' for name in tables)}) = {text}".replace("p() ", "p ")
+    )
     file, faults = parse(source)
     assert not faults
     found = attnlang.loads(source.text).multiplicity(n, heads, **tables)

@@ -30,10 +30,9 @@ from attnc.analysis.proofs import (
     query_without_key,
 )
 from attnlang import codes
-from attnlang.diagnostics import AttnError, Diagnostic, Severity, has_errors
+from attnlang.diagnostics import AttnError, Diagnostic, Severity
 from attnlang.pattern import Pattern, algebra
-from attnlang.pattern.library import check as check_text
-from attnlang.pattern.library import default_patterns
+from attnlang.pattern.library import examined
 from attnlang.pattern.pattern import value_text
 from attnlang.pattern.values import head_range
 from attnlang.pattern.walk import free_names_of, nodes, require_layer
@@ -46,10 +45,8 @@ CAUSAL = algebra.Offset(None, tree.Int(0))
 
 def check(source: Source) -> list[Diagnostic]:
     """Everything that can be said about a text: what `attnlang.pattern.library.check` says, and what proofs add."""
-    found = check_text(source)
-    if has_errors(found):
-        return found
-    for pattern in default_patterns(source):
+    found, patterns = examined(source)
+    for pattern in patterns:
         found += [each for each in findings(pattern) if each not in found]
     return sorted(found, key=lambda each: each.span.start if each.span and each.span.source == source else 0)
 

@@ -102,8 +102,11 @@ class _Builder:
                 return frame().intersect(condition(fold(b, self._scope), {**names, **positions}))
             case algebra.Neighborhood():
                 return self._neighborhood(relation)
-            case algebra.Random():
-                raise NotAffineError("`random` draws its keys")
+            case algebra.Random(_, _, body):
+                self.reasons.append("`random` draws its keys")
+                if not upper:
+                    return frame().subtract(frame())
+                return frame() if body is None else self.pairs(body, upper)
             case algebra.Segment() | algebra.Dilate() | algebra.Blocks() | algebra.Grid():
                 return self._frame(relation, upper)
             case algebra.Heads(lo, hi, body):
