@@ -10,6 +10,7 @@ from attnlang import codes
 from attnlang.diagnostics import AttnError, Diagnostic
 from attnlang.pattern import algebra
 from attnlang.pattern.arithmetic import known
+from attnlang.pattern.budget import spend
 from attnlang.pattern.expr import Known, Scope, bindings, fold, free_names
 from attnlang.pattern.functions import fail
 from attnlang.pattern.modules import Module
@@ -98,6 +99,7 @@ class Elaborator:
     def relation(self, node: tree.Expr, scope: Scope) -> algebra.Relation:
         """The relation that an expression denotes."""
         self.nodes[0] += 1
+        spend(2, node.span)
         if self.nodes[0] > MAX_NODES:
             fail(codes.PATTERN_TOO_LARGE, "the pattern is too large", node.span, f"more than {MAX_NODES} parts")
         match node:
@@ -241,8 +243,11 @@ class Elaborator:
         found = self.module.find(node.name)
         assert found is not None
         definition, module = found
-        if node.name in self.calls or len(self.calls) >= MAX_CALL_DEPTH:
+        if node.name in self.calls:
             _recursion(node, self.calls)
+        if len(self.calls) >= MAX_CALL_DEPTH:
+            label = f"a call within {MAX_CALL_DEPTH} others"
+            fail(codes.PATTERN_TOO_LARGE, "patterns call one another too deeply", node.span, label)
         names = [parameter.name for parameter in definition.params]
         given: dict[str, Known] = {}
         for place, argument in enumerate(node.arguments):
@@ -256,7 +261,7 @@ class Elaborator:
 
 
 def _recursion(node: tree.Call, calls: tuple[str, ...]) -> NoReturn:
-    chain = " -> ".join((*calls[calls.index(node.name) if node.name in calls else 0 :], node.name))
+    chain = " -> ".join((*calls[calls.index(node.name) :], node.name))
     raise AttnError(Diagnostic(codes.RECURSION, f"pattern `{node.name}` calls itself", node.span, chain))
 
 

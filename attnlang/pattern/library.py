@@ -9,6 +9,7 @@ from pathlib import Path
 from attnlang import codes
 from attnlang.diagnostics import AttnError, Diagnostic, has_errors
 from attnlang.pattern.arguments import LAYER_NAMES, Given, given_layer, given_values
+from attnlang.pattern.budget import limited
 from attnlang.pattern.calling import CallGraph, Definition
 from attnlang.pattern.checker import Checker
 from attnlang.pattern.elaborate import Elaborator, bind
@@ -24,6 +25,10 @@ from attnlang.syntax import tree
 
 __all__ = ["check", "library_names", "load", "loads", "read"]
 
+STEPS = 500_000
+"""How many steps a pattern may take to be written out: some seconds."""
+STEPS_A_FILE = 1_500_000
+"""How many steps all patterns of a file may take together."""
 SOME_LAYERS: tuple[Scope, ...] = ({"layer": 0, "L": 12}, {"layer": 11, "L": 12})
 """The layers on which a pattern is checked that differs by layer and has not been given one."""
 
@@ -50,14 +55,25 @@ def examined(source: Source) -> tuple[list[Diagnostic], list[Pattern]]:
     graph = CallGraph(module)
     unsound, layered = graph.reaching(_faulty(diagnostics)), graph.reaching(_differs_by_layer)
     patterns: list[Pattern] = []
-    for item in module.file.patterns:
-        if item in unsound or not _is_complete(item):
-            continue
-        try:
-            patterns += [_elaborate(module, item, {}, fixed) for fixed in (SOME_LAYERS if item in layered else ({},))]
-        except AttnError as error:
-            diagnostics += [each for each in error.diagnostics if each not in diagnostics]
+    with limited(STEPS_A_FILE) as budget:
+        for item in module.file.patterns:
+            if item in unsound or not _is_complete(item):
+                continue
+            if budget.left <= 0:
+                diagnostics.append(_stopped(item))
+                break
+            layers = SOME_LAYERS if item in layered else ({},)
+            try:
+                patterns += [_elaborate(module, item, {}, fixed) for fixed in layers]
+            except AttnError as error:
+                diagnostics += [each for each in error.diagnostics if each not in diagnostics]
     return sorted(diagnostics, key=lambda d: _order(d, source)), patterns
+
+
+def _stopped(item: tree.PatternDef) -> Diagnostic:
+    message, label = "the patterns before this one take too long to write out", "not looked at, nor what follows"
+    hint = "divide the file"
+    return Diagnostic(codes.PATTERN_TOO_LARGE, message, item.name_span, label, help=hint)
 
 
 def _faulty(diagnostics: list[Diagnostic]) -> Callable[[Definition], bool]:
@@ -159,6 +175,11 @@ def _load_source(
 
 
 def _elaborate(module: Module, definition: tree.PatternDef, given: Mapping[str, Given], fixed: Scope) -> Pattern:
+    with limited(STEPS):
+        return _built(module, definition, given, fixed)
+
+
+def _built(module: Module, definition: tree.PatternDef, given: Mapping[str, Given], fixed: Scope) -> Pattern:
     if given:
         checker = Checker(patterns=CallableNames(module))
         checker.definition(definition, {name: each.kind for name, each in given.items()})

@@ -22,6 +22,8 @@ from attnlang.syntax import parse, tree
 
 MAX_FILES = 200
 """How many files one file may import, directly or not."""
+MAX_CHARACTERS = 2**19
+"""How long all files that one file imports may be together."""
 MAX_MISSING = 20
 """How many names that a file does not define are reported of one import."""
 MAX_CHAIN = 40
@@ -150,6 +152,7 @@ class _Loader:
     reader: Reader
     diagnostics: list[Diagnostic] = field(default_factory=list[Diagnostic])
     loaded: dict[str, Module | None] = field(default_factory=dict[str, "Module | None"])
+    characters: int = 0
 
     def module(self, path: str, source: Source, chain: tuple[str, ...]) -> Module:
         file, found = parse(source)
@@ -212,6 +215,10 @@ class _Loader:
             source = self.reader.read(target)
         except AttnError as error:
             self._report(codes.IMPORT, error.diagnostics[0].message, item.span, "cannot be imported")
+            return None
+        self.characters += len(source.text)
+        if self.characters > MAX_CHARACTERS:
+            self._report(codes.IMPORT, "too many imports", item.span, f"more than {MAX_CHARACTERS:,} characters in all")
             return None
         before = len(self.diagnostics)
         module = self.module(target, source, chain)

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from attnlang import codes
 from attnlang.pattern import algebra
 from attnlang.pattern.arrays import evaluate_at
+from attnlang.pattern.budget import spend
 from attnlang.pattern.expr import Scope, bindings, evaluate, integer
 from attnlang.pattern.functions import fail
 from attnlang.pattern.random_keys import keys
@@ -44,6 +45,7 @@ def multiplicity(relation: algebra.Relation, n: int, heads: int, tables: Scope) 
 
 def _matrix(relation: algebra.Relation, n: int, scope: Scope) -> Matrix:
     """m(q, k) for positions 0..n-1 of one frame."""
+    spend(10 + n * n // 100, relation.span)
     scope = {**scope, "n": n}
     q, k = np.arange(n)[:, None], np.arange(n)[None, :]
     match relation:
@@ -110,6 +112,7 @@ def _matrix(relation: algebra.Relation, n: int, scope: Scope) -> Matrix:
 
 def _random(relation: algebra.Random, n: int, scope: Scope) -> Matrix:
     """For every query the first keys of its own order of all, leaving out those that the body does not hold."""
+    spend(n * (n if relation.body else 1), relation.span)
     result = np.zeros((n, n), np.int32)
     count, seed, head = integer(relation.count, scope), integer(relation.seed, scope), scope_integer(scope, "h")
     if count < 0:

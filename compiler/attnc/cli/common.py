@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterable
 from contextlib import contextmanager
-from functools import cache
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
@@ -46,21 +45,17 @@ def size_options(n: int) -> Callable[[F], F]:
 
 def given_source(name: str) -> Source:
     """The text of a file, or of standard input for `-`. Raises AttnError (A0005) if it cannot be read."""
+    return given_text(name)[0]
+
+
+def given_text(name: str) -> tuple[Source, str]:
+    """The same, and the text to the letter: with its byte order mark and the line ends that it has."""
     if name == "-":
-        return decode("<stdin>", _standard_input())
+        data = sys.stdin.buffer.read(MAX_BYTES + 1)
+        return decode("<stdin>", data), data.decode("utf-8")
     if not name:
         raise unreadable("a file has no name: the argument is empty")
-    return read(Path(name))
-
-
-def given_text(name: str) -> str:
-    """The same text to the letter: with its byte order mark, and with the line ends that it has."""
-    return (_standard_input() if name == "-" else Path(name).read_bytes()).decode("utf-8")
-
-
-@cache
-def _standard_input() -> bytes:
-    return sys.stdin.buffer.read(MAX_BYTES + 1)
+    return read(Path(name)), Path(name).read_bytes().decode("utf-8")
 
 
 def load_pattern(pattern: str, parameters: Iterable[str]) -> Pattern:

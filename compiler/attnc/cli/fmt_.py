@@ -9,7 +9,7 @@ from pathlib import Path
 
 import click
 
-from attnc.cli.common import fail, given_source, given_text, user_errors
+from attnc.cli.common import fail, given_text, user_errors
 from attnlang import AttnError
 from attnlang.diagnostics import Diagnostic
 from attnlang.syntax import parse
@@ -31,24 +31,23 @@ def command(files: tuple[str, ...], only_check: bool, show_diff: bool) -> None:
     with user_errors():
         for name in files:
             try:
-                source = given_source(name)
+                source, old = given_text(name)
             except AttnError as error:
                 faults += error.diagnostics
                 continue
             _, found = parse(source)
             faults += found
-            changed |= not found and _handle(name, format_text(source), only_check, show_diff)
+            changed |= not found and _handle(name, old, format_text(source), only_check, show_diff)
     if faults:
         fail(faults)
     sys.exit(1 if changed and only_check else 0)
 
 
-def _handle(name: str, new: str, only_check: bool, show_diff: bool) -> bool:
+def _handle(name: str, old: str, new: str, only_check: bool, show_diff: bool) -> bool:
     """Do with a formatted text what was asked for; whether it differs from what is there."""
     if name == "-" and not only_check and not show_diff:
         click.echo(new, nl=False)
         return False
-    old = given_text(name)
     if show_diff:
         click.echo("".join(_difference(old, new, name)), nl=False)
     elif only_check:
