@@ -137,7 +137,10 @@ class Elaborator:
     ) -> algebra.Relation:
         decided = known(condition)
         if decided is not None:
-            return self.relation(then if decided else otherwise, scope)
+            chosen = then if decided else otherwise
+            if chosen == tree.Name("none"):  # who writes it there means it: it has no place that one could complain of
+                return algebra.Nothing()
+            return self.relation(chosen, scope)
         return algebra.Choice(condition, self.relation(then, scope), self.relation(otherwise, scope), span=span)
 
     def _fold(self, node: tree.Call, scope: Scope) -> algebra.Relation:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from attnlang import codes
@@ -20,7 +21,7 @@ from attnlang.pattern.modules import Callable as CallableNames
 from attnlang.pattern.modules import Module, Reader, Texts, load_module, pick
 from attnlang.pattern.pattern import Pattern
 from attnlang.pattern.walk import table_axes
-from attnlang.source import Source
+from attnlang.source import NOWHERE, Source
 from attnlang.syntax import tree
 
 __all__ = ["check", "library_names", "load", "loads", "read"]
@@ -190,6 +191,8 @@ def _built(module: Module, definition: tree.PatternDef, given: Mapping[str, Give
     scope = bind(definition, {**values, **tables}, fixed)
     elaborator = Elaborator(module, (definition.name,), fixed)
     relation = elaborator.relation(definition.body, {**fixed, **scope})
+    if relation.span is NOWHERE:
+        relation = replace(relation, span=definition.body.span)
     within = None if definition.within is None else elaborator.relation(definition.within, {**fixed, **scope})
     shown = [(name, value) for name, value in (*scope.items(), *fixed.items()) if not isinstance(value, tree.Table)]
     imports = tuple((path, found.text) for path, found in module.files().items())

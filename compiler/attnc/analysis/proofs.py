@@ -78,8 +78,11 @@ def outside(relation: algebra.Relation, bound: algebra.Relation, places: Sequenc
 def _tried(relation: algebra.Relation, bound: algebra.Relation, places: Sequence[Place], unproved: str) -> Outside:
     last = 0
     for n, heads, m in _matrices(relation, places):
+        try:
+            allowed = Pattern("bound", bound).multiplicity(n, heads)
+        except AttnError:
+            continue  # the bound has no meaning at this size, or is too large to try
         last = n
-        allowed = Pattern("bound", bound).multiplicity(n, heads)
         found = ((m > 0) & (allowed == 0)).nonzero()
         if len(found[0]):
             head, q, k = (int(axis[0]) for axis in found)
