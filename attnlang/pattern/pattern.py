@@ -67,8 +67,8 @@ class Pattern:
     @property
     def summary(self) -> str:
         """The first sentence of the documentation, without its sources: what `attnc list` shows."""
-        whole = re.sub(r" \([^()]*(?:\([^()]*\)[^()]*)*\)", _without_sources, " ".join(self.doc.split()))
-        return re.split(r"(?<!\.)\. ", whole, maxsplit=1)[0].rstrip(".")
+        sentence = re.split(r"(?<!\.)\. ", " ".join(self.doc.split()), maxsplit=1)[0]
+        return re.sub(r" \([^()]*(?:\([^()]*\)[^()]*)*\)", _without_sources, sentence).rstrip(".")
 
     def __str__(self) -> str:
         body = textwrap.fill(relation_text(self.relation), 112, subsequent_indent="        ", break_long_words=False)
