@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import click
 
@@ -15,8 +16,16 @@ from attnc.cli.common import given_tables, load_pattern, pattern_options, size_o
 @table_option
 @click.option("--head-dim", default=64, show_default=True, type=click.IntRange(1), help="Dimension of a head.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+@click.option("--html", "page", type=click.Path(dir_okay=False, path_type=Path), help="Write a self-contained page.")
 def command(
-    pattern: str, parameters: tuple[str, ...], n: int, heads: int, tables: tuple[str, ...], head_dim: int, as_json: bool
+    pattern: str,
+    parameters: tuple[str, ...],
+    n: int,
+    heads: int,
+    tables: tuple[str, ...],
+    head_dim: int,
+    as_json: bool,
+    page: Path | None,
 ) -> None:
     """Say what a pattern costs, exactly: pairs, FLOPs, formula, plan."""
     with user_errors():
@@ -24,8 +33,14 @@ def command(
 
         loaded = load_pattern(pattern, parameters)
         found = report(loaded, n, heads, head_dim, given_tables(loaded, tables))
+        if page is not None:
+            from attnc.emit.html import report_page
+
+            page.write_text(report_page(found), encoding="utf-8")
+            click.echo(f"wrote {page}", err=as_json)
         if as_json:
             click.echo(json.dumps(found.to_dict(), indent=2))
+        if as_json or page is not None:
             return
         from rich.console import Console
 
