@@ -6,7 +6,15 @@ import json
 
 import click
 
-from attnc.cli.common import given_tables, load_pattern, pattern_options, size_options, table_option, user_errors
+from attnc.cli.common import (
+    given_tables,
+    load_pattern,
+    pattern_options,
+    progress_shown,
+    size_options,
+    table_option,
+    user_errors,
+)
 
 
 @click.command("report")
@@ -14,16 +22,28 @@ from attnc.cli.common import given_tables, load_pattern, pattern_options, size_o
 @size_options(n=32768)
 @table_option
 @click.option("--head-dim", default=64, show_default=True, type=click.IntRange(1), help="Dimension of a head.")
+@click.option("--gpu", default="h100", show_default=True, help="The GPU whose roofline is given.")
+@click.option("--dependency/--no-dependency", default=True, help="Search how information travels, or leave it out.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def command(
-    pattern: str, parameters: tuple[str, ...], n: int, heads: int, tables: tuple[str, ...], head_dim: int, as_json: bool
+    pattern: str,
+    parameters: tuple[str, ...],
+    n: int,
+    heads: int,
+    tables: tuple[str, ...],
+    head_dim: int,
+    gpu: str,
+    dependency: bool,
+    as_json: bool,
 ) -> None:
-    """Say what a pattern costs, exactly: pairs, FLOPs, formula, plan."""
+    """Say what a pattern costs, exactly, and how information travels through it."""
     with user_errors():
         from attnc.analysis.report import report
 
         loaded = load_pattern(pattern, parameters)
-        found = report(loaded, n, heads, head_dim, given_tables(loaded, tables))
+        given = given_tables(loaded, tables)
+        with progress_shown() as progress:
+            found = report(loaded, n, heads, head_dim, given, with_dependency=dependency, gpu=gpu, progress=progress)
         if as_json:
             click.echo(json.dumps(found.to_dict(), indent=2))
             return
