@@ -66,18 +66,21 @@ def report(
     heads: int = 12,
     head_dim: int = 64,
     tables: Mapping[str, ArrayLike] | None = None,
+    dependency: bool = True,
+    gpu: str = "h100",
     **params: Argument,
 ) -> Report:
-    """What a pattern costs at length n: exact pairs, FLOPs, formula, plan. See `attnc.analysis.report.Report`.
+    """What a pattern costs at length n, and how information travels through it. See `attnc.analysis.report.Report`.
 
-    `tables` gives the content of runtime tables by name. Raises AttnError for a faulty pattern, or one too large to
+    `tables` gives the content of runtime tables by name, `gpu` the GPU whose roofline is wanted. Without `dependency`
+    the report takes a blink; with it, seconds at tens of thousands of tokens. Raises AttnError for a faulty pattern, or one too large to
     count; ValueError for sizes out of range and tables that do not fit.
     """
     from attnc.analysis.report import report as analyse
 
     for name, value, least in (("n", n, 0), ("heads", heads, 1), ("head_dim", head_dim, 1)):
         whole_number(name, value, least)
-    return analyse(_pattern(pattern, params), n, heads, head_dim, tables)
+    return analyse(_pattern(pattern, params), n, heads, head_dim, tables, with_dependency=dependency, gpu=gpu)
 
 
 def plan(

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from attnc.analysis.counting import bag_count, distinct_count, inclusion_exclusion
+from attnc.analysis.dependency import Dependency, dependency
 from attnc.analysis.formula import Formula, formula, text
+from attnc.analysis.hardware import GPUS, Gpu, Roofline, gpu_named, roofline
+from attnc.analysis.lints import lints
 from attnc.lower.lowering import head_pieces, lower
 from attnc.lower.pieces import Inexpressible, Piece
-from attnlang.diagnostics import AttnError
+from attnlang.diagnostics import AttnError, Diagnostic, to_json
 from attnlang.pattern import Pattern
 from attnlang.pattern.expr import Known
 from attnlang.pattern.pattern import value_text
@@ -44,6 +47,9 @@ class Report:
     plan     what backend sdpa runs; None where it cannot
     why      one sentence on the choice of backend
     tables   the content of runtime tables that was counted
+    dependency   how information travels through layers of it; None where it was not asked for
+    diagnostics  what is legal and hardly meant, at these sizes
+    gpu      whose roofline is given
     """
 
     pattern: Pattern
@@ -56,6 +62,9 @@ class Report:
     plan: Plan | None
     why: str
     tables: Mapping[str, Any] = field(default_factory=dict[str, Any], repr=False)
+    dependency: Dependency | None = None
+    diagnostics: tuple[Diagnostic, ...] = ()
+    gpu: Gpu = GPUS["h100"]
 
     @property
     def bag(self) -> int:
@@ -95,6 +104,21 @@ class Report:
         """Bytes that a forward in bfloat16 holds: q, k, v and out, and the float32 accumulators of out and lse."""
         return self.heads * self.n * (4 * 2 * self.head_dim + 4 * self.head_dim + 4)
 
+    @property
+    def backward_memory_bytes(self) -> int:
+        """Bytes that a backward in bfloat16 holds: those of q, k, v, out, d_out and lse, and float32 dq, dk, dv."""
+        return self.heads * self.n * (5 * 2 * self.head_dim + 4 + 3 * 4 * self.head_dim)
+
+    @property
+    def forward_roofline(self) -> Roofline:
+        """The least time of a forward in bfloat16: q, k and v read once, out and lse written once."""
+        return roofline(self.forward_flops, self.heads * self.n * (4 * 2 * self.head_dim + 4), self.gpu)
+
+    @property
+    def backward_roofline(self) -> Roofline:
+        """The least time of a backward: q, k, v, out, d_out and lse read once, dq, dk and dv written once."""
+        return roofline(self.backward_flops, self.heads * self.n * (8 * 2 * self.head_dim + 4), self.gpu)
+
     def to_dict(self) -> dict[str, Any]:
         """The report as plain data for JSON."""
         return {
@@ -118,13 +142,21 @@ class Report:
             "density": self.distinct / self.dense if self.dense else 0.0,
             "formula": None if self.formula is None else _formula_dict(self.formula),
             "distinct_formula": None if self.distinct_formula is None else _formula_dict(self.distinct_formula),
-            "diagnostics": [],
+            "dependency": None if self.dependency is None else self.dependency.to_dict(),
+            "diagnostics": [to_json(each) for each in self.diagnostics],
             "plan": {
                 "backend": "reference" if self.plan is None else "sdpa",
                 "branches": [] if self.plan is None else self.plan.to_json()["branches"],
                 "why": self.why,
             },
             "memory_bytes": self.memory_bytes,
+            "backward_memory_bytes": self.backward_memory_bytes,
+            "hardware": {
+                "gpu": self.gpu.name,
+                "source": self.gpu.source,
+                "forward": self.forward_roofline.to_dict(),
+                "backward": self.backward_roofline.to_dict(),
+            },
         }
 
 
@@ -144,8 +176,31 @@ def _formula_dict(found: Formula) -> dict[str, Any]:
     }
 
 
-def report(pattern: Pattern, n: int, heads: int, head_dim: int, tables: Mapping[str, Any] | None = None) -> Report:
-    """Count, put into a formula, and plan; `tables` gives the content of runtime tables.
+def report(
+    pattern: Pattern,
+    n: int,
+    heads: int,
+    head_dim: int,
+    tables: Mapping[str, Any] | None = None,
+    *,
+    with_dependency: bool = False,
+    gpu: str = "h100",
+    progress: Callable[[str], None] = lambda what: None,
+) -> Report:
+    """Everything about a pattern at these sizes; `tables` gives the content of runtime tables.
+
+    Raises AttnError for a pattern that fails at these sizes, or that cannot be counted.
+    """
+    chosen = gpu_named(gpu)
+    progress("counting pairs")
+    found = _cost(pattern, n, heads, head_dim, tables)
+    how = dependency(pattern, n, heads, tables, progress) if with_dependency else None
+    findings = lints(pattern, found.plan, found.bag, found.distinct, how)
+    return replace(found, dependency=how, diagnostics=tuple(findings), gpu=chosen)
+
+
+def _cost(pattern: Pattern, n: int, heads: int, head_dim: int, tables: Mapping[str, Any] | None) -> Report:
+    """Count, put into a formula, and plan.
 
     Raises AttnError for a pattern that fails at these sizes, or that is made of
     no lattices and too large to count pair by pair.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
@@ -86,6 +86,21 @@ def given_tables(pattern: Pattern, items: Iterable[str]) -> dict[str, Any]:
     if missing:
         raise ValueError(f"pattern {pattern.name} needs the content of {', '.join(missing)}: give -t {missing[0]}=LIST")
     return found
+
+
+@contextmanager
+def progress_shown() -> Iterator[Callable[[str], None]]:
+    """A function that is told what is being done, and shows it on a terminal's standard error."""
+    if not sys.stderr.isatty():
+        yield lambda what: None
+        return
+    from rich.console import Console
+    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("")
+        yield lambda what: bar.update(task, description=what)
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from attnc.cli.common import given_tables, load_pattern, size_options, table_option, user_errors
+from attnc.cli.common import given_tables, load_pattern, progress_shown, size_options, table_option, user_errors
 
 if TYPE_CHECKING:
     from attnlang.pattern import Pattern
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 @size_options(n=32768)
 @table_option
 @click.option("--head-dim", default=64, show_default=True, type=click.IntRange(1), help="Dimension of a head.")
+@click.option("--gpu", default="h100", show_default=True, help="The GPU whose roofline is given.")
+@click.option("--dependency/--no-dependency", default=True, help="Search how information travels, or leave it out.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 @click.option("--html", "page", type=click.Path(dir_okay=False, path_type=Path), help="Write a self-contained page.")
 def command(
@@ -37,6 +39,8 @@ def command(
     heads: int,
     tables: tuple[str, ...],
     head_dim: int,
+    gpu: str,
+    dependency: bool,
     as_json: bool,
     page: Path | None,
 ) -> None:
@@ -51,14 +55,27 @@ def command(
         loaded = [(text, _loaded(text, parameters)) for text in patterns]
         _check_used(parameters, (found for _, found in loaded))
         _check_tables(tables, [found for _, found in loaded])
-        reports = [
-            report(found, n, heads, head_dim, given_tables(found, _tables_of(found, tables))) for _, found in loaded
-        ]
-        comparison = compare(list(_labels(loaded)), reports)
-        if page is not None:
-            from attnc.emit.html import compare_page
+        with progress_shown() as progress:
+            reports = [
+                report(
+                    found,
+                    n,
+                    heads,
+                    head_dim,
+                    given_tables(found, _tables_of(found, tables)),
+                    with_dependency=dependency,
+                    gpu=gpu,
+                    progress=lambda what, name=text: progress(f"{name}: {what}"),
+                )
+                for text, found in loaded
+            ]
+            comparison = compare(list(_labels(loaded)), reports)
+            if page is not None:
+                from attnc.emit.html import compare_page
 
-            page.write_text(compare_page(comparison), encoding="utf-8")
+                progress("drawing")
+                page.write_text(compare_page(comparison), encoding="utf-8")
+        if page is not None:
             click.echo(f"wrote {page}", err=as_json)
         if as_json:
             click.echo(json.dumps(comparison.to_dict(), indent=2))

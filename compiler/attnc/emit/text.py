@@ -9,9 +9,11 @@ from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
+from attnc.analysis.dependency import Dependency
 from attnc.analysis.formula import Formula, text
 from attnc.analysis.report import FORWARD_FLOPS, Report
 from attnc.emit.picture import shaded
+from attnlang.diagnostics import render
 
 SKETCHED = 1024
 
@@ -26,6 +28,11 @@ def print_report(report: Report, console: Console) -> None:
     console.print(f"\n{sizes}. All counts are exact.")
     console.print(_cost(report))
     console.print(_formulas(report))
+    console.print(_hardware(report))
+    if report.dependency is not None:
+        console.print(_dependency(report.dependency))
+    for diagnostic in report.diagnostics:
+        console.print(Text.from_ansi(render(diagnostic, colour=console.is_terminal)), end="\n\n")
     console.print(_plan(report))
 
 
@@ -80,6 +87,64 @@ def _formula(name: str, formula: Formula, heads: int) -> str:
     mean = sympy.expand(formula.pairs / heads)
     about = f"  =  {text(mean.evalf(6))}" if any(number.q > 999 for number in mean.atoms(sympy.Rational)) else ""
     return f"    {name:<9} {text(mean)}{about}   {formula.complexity}"
+
+
+def _hardware(report: Report) -> Text:
+    """The roofline, in one line a pass."""
+    lines = [f"On {report.gpu.name} in bfloat16 ({report.gpu.source}), at best:"]
+    passes = (
+        ("forward", report.forward_roofline, report.memory_bytes),
+        ("backward", report.backward_roofline, report.backward_memory_bytes),
+    )
+    for name, found, memory in passes:
+        limits = f"{found.intensity:,.0f} FLOPs a byte, {found.bound} bound"
+        lines.append(f"    {name:<9} {_time(found.seconds):>10}   {limits}, {_bytes(memory)} held")
+    return Text("\n".join((*lines, "")))
+
+
+def _time(seconds: float) -> str:
+    for factor, unit in ((1.0, "s"), (1e-3, "ms"), (1e-6, "us")):
+        if seconds >= factor:
+            return f"{seconds / factor:,.2f} {unit}"
+    return f"{seconds * 1e9:,.0f} ns"
+
+
+def _bytes(count: int) -> str:
+    for power, unit in ((4, "TiB"), (3, "GiB"), (2, "MiB"), (1, "KiB")):
+        if count >= 1024**power:
+            return f"{count / 1024**power:,.1f} {unit}"
+    return f"{count} B"
+
+
+REACHES_SHOWN = 6
+
+
+def _dependency(found: Dependency) -> Group:
+    """How information travels, as a small table."""
+    pairs = "causal pairs" if found.causal else "pairs"
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    layers = list(enumerate(found.reach_by_layer, 1))
+    shown = layers if len(layers) <= REACHES_SHOWN else [*layers[: REACHES_SHOWN - 1], layers[-1]]
+    table.add_column("layers")
+    for number, _ in shown:
+        table.add_column(str(number), justify="right")
+    table.add_row(f"{pairs} connected", *(f"{_floored(share)}" for _, share in shown))
+    lines = [f"layers until all is connected that ever will be: {found.layers_to_connect or f'over {len(layers)}'}"]
+    if found.unreachable_pairs is not None:
+        lines.append(f"{pairs} that never meet: {found.unreachable_pairs:,}")
+    hops = "  ".join(f"{_span(first, last)}: {count}" for first, last, count in found.hops_by_distance)
+    lines.append(textwrap.fill(f"most hops by distance: {hops}", 110, subsequent_indent="    "))
+    title = f"How information travels ({found.basis}; {found.method}; heads mixed and a residual in every layer):"
+    return Group(Text(title), table, Text("\n".join((*lines, ""))))
+
+
+def _span(first: int, last: int) -> str:
+    return str(first) if first == last else f"{first}-{last}"
+
+
+def _floored(share: float) -> str:
+    """A share in percent that says 100 % only of everything."""
+    return "100 %" if share == 1 else f"{int(share * 1e6) / 1e4:.4f} %"
 
 
 def _plan(report: Report) -> Group:
