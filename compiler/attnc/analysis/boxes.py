@@ -147,9 +147,7 @@ class Counter:
         return np.divmod(np.unique(np.concatenate(pairs)), max(1, length))
 
 
-def _without_blocks(
-    relation: algebra.Relation, n: int, scope: Mapping[str, object]
-) -> tuple[int, algebra.Relation, int]:
+def _without_blocks(relation: algebra.Relation, n: int, scope: Mapping[str, object]) -> tuple[int, algebra.Relation, int]:
     """`blocks(a) { blocks(b) { p } }`  -->  a b, p, and the number of blocks"""
     size = 1
     while isinstance(relation, algebra.Blocks):

@@ -267,9 +267,7 @@ class _Builder:
             case tree.Index() if (entry := table_entry(node)) is not None:
                 return terms.table(entry[0], tuple(inner(index) for index in entry[1]))
             case tree.Call(name, arguments):
-                return self._call(
-                    node, name, [part for part in arguments if isinstance(part, tree.Node)], scope, places
-                )
+                return self._call(node, name, [part for part in arguments if isinstance(part, tree.Node)], scope, places)
             case _:
                 raise NoTermError(f"`{expression_text(node)}` is looked at as a whole")
 
@@ -304,16 +302,14 @@ class _Builder:
             case _:
                 return terms.ge(terms.plus(terms.sub(left, right) if op == ">" else terms.sub(right, left), -1))
 
-    def _call(
-        self, node: tree.Expr, name: str, arguments: list[tree.Node], scope: Scope, places: dict[str, Term]
-    ) -> Term:
+    def _call(self, node: tree.Expr, name: str, arguments: list[tree.Node], scope: Scope, places: dict[str, Term]) -> Term:
         terms = self._terms
         match name, arguments:
-            case (("sum" | "len"), [tree.Comprehension() as listed]):
+            case ("sum" | "len"), [tree.Comprehension() as listed]:
                 return self._sum([value for value in self._listed(listed, scope, places, count=name == "len")])
-            case (("min" | "max" | "sum"), [tree.List(items)]):
+            case ("min" | "max" | "sum"), [tree.List(items)]:
                 parts = [self._folded(item, scope, places) for item in items]
-            case (("min" | "max" | "abs" | "ceildiv"), _):
+            case ("min" | "max" | "abs" | "ceildiv"), _:
                 parts = [self._folded(part, scope, places) for part in arguments]  # pyright: ignore[reportArgumentType]
             case _:
                 raise NoTermError(f"`{expression_text(node)}` has no simple steps")
