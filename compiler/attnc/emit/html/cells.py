@@ -12,14 +12,14 @@
 from __future__ import annotations
 
 import zlib
-from base64 import b64encode
+from base64 import b64decode, b64encode
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from attnc.analysis.members import Member, members
+from attnc.analysis.members import MAX_MEMBERS, Member, members
 from attnc.emit.html.views import View
 from attnlang.pattern import algebra
 from attnlang.pattern.oracle import on_head
@@ -28,6 +28,7 @@ from attnlang.pattern.walk import free_names_of, nodes
 
 MAX_BYTES = 1_500_000
 """How much text the matrices of a view may take; heads beyond it are left out, and the page says so."""
+MEMBER_BITS = np.uint64(MAX_MEMBERS)
 Codes = NDArray[np.uint16]
 
 
@@ -76,8 +77,6 @@ def _text(content: bytes) -> str:
 
 def unpacked(text: str) -> bytes:
     """What a text of the page holds."""
-    from base64 import b64decode
-
     return zlib.decompress(b64decode(text))
 
 
@@ -128,10 +127,9 @@ def _differ_by_head(relation: algebra.Relation) -> bool:
 
 
 def _coded(m: NDArray[np.int32], held: NDArray[np.uint64], table: _Table) -> Codes:
-    counts, of_count = np.unique(m, return_inverse=True)
-    sets, of_set = np.unique(held, return_inverse=True)
-    both, of_pair = np.unique(of_count.reshape(-1) * len(sets) + of_set.reshape(-1), return_inverse=True)
-    codes = [table.code(int(counts[each // len(sets)]), int(sets[each % len(sets)])) for each in both.tolist()]
-    if len(table.cells) > 2**16:
-        raise AssertionError("a view of so few positions cannot have so many different cells")
-    return np.array(codes, np.uint16)[of_pair].reshape(m.shape)
+    """The code of every cell. What is seldom different is looked up, not sorted."""
+    both = held | (m.astype(np.uint64) << MEMBER_BITS)
+    distinct = np.unique(both)
+    codes = [table.code(each >> int(MEMBER_BITS), each & (1 << int(MEMBER_BITS)) - 1) for each in distinct.tolist()]
+    assert len(table.cells) <= 2**16, "a view of so few positions cannot have so many different cells"
+    return np.array(codes, np.uint16)[np.searchsorted(distinct, both)]

@@ -13,28 +13,11 @@ from sympy.printing.mathml import mathml
 from attnc.analysis.formula import Formula, text
 from attnlang.pattern.highlight import AttnLexer
 
-LIGHT, DARK = "xcode", "github-dark"
-"""Pygments' styles."""
-
 
 def highlighted(source: str) -> Markup:
-    """A pattern's text with its words in colours."""
+    """A pattern's text with its words in classes, which the page's style colours."""
     formatter = HtmlFormatter(nowrap=True)
     return Markup(pygments.highlight(source.strip("\n"), AttnLexer(), formatter))
-
-
-def styles() -> str:
-    """The rules that `highlighted` needs, for light and dark ground."""
-    light = _rules(LIGHT, ".source")
-    chosen = _rules(DARK, ":root[data-theme=dark] .source")
-    preferred = _rules(DARK, ":root:not([data-theme=light]) .source")
-    return f"{light}\n@media screen{{{chosen}}}\n@media screen and (prefers-color-scheme:dark){{{preferred}}}"
-
-
-def _rules(style: str, prefix: str) -> str:
-    """A style's colours alone: its ground and its line numbers are the page's business."""
-    rules = HtmlFormatter(style=style).get_style_defs(prefix).splitlines()
-    return "\n".join(rule for rule in rules if rule.startswith(f"{prefix} .") and ".hll" not in rule)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,9 +50,4 @@ def formula_facts(name: str, found: Formula, heads: int) -> FormulaFacts:
 
 def math(expression: sympy.Expr) -> Markup:
     """An expression as MathML."""
-    return Markup(f"<math>{mathml(expression, printer='presentation')}</math>")
-
-
-def order(complexity: str) -> str:
-    """A complexity class with its power raised: O(N²)."""
-    return complexity.replace("^2", "²").replace("^3", "³")
+    return Markup(f'<math displaystyle="true">{mathml(expression, printer="presentation")}</math>')

@@ -18,7 +18,7 @@ from attnc.emit import figures
 from attnc.emit.comparison import rows
 from attnc.emit.html.cells import view_data
 from attnc.emit.html.image import first_head_image
-from attnc.emit.html.markup import formula_facts, highlighted, styles
+from attnc.emit.html.markup import formula_facts, highlighted
 from attnc.emit.html.plots import Line
 from attnc.emit.html.plotted import cost_plot, hops_plot, reach_plot
 from attnc.emit.html.views import SIZE, views
@@ -166,7 +166,7 @@ def _environment() -> jinja2.Environment:
 
 
 def _style() -> Markup:
-    text = "\n".join((_palette(), _asset("page.css"), styles()))
+    text = "\n".join((_palette(), _asset("page.css")))
     assert "</style" not in text
     return Markup(text)
 

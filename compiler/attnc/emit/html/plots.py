@@ -20,12 +20,16 @@ LABEL_HEIGHT = 15
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """A line: its name, its points (x, y), what each point says, and its style: a number, or None for the reference."""
+    """A line: its name, its points (x, y), what each point says, and its style: a number, or None for the reference.
+
+    With `until`, a point's value holds until the next one, and the last one's until there.
+    """
 
     name: str
     points: Sequence[tuple[float, float]]
     says: Sequence[str]
     style: int | None = 0
+    until: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +130,11 @@ def _grid(x: Axis, y: Axis) -> Markup:
 
 def _line(line: Line, x: Axis, y: Axis) -> Markup:
     places = [(_x(x, px), _y(y, py)) for px, py in line.points]
-    path = "M" + "L".join(f"{px} {py}" for px, py in places)
+    path = (
+        _stepped(places, _x(x, line.until))
+        if line.until is not None
+        else "M" + "L".join(f"{px} {py}" for px, py in places)
+    )
     dash = "4 4" if line.style is None else DASHES[line.style % len(DASHES)]
     kind = "reference" if line.style is None else f"series s{line.style % 8 + 1}"
     points = [
@@ -135,6 +143,11 @@ def _line(line: Line, x: Axis, y: Axis) -> Markup:
     ]
     drawn = Markup('<path class="line" d="{}" stroke-dasharray="{}"/>').format(path, dash or "none")
     return Markup('<g class="{}">').format(kind) + drawn + Markup("").join(points) + Markup("</g>")
+
+
+def _stepped(places: Sequence[tuple[float, float]], end: float) -> str:
+    first, *others = places
+    return f"M{first[0]} {first[1]}" + "".join(f"H{px}V{py}" for px, py in others) + f"H{end}"
 
 
 def _point(place: tuple[float, float], style: int | None) -> Markup:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, TypeAlias
 
 from markupsafe import Markup
@@ -63,17 +63,25 @@ def hops_plot(named: Named) -> Markup | None:
     lines = [_hops_line(name, found["hops_by_distance"], style) for style, (name, found) in enumerate(named)]
     if not any(line.points for line in lines):
         return None
-    x = log_axis("distance in tokens", (x for line in lines for x, _ in line.points), _power_of_two, base=2)
+    x = log_axis("distance in tokens", _ends(lines), _power_of_two, base=2)
     y = counting_axis("most hops", 0, int(max(y for line in lines for _, y in line.points)))
     return plot(lines, x, y, "the most layers that any connected pair needs, by distance")
+
+
+def _ends(lines: Sequence[Line]) -> Iterator[float]:
+    """Where lines begin, and where they end."""
+    for line in lines:
+        yield from (x for x, _ in line.points)
+        yield line.until or 1.0
 
 
 def _hops_line(name: str, hops: dict[str, int], style: int) -> Line:
     """A step over each range of distances; every range is marked once, at its beginning."""
     points: list[tuple[float, float]] = []
     says: list[str] = []
+    last = 1.0
     for span, count in hops.items():
-        first = int(span.split("-")[0])
+        first, last = int(span.split("-")[0]), float(span.split("-")[-1])
         points.append((float(first), float(count)))
         says.append(f"{name}, distance {figures.distances(span)}: {count} hop{'' if count == 1 else 's'}")
-    return Line(name, points, says, style)
+    return Line(name, points, says, style, until=last)

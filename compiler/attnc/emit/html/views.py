@@ -61,14 +61,16 @@ def _corner(pattern: Pattern, n: int, tables: dict[str, Any], size: int) -> Iter
 
 
 def _scaled_to(pattern: Pattern, n: int, size: int) -> View | None:
-    """The long parameters divided by a power of two, until the longest is a quarter of what is shown.
+    """The long parameters divided, until the longest is about a quarter of what is shown.
 
-    They are never divided by more than brings the whole sequence into view.
+    They are left as they are where the longest fills less than half of it, and never divided by more than brings the
+    whole sequence into view.
     """
     longest = max((_largest(value) for name, value in pattern.parameters if name not in UNSCALED), default=0)
-    divisor = 1
-    while longest > divisor * size // 4 and divisor * size < n:
-        divisor *= 2
+    if longest <= size // 2:
+        return None
+    least = max(2, min(-(-longest // (size // 4)), -(-n // size)))
+    divisor = max(range(least, 4 * least), key=lambda each: len(_scalable(pattern, each)))
     scaled = _divided(pattern, divisor)
     if scaled is None:
         return None
@@ -90,13 +92,9 @@ def _changes(before: Pattern, after: Pattern) -> str:
 
 
 def _divided(pattern: Pattern, divisor: int) -> Pattern | None:
-    """The pattern with its long parameters divided: those that stay whole, and at least 4. None if there are none."""
-    changed = {
-        name: _quotient(value, divisor)
-        for name, value in pattern.parameters
-        if name not in UNSCALED and _divides(value, divisor)
-    }
-    if divisor == 1 or not changed or not pattern.source.text:
+    """The pattern with its long parameters divided: those that stay whole, and at least 2. None if there are none."""
+    changed = _scalable(pattern, divisor)
+    if not changed or not pattern.source.text:
         return None
     values = {name: _argument(changed.get(name, value)) for name, value in pattern.parameters}
     files = dict(pattern.imports) or None
@@ -106,10 +104,19 @@ def _divided(pattern: Pattern, divisor: int) -> Pattern | None:
         return None  # a condition of the pattern does not hold for these
 
 
+def _scalable(pattern: Pattern, divisor: int) -> dict[str, Known]:
+    """The parameters that a divisor divides, divided."""
+    return {
+        name: _quotient(value, divisor)
+        for name, value in pattern.parameters
+        if name not in UNSCALED and _divides(value, divisor)
+    }
+
+
 def _divides(value: Known, divisor: int) -> bool:
     if isinstance(value, tuple):
         return bool(value) and all(_divides(item, divisor) for item in value)
-    return isinstance(value, int) and not isinstance(value, bool) and value % divisor == 0 and value >= 4 * divisor
+    return isinstance(value, int) and not isinstance(value, bool) and value % divisor == 0 and value >= 2 * divisor
 
 
 def _quotient(value: Known, divisor: int) -> Known:

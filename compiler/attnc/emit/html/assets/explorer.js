@@ -20,7 +20,8 @@
       state.head = Math.min(state.head, state.view.heads - 1);
       state.query = null;
       mask.hidden.clear();
-      element("view-note").textContent = `${state.view.note} ${state.view.call}`;
+      element("view-note").textContent = state.view.note;
+      element("view-note").title = state.view.call;
       const heads = element("head");
       heads.replaceChildren(...state.view.head_of.map((place, head) => {
         const option = new Option(place < 0 ? `${head} (not on this page)` : `${head}`, head);
@@ -135,8 +136,11 @@
       element("field").textContent = ranges(reached);
       const colours = hopColours(most);
       const often = new Array(most + 1).fill(0);
-      let never = 0;
-      for (const hop of hops) hop < 0 ? (never += 1) : (often[hop] += 1);
+      const never = { earlier: 0, later: 0 };
+      hops.forEach((hop, k) => {
+        if (hop < 0) never[k < query ? "earlier" : "later"] += 1;
+        else often[hop] += 1;
+      });
       element("hops").replaceChildren(...often.slice(1).map((number, place) => {
         const chip = document.createElement("span");
         const colour = text("span", "", "swatch");
@@ -144,7 +148,7 @@
         chip.append(colour, `${place + 1}: +${number.toLocaleString("en")}`);
         chip.className = place + 1 > layers ? "later" : "";
         return chip;
-      }), ...(never ? [text("span", `never: ${never.toLocaleString("en")}`)] : []));
+      }), text("span", `never: ${never.earlier.toLocaleString("en")} earlier, ${never.later.toLocaleString("en")} later`));
       mask.follow({ query, hops, most, layers });
     }
 
