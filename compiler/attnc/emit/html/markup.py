@@ -36,7 +36,7 @@ class FormulaFacts:
 def formula_facts(name: str, found: Formula, heads: int) -> FormulaFacts:
     """A formula for all heads, its mean over the heads in decimals, and the same to copy."""
     mean = sympy.expand(found.pairs / heads)
-    decimals = text(sum(coefficient.evalf(6) * term for term, coefficient in mean.as_coefficients_dict().items()))
+    decimals = text(sympy.Add(*(value.evalf(6) * term for term, value in mean.as_coefficients_dict().items())))
     return FormulaFacts(
         name,
         math(found.pairs),

@@ -43,6 +43,7 @@ def report_page(report: Report, *, explorer: int = SIZE) -> str:
     dense = [(p.n, p.dense_forward) for p in points]
     facts = report.to_dict()
     dependency = facts.get("dependency")
+    named = [] if dependency is None else [(report.pattern.name, dependency)]
     return _render(
         "report.html.jinja",
         title=f"{report.pattern.name} · attnlang report",
@@ -54,8 +55,8 @@ def report_page(report: Report, *, explorer: int = SIZE) -> str:
         plan=None if report.plan is None else str(report.plan),
         cost_plot=cost_plot([cost], dense, report.n) if points else None,
         points=points,
-        reach_plot=_if(dependency, lambda: reach_plot([(report.pattern.name, dependency)])),
-        hops_plot=_if(dependency, lambda: hops_plot([(report.pattern.name, dependency)])),
+        reach_plot=reach_plot(named),
+        hops_plot=hops_plot(named),
         views=shown,
         missing=missing,
     )
@@ -86,16 +87,12 @@ def compare_page(comparison: Comparison, *, explorer: int = SIZE) -> str:
         sources=[(entry, _source(entry.report.pattern)) for entry in comparison.entries],
         facts=[entry.report.to_dict() for entry in comparison.entries],
         cost_plot=cost_plot(lines, sorted(dense.items()), comparison.n) if dense else None,
-        reach_plot=reach_plot(named) if named else None,
-        hops_plot=hops_plot(named) if named else None,
+        reach_plot=reach_plot(named),
+        hops_plot=hops_plot(named),
         thumbnails=[_thumbnail(entry.report) for entry in comparison.entries],
         views=_first_views(comparison, explorer),
         missing="none of the patterns has a form that is short enough",
     )
-
-
-def _if(value: Any, make: Any) -> Any:
-    return None if value is None else make()
 
 
 def _says(n: int, forward: int) -> str:
@@ -160,8 +157,10 @@ def _environment() -> jinja2.Environment:
         figures.whole, figures.flops, figures.size, figures.seconds, figures.share, figures.ratio, figures.short,
         figures.distances, figures.layers_to_connect, figures.unreachable,
     )  # fmt: skip
-    found.filters.update({f"as_{each.__name__}": each for each in formats})
-    found.globals.update(style=_style(), script=_script(SCRIPTS))
+    filters: dict[str, Any] = found.filters
+    filters.update({f"as_{each.__name__}": each for each in formats})
+    known: dict[str, Any] = found.globals
+    known.update(style=_style(), script=_script(SCRIPTS))
     return found
 
 

@@ -15,6 +15,7 @@ from attnlang.diagnostics import AttnError
 from attnlang.pattern import Pattern, algebra
 from attnlang.pattern.arguments import LAYER_NAMES
 from attnlang.pattern.expr import Known, integer
+from attnlang.pattern.kinds import Value
 from attnlang.pattern.library import loads
 from attnlang.pattern.pattern import value_text
 from attnlang.pattern.walk import nodes
@@ -104,7 +105,7 @@ def _divided(pattern: Pattern, divisor: int) -> Pattern | None:
         return None  # a condition of the pattern does not hold for these
 
 
-def _scalable(pattern: Pattern, divisor: int) -> dict[str, Known]:
+def _scalable(pattern: Pattern, divisor: int) -> dict[str, Value]:
     """The parameters that a divisor divides, divided."""
     return {
         name: _quotient(value, divisor)
@@ -119,7 +120,7 @@ def _divides(value: Known, divisor: int) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value % divisor == 0 and value >= 2 * divisor
 
 
-def _quotient(value: Known, divisor: int) -> Known:
+def _quotient(value: Known, divisor: int) -> Value:
     if isinstance(value, tuple):
         return tuple(_quotient(item, divisor) for item in value)
     assert isinstance(value, int)
@@ -131,20 +132,23 @@ def _argument(value: Known) -> Any:
 
 
 def _smaller_grid(pattern: Pattern, size: int) -> Iterator[View]:
-    """A grid of shorter axes: the largest that has at most `MAX_WHOLE` positions."""
+    """A grid whose axes are all divided alike: the largest that has at most `MAX_WHOLE` positions."""
+    axes = _axes(pattern)
     for divisor in range(2, 65):
         scaled = _divided(pattern, divisor)
-        n = 0 if scaled is None else _grid_positions(scaled)
-        if scaled is not None and 0 < n <= max(size, MAX_WHOLE):
+        shorter = () if scaled is None else _axes(scaled)
+        n = prod(shorter)
+        alike = tuple(axis * divisor for axis in shorter) == axes
+        if scaled is not None and alike and 0 < n <= max(size, MAX_WHOLE):
             note = f"{_changes(pattern, scaled)}: all {n:,} positions of the smaller grid."
             yield View(f"Scaled by 1/{divisor}", note, scaled, n, n)
             return
 
 
-def _grid_positions(pattern: Pattern) -> int:
-    """How many positions the outermost grid has; 0 where that depends on the length."""
+def _axes(pattern: Pattern) -> tuple[int, ...]:
+    """The lengths of the outermost grid's axes; nothing where they depend on the length of the sequence."""
     grid = next(node for node in nodes(pattern.relation) if isinstance(node, algebra.Grid))
     try:
-        return prod(integer(each, {}) for each in grid.sizes)
+        return tuple(integer(each, {}) for each in grid.sizes)
     except AttnError:
-        return 0
+        return ()

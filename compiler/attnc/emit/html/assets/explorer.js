@@ -109,6 +109,7 @@
       if (query === null) {
         state.found = null;
         mask.follow(null);
+        canvas.dataset.following = "none";
         return;
       }
       const holds = state.mixed ? await view.anyHead() : view.oneHead(codes);
@@ -150,6 +151,7 @@
         return chip;
       }), text("span", `never: ${never.earlier.toLocaleString("en")} earlier, ${never.later.toLocaleString("en")} later`));
       mask.follow({ query, hops, most, layers });
+      canvas.dataset.following = `${query}, ${state.mixed ? "mixed" : "alone"}`;
     }
 
     // pointing at a cell -------------------------------------------------------------------------------------------
