@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from attnc.analysis.evaluation import Evaluator, random_keys
 from attnc.analysis.relation_terms import NoTermError, term_of
-from attnc.analysis.terms import Box, Simplifier, Term, Terms, moduli, subterms
+from attnc.analysis.terms import Box, Simplifier, Term, Terms, periods, subterms
 from attnlang.pattern import algebra
 from attnlang.pattern.expr import integer
 from attnlang.pattern.tables import Content
@@ -206,7 +206,7 @@ class _Boxes:
 
     def count(self, term: Term, box: Box) -> Pairs:
         """(bag, distinct) of a term over a box."""
-        self._sizes = cut_sizes(moduli(term), max(box))
+        self._sizes = cut_sizes(periods(term), max(box))
         self._points = 0
         budget = len(self._known) + MAX_BOXES
         return self._count(term, box, budget)
@@ -264,10 +264,10 @@ def _cut(length: int, size: int) -> list[tuple[int, int]]:
     return [(0, middle), (middle, length - middle)]
 
 
-def cut_sizes(periods: set[int], longest: int) -> list[int]:
-    """1, .., each dividing the next: through as many of the periods as fit, then on by twos."""
+def cut_sizes(steps: set[int], longest: int) -> list[int]:
+    """1, .., each dividing the next: through as many of the steps as fit, then on by twos."""
     sizes = [1]
-    for period in sorted(periods):
+    for period in sorted(steps):
         wanted = lcm(sizes[-1], period)
         if wanted > longest:
             continue

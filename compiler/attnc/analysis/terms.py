@@ -15,7 +15,7 @@ A truth value is a term that is 0 or 1. The kinds:
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from math import gcd
+from math import gcd, lcm
 from typing import Any, TypeAlias, cast
 
 Box: TypeAlias = tuple[int, int]
@@ -351,16 +351,34 @@ class Simplifier:
                 return 0, 1
 
 
-def moduli(term: Term) -> set[int]:
-    """All m of `floor` and `mod` inside a term."""
+def periods(*roots: Term) -> set[int]:
+    """The periods of all `floor` and `mod` inside terms: steps of q or k after which they repeat, but for a constant."""
+    known: dict[Term, tuple[int, int]] = {}
     found: set[int] = set()
-    seen: set[Term] = set()
-    waiting = [term]
-    while waiting:
-        each = waiting.pop()
-        if each not in seen:
-            seen.add(each)
-            if each.kind in ("floor", "mod"):
-                found.add(each.args[1])
-            waiting += subterms(each.args)
+
+    def period(term: Term) -> tuple[int, int]:
+        """(steps, by how much the term grows in so many steps)"""
+        if term not in known:
+            known[term] = _period(term, [period(part) for part in subterms(term.args)])
+            if term.kind in ("floor", "mod"):
+                found.add(known[term][0])
+        return known[term]
+
+    for root in roots:
+        period(root)
     return found
+
+
+def _period(term: Term, parts: list[tuple[int, int]]) -> tuple[int, int]:
+    steps = lcm(*(each for each, _ in parts))
+    if term.kind in ("q", "k"):
+        return 1, 1
+    if term.kind == "lin":
+        slopes = [steps // each * grown * factor for (each, grown), (_, factor) in zip(parts, term.args[1], strict=True)]
+        return steps, gcd(*slopes)
+    grown = max((abs(steps // each * rate) for each, rate in parts), default=0)
+    if term.kind in ("floor", "mod"):
+        m = term.args[1]
+        times = m // gcd(m, grown)
+        return steps * times, grown * times // m if term.kind == "floor" else 0
+    return steps, grown
