@@ -1,50 +1,58 @@
-"""Cost over length: the exact counts of a pattern at many lengths, for plots."""
+"""Cost over length: the counts of a pattern at many lengths, for plots."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from time import monotonic
 
-from attnc.analysis.report import report
+from attnc.analysis.boxes import Counter
+from attnc.analysis.pairs import count_pairs, pieces_by_head
+from attnc.analysis.report import FORWARD_FLOPS, Report
 from attnlang.diagnostics import AttnError
-from attnlang.pattern import Pattern
 
 SHORTEST = 2**8
 LONGEST = 2**20
-MAX_ENUMERATED = 2**24
-"""How many entries of a multiplicity are counted for one point, where no formula is known."""
+BUDGET_S = 4.0
 
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """At length n: pairs of all heads with multiplicity, and FLOPs of a forward."""
+    """At length n: pairs of all heads with multiplicity and FLOPs of a forward, and whether they are exact.
+
+    basis  'exact' or 'upper bound'
+    """
 
     n: int
     bag: int
     forward: int
     dense_forward: int
+    basis: str
 
 
-def curve(pattern: Pattern, n: int, heads: int, head_dim: int, by_formula: bool) -> tuple[Point, ...]:
-    """Counts at the powers of two from 256 to 2^20 (or beyond n), and at n.
+def curve(report: Report, budget_s: float = BUDGET_S) -> tuple[Point, ...]:
+    """Counts at the powers of two from 256 to 2^20 (or beyond the report's length), and at that length.
 
-    by_formula  whether counts cost the same at every length; else long ones are left out
-
-    Lengths at which the pattern has no meaning or cannot be counted are left out, and so are all but n for patterns
-    with runtime tables, whose content belongs to one length.
+    Lengths at which the pattern has no meaning are left out, and so are those that begin after `budget_s` seconds of
+    counting: a pattern of little structure takes long at great lengths. Patterns with runtime tables, whose content
+    belongs to one length, have no curve.
     """
-    if pattern.tables:
-        return ()
-    found: list[Point] = []
-    for length in _lengths(n):
-        if not by_formula and heads * length**2 > MAX_ENUMERATED:
-            break
+    return () if report.pattern.tables else tuple(_points(report, budget_s))
+
+
+def _points(report: Report, budget_s: float) -> Iterator[Point]:
+    pattern, heads = report.pattern, report.heads
+    by_head, counter = pieces_by_head(pattern, heads), Counter({})
+    until = monotonic() + budget_s
+    for n in _lengths(report.n):
+        if monotonic() > until:
+            return
         try:
-            counted = report(pattern, length, heads, head_dim)
+            found = count_pairs(pattern, n, heads, by_head=by_head, counter=counter)
         except AttnError:
             continue
-        dense = counted.to_dict()["flops"]["dense_forward"]
-        found.append(Point(length, counted.bag, counted.forward_flops, dense))
-    return tuple(found)
+        a_pair = FORWARD_FLOPS * report.head_dim
+        yield Point(n, found.bag, a_pair * found.bag, a_pair * heads * n * n, found.basis)
 
 
 def _lengths(n: int) -> list[int]:

@@ -31,6 +31,7 @@ class FormulaFacts:
     latex: str
     complexity: str
     assumptions: tuple[str, ...]
+    basis: str
 
 
 def formula_facts(name: str, found: Formula, heads: int) -> FormulaFacts:
@@ -44,7 +45,8 @@ def formula_facts(name: str, found: Formula, heads: int) -> FormulaFacts:
         text(found.pairs),
         sympy.latex(found.pairs),
         found.complexity,
-        tuple(found.assumptions),
+        found.assumptions,
+        found.basis,
     )
 
 

@@ -12,7 +12,7 @@ from markupsafe import Markup
 
 import attnlang
 from attnc.analysis.comparison import Comparison
-from attnc.analysis.curve import curve
+from attnc.analysis.curve import Point, curve
 from attnc.analysis.report import Report
 from attnc.emit import figures
 from attnc.emit.comparison import rows
@@ -38,8 +38,8 @@ def report_page(report: Report, *, explorer: int = SIZE) -> str:
     """
     shown, missing = _views(report.pattern, report.n, report.heads, report.tables, explorer)
     formulas = [("bag", report.formula), ("distinct", report.distinct_formula)]
-    points = curve(report.pattern, report.n, report.heads, report.head_dim, report.formula is not None)
-    cost = Line(report.pattern.name, [(p.n, p.forward) for p in points], [_says(p.n, p.forward) for p in points])
+    points = curve(report)
+    cost = Line(report.pattern.name, [(p.n, p.forward) for p in points], [_says(p) for p in points])
     dense = [(p.n, p.dense_forward) for p in points]
     facts = report.to_dict()
     dependency = facts.get("dependency")
@@ -72,8 +72,8 @@ def compare_page(comparison: Comparison, *, explorer: int = SIZE) -> str:
     named: list[tuple[str, dict[str, Any]]] = []
     for style, entry in enumerate(comparison.entries):
         report = entry.report
-        points = curve(report.pattern, report.n, report.heads, report.head_dim, report.formula is not None)
-        says = [f"{entry.label}: {_says(p.n, p.forward)}" for p in points]
+        points = curve(report)
+        says = [f"{entry.label}: {_says(p)}" for p in points]
         lines.append(Line(entry.label, [(p.n, p.forward) for p in points], says, style))
         dense |= {p.n: p.dense_forward for p in points}
         found = report.to_dict().get("dependency")
@@ -95,8 +95,9 @@ def compare_page(comparison: Comparison, *, explorer: int = SIZE) -> str:
     )
 
 
-def _says(n: int, forward: int) -> str:
-    return f"N = {n:,}: {figures.flops(forward)}"
+def _says(point: Point) -> str:
+    bound = "" if point.basis == "exact" else f" ({point.basis})"
+    return f"N = {point.n:,}: {figures.flops(point.forward)}{bound}"
 
 
 def _source(pattern: Pattern) -> Markup | None:
