@@ -14,6 +14,7 @@ import pytest
 from attnc.analysis.comparison import compare
 from attnc.emit.html import compare_page, report_page
 from attnc.emit.html.cells import unpacked, view_data
+from attnc.emit.html.markup import prose
 from attnc.emit.html.views import views
 
 import attnlang
@@ -173,6 +174,8 @@ def test_texts_stay_texts(tmp_path: Path) -> None:
     assert "<img" not in page
     assert "<b onload" not in page
     assert page.count("<script") == 2
+    assert str(prose("`a <b>` & c")) == "<code>a &lt;b&gt;</code> &amp; c"
+    assert str(prose("it`s <b>")) == "it`s &lt;b&gt;"
 
 
 def test_absent_parts_are_left_out() -> None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import pygments
 import sympy
-from markupsafe import Markup
+from markupsafe import Markup, escape
 from pygments.formatters import HtmlFormatter
 from sympy.printing.mathml import mathml
 
@@ -18,6 +18,16 @@ def highlighted(source: str) -> Markup:
     """A pattern's text with its words in classes, which the page's style colours."""
     formatter = HtmlFormatter(nowrap=True)
     return Markup(pygments.highlight(source.strip("\n"), AttnLexer(), formatter))
+
+
+def prose(text: str) -> Markup:
+    """A sentence with what stands in backquotes as code."""
+    parts = text.split("`")
+    if len(parts) % 2 == 0:
+        return escape(text)
+    return Markup("").join(
+        Markup("<code>{}</code>").format(part) if place % 2 else part for place, part in enumerate(parts)
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ from attnc.emit import figures
 from attnc.emit.comparison import rows
 from attnc.emit.html.cells import view_data
 from attnc.emit.html.image import first_head_image
-from attnc.emit.html.markup import formula_facts, highlighted
+from attnc.emit.html.markup import formula_facts, highlighted, prose
 from attnc.emit.html.plots import Line
 from attnc.emit.html.plotted import cost_plot, hops_plot, reach_plot
 from attnc.emit.html.views import SIZE, views
@@ -53,7 +53,7 @@ def report_page(report: Report, *, explorer: int = SIZE) -> str:
         source=_source(report.pattern),
         formulas=[formula_facts(name, found, report.heads) for name, found in formulas if found is not None],
         plan=None if report.plan is None else str(report.plan),
-        cost_plot=cost_plot([cost], dense, report.n) if points else None,
+        cost_plot=cost_plot([cost], dense, report.n) if len(points) > 1 else None,
         points=points,
         reach_plot=reach_plot(named),
         hops_plot=hops_plot(named),
@@ -86,7 +86,7 @@ def compare_page(comparison: Comparison, *, explorer: int = SIZE) -> str:
         rows=rows(comparison),
         sources=[(entry, _source(entry.report.pattern)) for entry in comparison.entries],
         facts=[entry.report.to_dict() for entry in comparison.entries],
-        cost_plot=cost_plot(lines, sorted(dense.items()), comparison.n) if dense else None,
+        cost_plot=cost_plot(lines, sorted(dense.items()), comparison.n) if len(dense) > 1 else None,
         reach_plot=reach_plot(named),
         hops_plot=hops_plot(named),
         thumbnails=[_thumbnail(entry.report) for entry in comparison.entries],
@@ -156,7 +156,7 @@ def _environment() -> jinja2.Environment:
     )
     formats = (
         figures.whole, figures.flops, figures.size, figures.seconds, figures.share, figures.ratio, figures.short,
-        figures.distances, figures.layers_to_connect, figures.unreachable,
+        figures.distances, figures.layers_to_connect, figures.unreachable, prose,
     )  # fmt: skip
     filters: dict[str, Any] = found.filters
     filters.update({f"as_{each.__name__}": each for each in formats})
