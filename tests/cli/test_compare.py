@@ -71,6 +71,19 @@ def test_tables_go_to_the_patterns_that_take_them() -> None:
     assert [each["pairs"]["bag"] for each in document["patterns"]] == [2 * 4 * 136, 2 * 2080]
 
 
+def test_tables_that_are_not_given_make_bounds(tmp_path: Path) -> None:
+    page = tmp_path / "page.html"
+    result = run("compare", "packed", "dense", "--html", str(page), "--json", *SIZES)
+    found = [each["pairs"]["basis"] for each in json.loads(result.stdout)["patterns"]]
+    assert found == ["upper bound", "exact"]
+    assert "≤ 4,160" in page.read_text(encoding="utf-8")
+    assert "≤ 4,160" in run("compare", "packed", "dense", *SIZES).output
+    assert run("report", "packed", "--html", str(page), *SIZES).exit_code == 0
+    text = page.read_text(encoding="utf-8")
+    assert "No mask is shown: it depends on the content of doc, which is not given (-t doc=...)" in text
+    assert '<span class="basis bound">upper bound</span>' in text
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -80,7 +93,6 @@ def test_tables_go_to_the_patterns_that_take_them() -> None:
         (["sliding(w)", "causal"], "write -p NAME=VALUE"),
         (["slidin", "causal"], "did you mean `sliding`?"),
         (["causal", "-t", "doc=[1]"], "none of these patterns has a table doc"),
-        (["packed", "causal"], "needs the content of doc"),
         (["causal", "dense", "--gpu", "abacus"], "no figures for GPU"),
         ([], "Missing argument"),
         (["causal", "dense", "--html", "no/such/folder/x.html"], "No such file"),

@@ -309,7 +309,7 @@ def test_a_scaled_view_and_the_pattern_itself(tmp_path: Path, open_page: Open) -
 
 
 def test_patterns_side_by_side(tmp_path: Path, open_page: Open) -> None:
-    names, given = ("longnet", "sliding", "bigbird"), (SMALL, {"w": 5}, {"b": 8})
+    names, given = ("longnet", "sliding", "strided"), (SMALL, {"w": 5}, {"l": 8})
     reports = [attnc.report(name, n=N, heads=2, head_dim=8, **each) for name, each in zip(names, given, strict=True)]
     path = tmp_path / "several.html"
     path.write_text(compare_page(compare(names, reports)))

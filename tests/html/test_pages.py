@@ -48,8 +48,8 @@ def longnet() -> str:
 
 @pytest.fixture(scope="module")
 def several() -> str:
-    names = ("longnet", "sliding", "bigbird")
-    parameters: tuple[dict[str, Any], ...] = (SMALL, {"w": 16}, {"b": 8})
+    names = ("longnet", "sliding", "strided")
+    parameters: tuple[dict[str, Any], ...] = (SMALL, {"w": 16}, {"l": 8})
     reports = [
         attnc.report(name, n=64, heads=4, head_dim=8, dependency=True, **given)
         for name, given in zip(names, parameters, strict=True)

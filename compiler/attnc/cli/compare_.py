@@ -29,7 +29,11 @@ if TYPE_CHECKING:
 @table_option
 @click.option("--head-dim", default=64, show_default=True, type=click.IntRange(1), help="Dimension of a head.")
 @click.option("--gpu", default="h100", show_default=True, help="The GPU whose roofline is given.")
-@click.option("--dependency/--no-dependency", default=True, help="Search how information travels, or leave it out.")
+@click.option(
+    "--dependency/--no-dependency",
+    default=None,
+    help="Search how information travels, or leave it out; by default it is left out where the search is long.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 @click.option("--html", "page", type=click.Path(dir_okay=False, path_type=Path), help="Write a self-contained page.")
 def command(
@@ -40,7 +44,7 @@ def command(
     tables: tuple[str, ...],
     head_dim: int,
     gpu: str,
-    dependency: bool,
+    dependency: bool | None,
     as_json: bool,
     page: Path | None,
 ) -> None:
@@ -62,7 +66,7 @@ def command(
                     n,
                     heads,
                     head_dim,
-                    given_tables(found, _tables_of(found, tables)),
+                    given_tables(found, chosen) if (chosen := _tables_of(found, tables)) else {},
                     with_dependency=dependency,
                     gpu=gpu,
                     progress=lambda what, name=text: progress(f"{name}: {what}"),

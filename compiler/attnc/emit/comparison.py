@@ -32,9 +32,14 @@ def rows(found: Comparison) -> list[Row]:
     return [Row(name, tuple(cell(each) for each in facts)) for name, cell in _ROWS]
 
 
-def _distinct(facts: Facts) -> str:
-    distinct = facts["pairs"]["distinct"]
-    return "-" if distinct is None else f"{distinct:,}"
+def _bounded(write: Callable[[Facts], str]) -> Callable[[Facts], str]:
+    """The text of a count, marked where it is an upper bound."""
+    return lambda facts: write(facts) if facts["pairs"].get("basis", "exact") == "exact" else f"≤ {write(facts)}"
+
+
+def _fewer(facts: Facts) -> str:
+    ratio = figures.ratio(facts["flops"]["dense_forward"], facts["flops"]["forward"])
+    return ratio if facts["pairs"].get("basis", "exact") == "exact" else f"≥ {ratio}"
 
 
 def _formula(facts: Facts) -> str:
@@ -65,12 +70,12 @@ def _roofline(facts: Facts) -> str:
 
 
 _ROWS: tuple[tuple[str, Callable[[Facts], str]], ...] = (
-    ("pairs, as a bag", lambda facts: figures.whole(facts["pairs"]["bag"])),
-    ("pairs, distinct", _distinct),
-    ("density", lambda facts: figures.share(facts["density"])),
-    ("FLOPs forward", lambda facts: figures.flops(facts["flops"]["forward"])),
-    ("FLOPs backward", lambda facts: figures.flops(facts["flops"]["backward"])),
-    ("dense / this", lambda facts: figures.ratio(facts["flops"]["dense_forward"], facts["flops"]["forward"])),
+    ("pairs, as a bag", _bounded(lambda facts: figures.whole(facts["pairs"]["bag"]))),
+    ("pairs, distinct", _bounded(lambda facts: figures.whole(facts["pairs"]["distinct"]))),
+    ("density", _bounded(lambda facts: figures.share(facts["density"]))),
+    ("FLOPs forward", _bounded(lambda facts: figures.flops(facts["flops"]["forward"]))),
+    ("FLOPs backward", _bounded(lambda facts: figures.flops(facts["flops"]["backward"]))),
+    ("dense / this", _fewer),
     ("pairs as a formula", _formula),
     ("complexity", _complexity),
     ("reach of one layer", _first_reach),

@@ -11,6 +11,8 @@ from pygments.formatters import HtmlFormatter
 from sympy.printing.mathml import mathml
 
 from attnc.analysis.formula import Formula, text
+from attnc.analysis.general import R, W
+from attnc.analysis.report import Report
 from attnlang.pattern.highlight import AttnLexer
 
 
@@ -58,6 +60,30 @@ def formula_facts(name: str, found: Formula, heads: int) -> FormulaFacts:
         found.assumptions,
         found.basis,
     )
+
+
+@dataclass(frozen=True, slots=True)
+class GeneralFacts:
+    """The form with parameters as symbols, as the page shows it."""
+
+    math: Markup
+    latex: str
+    values: str
+    assumptions: tuple[str, ...]
+    unmet: str
+    bound: str | None
+
+
+def general_facts(report: Report) -> GeneralFacts | None:
+    """The general form of a report, if it has one."""
+    found = report.general
+    if found is None:
+        return None
+    term = found.term if any(rate > 1 for rate in found.dilations) else found.term.subs(R, 1)
+    count = len(found.widths)
+    alone = {W: sympy.Symbol("w"), R: sympy.Symbol("r")}
+    shown = term.subs(alone) if count == 1 else sympy.Sum(term, (sympy.Symbol("i"), 1, count))
+    return GeneralFacts(math(shown), found.pairs_latex, found.values, found.assumptions, found.unmet, found.bound)
 
 
 def math(expression: sympy.Expr) -> Markup:

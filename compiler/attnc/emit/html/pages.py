@@ -18,7 +18,7 @@ from attnc.emit import figures
 from attnc.emit.comparison import rows
 from attnc.emit.html.cells import view_data
 from attnc.emit.html.image import first_head_image
-from attnc.emit.html.markup import formula_facts, highlighted, prose
+from attnc.emit.html.markup import formula_facts, general_facts, highlighted, prose
 from attnc.emit.html.plots import Line
 from attnc.emit.html.plotted import cost_plot, hops_plot, reach_plot
 from attnc.emit.html.views import SIZE, views
@@ -52,6 +52,7 @@ def report_page(report: Report, *, explorer: int = SIZE) -> str:
         dependency=dependency,
         source=_source(report.pattern),
         formulas=[formula_facts(name, found, report.heads) for name, found in formulas if found is not None],
+        general=general_facts(report),
         plan=None if report.plan is None else str(report.plan),
         cost_plot=cost_plot([cost], dense, report.n) if len(points) > 1 else None,
         points=points,
@@ -109,6 +110,8 @@ def _views(
 ) -> tuple[list[dict[str, Any]], str]:
     """The views of a pattern, and why there are none."""
     found: list[dict[str, Any]] = []
+    if missing := [name for name, _ in pattern.tables if name not in tables]:
+        return [], f"it depends on the content of {', '.join(missing)}, which is not given (-t {missing[0]}=...)"
     reason = f"the pattern has a meaning at N = {n:,} only, which is too long to be shown pair by pair"
     for view in views(pattern, n, tables, size):
         try:
@@ -130,7 +133,8 @@ def _first_views(comparison: Comparison, size: int) -> list[dict[str, Any]]:
 
 def _thumbnail(report: Report) -> dict[str, str] | None:
     """A small picture of a pattern's first head, from the first of its views."""
-    for view in views(report.pattern, report.n, report.tables, THUMBNAIL):
+    given = report.tables if all(name in report.tables for name, _ in report.pattern.tables) else None
+    for view in () if given is None else views(report.pattern, report.n, given, THUMBNAIL):
         try:
             return {"title": view.title, "note": view.note, "image": first_head_image(view, report.heads)}
         except AttnError:
