@@ -70,7 +70,7 @@ class Counter:
     def count(self, relation: algebra.Relation, n: int, head: int, heads: int) -> Counted:
         """The pairs of one head."""
         scope = {**self._tables, "N": n, "H": heads, "h": head}
-        size, inner, length = _without_blocks(relation, n, {**scope, "n": n})
+        size, inner, length = without_blocks(relation, n, {**scope, "n": n})
         term = term_of(self._terms, inner, length, scope)
         drawn = _random_parts(term)
         if not drawn:
@@ -84,6 +84,10 @@ class Counter:
             term = term_of(self._terms, relation, n, {**self._tables, "N": n, "H": heads, "h": head})
             result = self._terms.larger(result, term)
         return self._terms, result
+
+    def over(self, term: Term, box: Box) -> int:
+        """In how many points of a box a term is above 0."""
+        return self._boxes.count(term, box)[1]
 
     def _weighed(self, term: Term, length: int, size: int, n: int) -> Pairs:
         """The count of a term over blocks of `size` tokens, of which the last may be shorter."""
@@ -101,7 +105,7 @@ class Counter:
         self._counts[term, length, size, n] = bag, distinct
         return bag, distinct
 
-    # random keys are few: without them a pattern has structure, and they are looked at one by one -----------------------
+    # random keys are few: without them a pattern has structure, and they are looked at one by one
 
     def _with_random(self, term: Term, drawn: list[Term], length: int, size: int, n: int, head: int) -> Counted:
         terms = self._terms
@@ -147,7 +151,9 @@ class Counter:
         return np.divmod(np.unique(np.concatenate(pairs)), max(1, length))
 
 
-def _without_blocks(relation: algebra.Relation, n: int, scope: Mapping[str, object]) -> tuple[int, algebra.Relation, int]:
+def without_blocks(
+    relation: algebra.Relation, n: int, scope: Mapping[str, object]
+) -> tuple[int, algebra.Relation, int]:
     """`blocks(a) { blocks(b) { p } }`  -->  a b, p, and the number of blocks"""
     size = 1
     while isinstance(relation, algebra.Blocks):

@@ -29,7 +29,7 @@ class Evaluator:
     def extremes(self, name: str, ranges: list[Range]) -> Range:
         """The least and largest entry of a table at indices within these ranges."""
         array = self._tables[name].array
-        inside = all(0 <= low and high < size for (low, high), size in zip(ranges, array.shape, strict=True))
+        inside = all(low >= 0 and high < size for (low, high), size in zip(ranges, array.shape, strict=True))
         if not inside:  # some of these entries do not exist: whether they are asked for is seen point by point
             return -(2**63), 2**63
         chosen = array[tuple(slice(low, high + 1) for low, high in ranges)]

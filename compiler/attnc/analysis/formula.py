@@ -132,6 +132,8 @@ def formula(pieces: Iterable[Piece], count: Callable[[int], int]) -> Formula:
     points = [(multiple * (first + i), count(multiple * (first + i))) for i in range(5)]
     polynomial = sympy.expand(sympy.interpolate(points[:3], N))
     assert all(polynomial.subs(N, n) == value for n, value in points), "a count is no polynomial of degree 2"
+    while first > 1 and polynomial.subs(N, multiple * (first - 1)) == count(multiple * (first - 1)):
+        first -= 1  # where it begins to hold may be before all have their whole reach
     return Formula(polynomial, multiple, multiple * first)
 
 
@@ -233,7 +235,10 @@ def _polynomial(count: Callable[[int], int], scale: int, reach: int, *, whole: b
     pairs = sympy.expand(sympy.interpolate(list(zip(points[:3], values[:3], strict=True)), N))
     if any(pairs.subs(N, n) != value for n, value in zip(points, values, strict=True)):
         return None
-    low, high = safe - 1 if whole else 0, safe  # it holds at `high`: bisect for where it begins, and trust only what was counted
+    low, high = (
+        safe - 1 if whole else 0,
+        safe,
+    )  # it holds at `high`: bisect for where it begins, and trust only what was counted
     while high - low > 1:
         middle = (low + high) // 2
         n = scale * middle

@@ -24,7 +24,7 @@ from attnlang.plan import FULL, Band, Branch, Lattice, Plan
 
 Shape: TypeAlias = Literal["full", "causal", "window", "both sides", "dense", "triangle"]
 
-W, R, I = sympy.symbols("w_i r_i i", positive=True)
+W, R = sympy.symbols("w_i r_i", positive=True)
 D = sympy.Symbol("d", positive=True)
 
 
@@ -35,13 +35,15 @@ class General:
     term         what branch i adds, in N, w_i and r_i; in w and r where there is one branch
     widths, dilations   their values, in the order of the branches
     assumptions  under which conditions it is exact
-    bound        at most so many FLOPs of one matrix product, for any number of branches; None without a geometric series
+    unmet        which of them these widths and dilations do not meet, whatever N: then it is only near
+    ratio        the factor by which both widths and dilations grow from branch to branch; None if they do not
     """
 
     term: sympy.Expr
     widths: tuple[int, ...]
     dilations: tuple[int, ...]
     assumptions: tuple[str, ...]
+    unmet: str = ""
     ratio: int | None = None
 
     @property
@@ -49,30 +51,35 @@ class General:
         """What grows with N, of branch i."""
         return sympy.expand(sympy.expand(self.term).coeff(N, 1) * N)
 
-    def at(self, n: int) -> sympy.Expr:
+    def at(self, n: int) -> Any:
         """The number of pairs at a length, as a rational number: exact where the assumptions hold."""
         pairs = zip(self.widths, self.dilations, strict=True)
         return sum((self.term.subs({N: n, W: w, R: r}) for w, r in pairs), sympy.Integer(0))
 
     @property
     def pairs_text(self) -> str:
-        """`sum_i N*w_i/r_i^2`."""
-        return self._summed(text(self.term))
+        """`sum over i of N*w_i/r_i^2`; without the sum for one branch, without r where nothing is dilated."""
+        return self._summed(text(self._shown))
 
     @property
     def pairs_latex(self) -> str:
         """The same in LaTeX."""
-        return self._summed_latex(sympy.latex(self.term))
+        return self._summed_latex(sympy.latex(self._shown))
 
     @property
     def flops(self) -> str:
         """FLOPs of one of the two matrix products: 2 d a pair."""
-        return self._summed(text(2 * D * self.term))
+        return self._summed(text(2 * D * self._shown))
 
     @property
     def flops_latex(self) -> str:
         """The same in LaTeX."""
-        return self._summed_latex(sympy.latex(2 * D * self.term))
+        return self._summed_latex(sympy.latex(2 * D * self._shown))
+
+    @property
+    def _shown(self) -> Any:
+        shown: Any = self.term if any(r > 1 for r in self.dilations) else self.term.subs(R, 1)
+        return shown if len(self.widths) > 1 else shown.subs({W: sympy.Symbol("w"), R: sympy.Symbol("r")})
 
     @property
     def bound(self) -> str | None:
@@ -92,13 +99,18 @@ class General:
 
     @property
     def values(self) -> str:
-        """`w = [2048, 4096], r = [1, 2]`."""
-        return f"w = {list(self.widths)}, r = {list(self.dilations)}"
+        """`w = [2048, 4096], r = [1, 2]`; what does not stand in the form is left out."""
+        several = len(self.widths) > 1
+        named = (("w", W, self.widths), ("r", R, self.dilations))
+        shown = {str(symbol)[0] for symbol in self._shown.free_symbols}
+        return ", ".join(f"{n} = {list(v) if several else v[0]}" for n, _, v in named if n in shown)
 
     def _summed(self, term: str) -> str:
-        return f"sum over i of {term}"
+        return f"sum over i of {term}" if len(self.widths) > 1 else term
 
     def _summed_latex(self, term: str) -> str:
+        if len(self.widths) == 1:
+            return term
         return rf"\sum_{{i=1}}^{{{len(self.widths)}}} \left({term}\right)"
 
     def to_dict(self) -> dict[str, Any]:
@@ -110,6 +122,7 @@ class General:
             "flops_latex": self.flops_latex,
             "values": {"w": list(self.widths), "r": list(self.dilations)},
             "assumptions": list(self.assumptions),
+            "unmet": self.unmet,
             "bound": self.bound,
             "bound_latex": self.bound_latex,
         }
@@ -138,7 +151,10 @@ def general(plan: Plan | None) -> General | None:
     (shape,) = shapes
     widths = tuple(each[1] for each in found if each is not None)
     dilations = tuple(each[2] for each in found if each is not None)
-    return General(TERMS[shape], widths, dilations, _assumptions(shape[0], widths, dilations), _ratio(shape, widths, dilations))
+    uneven = [f"{w} by {r}" for w, r in zip(widths, dilations, strict=True) if shape[0] in ("full", "causal") and w % r]
+    unmet = f"{', '.join(uneven)} leaves a rest" if uneven else ""
+    assumptions = _assumptions(shape[0], len(widths) > 1, dilations)
+    return General(TERMS[shape], widths, dilations, assumptions, unmet, _ratio(shape, widths, dilations))
 
 
 def _shape(branch: Branch, heads: int) -> tuple[tuple[Shape, bool], int, int] | None:
@@ -147,10 +163,10 @@ def _shape(branch: Branch, heads: int) -> tuple[tuple[Shape, bool], int, int] | 
         return None
     r, band, every = branch.dilation, branch.band, branch.phases is None
     if branch.runs is not None:
-        if branch.runs.width != branch.runs.period or branch.runs.start or branch.runs.width % r:
+        if branch.runs.width != branch.runs.period or branch.runs.start:
             return None
         shape: Shape | None = {FULL: "full", Band(None, 0): "causal"}.get(band)  # pyright: ignore[reportAssignmentType]
-        return None if shape is None else ((shape, every), branch.runs.width, r)
+        return None if shape is None else ((shape, every and r > 1), branch.runs.width, r)
     if not every:
         return None
     match band.lo, band.hi:
@@ -166,15 +182,20 @@ def _shape(branch: Branch, heads: int) -> tuple[tuple[Shape, bool], int, int] | 
             return None
 
 
-def _assumptions(shape: Shape, widths: tuple[int, ...], dilations: tuple[int, ...]) -> tuple[str, ...]:
+def _assumptions(shape: Shape, several: bool, dilations: tuple[int, ...]) -> tuple[str, ...]:
+    w, r = ("w_i", "r_i") if several else ("w", "r")
+    each = "every " if several else ""
+    dilated = any(dilation > 1 for dilation in dilations)
     match shape:
         case "full" | "causal":
-            dilated = any(r > 1 for r in dilations)
-            return ("every w_i divides N", *(("every r_i divides w_i",) if dilated else ()))
+            return (
+                f"{each}{w} divides N",
+                *((f"{each}{r} divides its {w}" if several else f"{r} divides {w}",) if dilated else ()),
+            )
         case "window":
-            return ("N >= r_i (w_i - 1)",)
+            return (f"N >= {f'{r} ({w} - 1)' if dilated else f'{w} - 1'}",)
         case "both sides":
-            return ("N >= r_i w_i",)
+            return (f"N >= {f'{r} {w}' if dilated else w}",)
         case _:
             return ()
 

@@ -1,5 +1,6 @@
 """What is legal and hardly meant, at a number of heads and a length: findings of `attnc report`.
 
+A0405  keys that no query reads
 A0406  residue classes that no head covers
 A0407  pairs that no number of layers connects, with the repair
 A0408  pairs that a sum counts twice
@@ -13,25 +14,39 @@ from collections.abc import Iterator
 from dataclasses import replace
 from itertools import pairwise
 
-from attnc.analysis.dependency import Dependency
+import numpy as np
+
+from attnc.analysis.boxes import Counter, TooManyError
+from attnc.analysis.reach import connected
+from attnc.analysis.relation_terms import NoTermError
+from attnc.analysis.travel import Dependency
 from attnlang import codes
-from attnlang.diagnostics import Diagnostic, Severity
-from attnlang.pattern import Pattern
+from attnlang.diagnostics import AttnError, Diagnostic, Severity
+from attnlang.pattern import Pattern, algebra
 from attnlang.plan import Band, Lattice, Plan, Runs
 
 TILE = 64
 """Rows of the smallest tile that keeps tensor cores busy."""
+SHOWN = 8
+"""How many candidates for a counterexample are tried."""
 WASTE = 0.1
 """The share of idle rows from which on it is worth a word."""
 
 
 def lints(
-    pattern: Pattern, plan: Plan | None, bag: int, distinct: int | None, dependency: Dependency | None
+    pattern: Pattern,
+    plan: Plan | None,
+    n: int,
+    heads: int,
+    bag: int,
+    distinct: int | None,
+    dependency: Dependency | None,
 ) -> list[Diagnostic]:
-    """All findings about a pattern at the sizes of its plan, counts and dependency."""
+    """All findings about a pattern at these sizes, with its plan, counts (None: not exact) and dependency."""
     found = _Linter(pattern)
     return [
         *(found.unreachable(dependency) if dependency is not None else ()),
+        *found.unread(n, heads),
         *(found.uncovered(plan) if plan is not None else ()),
         *(found.counted_twice(bag, distinct) if distinct is not None else ()),
         *(found.undivided(plan) if plan is not None else ()),
@@ -57,6 +72,20 @@ class _Linter:
         message = f"{found.unreachable_pairs:,} pairs never meet, in any number of layers"
         hint = "" if found.repair is None else f"`... | {found.repair.text}`: {found.repair.why}"
         yield replace(self._finding(codes.UNREACHABLE, "warning", message, label, hint), note=found.cause or None)
+
+    def unread(self, n: int, heads: int) -> Iterator[Diagnostic]:
+        """Keys that no query reads on any head; found at a short length, and shown at the length asked for."""
+        if self._pattern.tables or n == 0:
+            return
+        try:
+            key = _unread_key(self._pattern.relation, n, heads)
+        except (AttnError, TooManyError, NoTermError):  # a grid has no shorter length, and so on: nothing to say
+            return
+        if key is not None:
+            message = "some keys are read by no query, on no head"
+            label = f"nothing attends to key {key} (N={n}, H={heads})"
+            hint = "their values enter no output; with `| self` every position reads its own"
+            yield self._finding(codes.UNREAD, "warning", message, label, hint)
 
     def uncovered(self, plan: Plan) -> Iterator[Diagnostic]:
         """Branches of which some residue class belongs to no head."""
@@ -107,3 +136,21 @@ class _Linter:
                 label = f"tiles of {TILE} rows are {idle:.0%} idle"
                 hint = f"segments of {-(-rows // TILE) * TILE * size[1]} would fill them"
                 yield self._finding(codes.IDLE_ROWS, "note", message, label, hint)
+
+
+TRIED = 256
+"""The length at which keys that nobody reads are looked for."""
+
+
+def _unread_key(relation: algebra.Relation, n: int, heads: int) -> int | None:
+    """The first key that no query reads, of those that are not read at a short length either."""
+    _, keys = connected(Pattern("tried", relation), min(n, TRIED), heads)
+    candidates = np.setdiff1d(np.arange(min(n, TRIED)), keys)
+    if len(candidates) == 0 or n <= TRIED:
+        return int(candidates[0]) if len(candidates) else None
+    counter = Counter({})
+    terms, held = counter.any_head(relation, n, heads)
+    for key in map(int, candidates[:SHOWN]):
+        if counter.over(terms.shifted(held, 0, key), (n, 1)) == 0:
+            return key
+    return None

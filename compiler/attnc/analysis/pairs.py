@@ -159,12 +159,12 @@ def _mentions_table(node: algebra.Relation) -> bool:
     """Whether a relation's own numbers come from a table, not only those of relations inside it."""
     inner = algebra.children(node)
     own = (part for item in fields(node) if (part := getattr(node, item.name)) is not None and part not in inner)
-    return any(
-        isinstance(part, tree.Table) for each in own if isinstance(each, tree.Node) for part in nodes(each)
-    )
+    return any(isinstance(part, tree.Table) for each in own if isinstance(each, tree.Node) for part in nodes(each))
 
 
-def relaxed(relation: algebra.Relation, is_free: Callable[[algebra.Relation], bool], upper: bool = True) -> algebra.Relation:
+def relaxed(
+    relation: algebra.Relation, is_free: Callable[[algebra.Relation], bool], upper: bool = True
+) -> algebra.Relation:
     """The relation with every atom for which `is_free` holds replaced by all pairs, or by none where it is taken away.
 
     So it holds at least the pairs of the relation, each at least as often.

@@ -8,6 +8,7 @@ grid(a, b) { p * t }  -->  p at the rows times t at the columns
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from math import prod
 from typing import assert_never
 
@@ -224,8 +225,8 @@ class _Builder:
         result, stride = terms.constant(1), n
         for size, body in zip(sizes, relation.bodies, strict=True):
             stride //= size
-            places = (terms.mod(terms.floor(place, stride), size) for place in (q, k))
-            result = self._product(result, self.relation(body, *places, size))
+            row, column = (terms.mod(terms.floor(place, stride), size) for place in (q, k))
+            result = self._product(result, self.relation(body, row, column, size))
         return result
 
     # expressions ----------------------------------------------------------------------------------------------------
@@ -267,13 +268,14 @@ class _Builder:
             case tree.Index() if (entry := table_entry(node)) is not None:
                 return terms.table(entry[0], tuple(inner(index) for index in entry[1]))
             case tree.Call(name, arguments):
-                return self._call(node, name, [part for part in arguments if isinstance(part, tree.Node)], scope, places)
+                return self._call(node, name, list(arguments), scope, places)
             case _:
                 raise NoTermError(f"`{expression_text(node)}` is looked at as a whole")
 
-    def _operated(self, node: tree.Expr, op: str, left: Term, right: tree.Expr, inner: object) -> Term:
+    def _operated(
+        self, node: tree.Expr, op: str, left: Term, right: tree.Expr, inner: Callable[[tree.Expr], Term]
+    ) -> Term:
         terms = self._terms
-        assert callable(inner)
         match op:
             case "+":
                 return terms.add(left, inner(right))
@@ -302,14 +304,16 @@ class _Builder:
             case _:
                 return terms.ge(terms.plus(terms.sub(left, right) if op == ">" else terms.sub(right, left), -1))
 
-    def _call(self, node: tree.Expr, name: str, arguments: list[tree.Node], scope: Scope, places: dict[str, Term]) -> Term:
+    def _call(
+        self, node: tree.Expr, name: str, arguments: list[tree.Node], scope: Scope, places: dict[str, Term]
+    ) -> Term:
         terms = self._terms
         match name, arguments:
-            case ("sum" | "len"), [tree.Comprehension() as listed]:
-                return self._sum([value for value in self._listed(listed, scope, places, count=name == "len")])
-            case ("min" | "max" | "sum"), [tree.List(items)]:
+            case (("sum" | "len"), [tree.Comprehension() as listed]):
+                return self._sum(self._listed(listed, scope, places, count=name == "len"))
+            case (("min" | "max" | "sum"), [tree.List(items)]):
                 parts = [self._folded(item, scope, places) for item in items]
-            case ("min" | "max" | "abs" | "ceildiv"), _:
+            case (("min" | "max" | "abs" | "ceildiv"), _):
                 parts = [self._folded(part, scope, places) for part in arguments]  # pyright: ignore[reportArgumentType]
             case _:
                 raise NoTermError(f"`{expression_text(node)}` has no simple steps")

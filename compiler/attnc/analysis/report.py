@@ -6,20 +6,23 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from attnc.analysis.boxes import Counter, TooManyError
 from attnc.analysis.counting import bag_count, distinct_count, inclusion_exclusion
-from attnc.analysis.dependency import Dependency, dependency
-from attnc.analysis.formula import Formula, formula, text
+from attnc.analysis.dependency import Dependency, dependency, is_quick
+from attnc.analysis.formula import Formula, fitted, formula, text, unfit
+from attnc.analysis.general import General, general
 from attnc.analysis.hardware import GPUS, Gpu, Roofline, gpu_named, roofline
 from attnc.analysis.lints import lints
-from attnc.lower.lowering import head_pieces, lower
-from attnc.lower.pieces import Inexpressible, Piece
+from attnc.analysis.pairs import ByHead, HeadPairs, PairCounts, count_pairs, pieces_by_head
+from attnc.lower.lowering import lower
+from attnc.lower.pieces import Inexpressible
 from attnlang.diagnostics import AttnError, Diagnostic, to_json
 from attnlang.pattern import Pattern
 from attnlang.pattern.expr import Known
 from attnlang.pattern.pattern import value_text
 from attnlang.pattern.tables import check_names
 from attnlang.pattern.walk import require_layer
-from attnlang.plan import Plan
+from attnlang.plan import Columns, Lattice, Plan
 from attnlang.runtime.calls import resolve
 from attnlang.runtime.tiles import tiles
 
@@ -27,23 +30,16 @@ FORWARD_FLOPS = 4
 """Per pair and head dimension: two products of 2 FLOPs each, q k and p v."""
 BACKWARD_FLOPS = 10
 """The same for the backward: five products, one of which computes the scores again."""
-MAX_ENUMERATED = 2**27
-"""How many entries of a multiplicity are counted one by one, where no better way is known."""
-
-
-@dataclass(frozen=True, slots=True)
-class HeadPairs:
-    """Pairs of one head: counted with multiplicity, and counted once."""
-
-    bag: int
-    distinct: int
 
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """Everything about a pattern at length n with `heads` heads of `head_dim`. Counts are exact.
+    """Everything about a pattern at length n with `heads` heads of `head_dim`.
 
-    formula  bag pairs of all heads as a function of N; None where the pattern is not made of lattices
+    pairs    the pairs of every head; exact, or upper bounds, as `pairs.basis` says
+    formula  bag pairs of all heads as a function of N; None where they are none, and `no_formula` says why
+    distinct_formula  the same for pairs counted once
+    general  the bag of one head with widths and dilations as symbols, where the structure allows it
     plan     what backend sdpa runs; None where it cannot
     why      one sentence on the choice of backend
     tables   the content of runtime tables that was counted
@@ -56,9 +52,11 @@ class Report:
     n: int
     heads: int
     head_dim: int
-    per_head: tuple[HeadPairs, ...]
+    pairs: PairCounts
     formula: Formula | None
     distinct_formula: Formula | None
+    no_formula: str
+    general: General | None
     plan: Plan | None
     why: str
     tables: Mapping[str, Any] = field(default_factory=dict[str, Any], repr=False)
@@ -67,14 +65,19 @@ class Report:
     gpu: Gpu = GPUS["h100"]
 
     @property
+    def per_head(self) -> tuple[HeadPairs, ...]:
+        """The pairs of every head."""
+        return self.pairs.per_head
+
+    @property
     def bag(self) -> int:
         """Pairs of all heads, with multiplicity."""
-        return sum(pairs.bag for pairs in self.per_head)
+        return self.pairs.bag
 
     @property
     def distinct(self) -> int:
         """Pairs of all heads, each once."""
-        return sum(pairs.distinct for pairs in self.per_head)
+        return self.pairs.distinct
 
     @property
     def dense(self) -> int:
@@ -93,8 +96,8 @@ class Report:
 
     @property
     def executed_forward_flops(self) -> int | None:
-        """FLOPs that the sdpa backend's launches compute on cpu, edge tiles included."""
-        if self.plan is None:
+        """FLOPs that the sdpa backend's launches compute on cpu, edge tiles included; None where it runs tiles."""
+        if self.plan is None or any(type(each) not in (Lattice, Columns) for each in self.plan.branches):
             return None
         computed = sum(part.pairs_computed for call in resolve(self.plan, self.n) for part in tiles(call))
         return FORWARD_FLOPS * self.head_dim * computed
@@ -131,7 +134,12 @@ class Report:
                 "bag": self.bag,
                 "distinct": self.distinct,
                 "dense": self.dense,
-                "per_head": [{"bag": pairs.bag, "distinct": pairs.distinct} for pairs in self.per_head],
+                "basis": self.pairs.basis,
+                "method": self.pairs.method,
+                "reason": self.pairs.reason,
+                "per_head": [
+                    {"bag": head.bag, "distinct": head.distinct, "exact": head.exact} for head in self.per_head
+                ],
             },
             "flops": {
                 "forward": self.forward_flops,
@@ -142,6 +150,8 @@ class Report:
             "density": self.distinct / self.dense if self.dense else 0.0,
             "formula": None if self.formula is None else _formula_dict(self.formula),
             "distinct_formula": None if self.distinct_formula is None else _formula_dict(self.distinct_formula),
+            "no_formula": self.no_formula,
+            "general": None if self.general is None else self.general.to_dict(),
             "dependency": None if self.dependency is None else self.dependency.to_dict(),
             "diagnostics": [to_json(each) for each in self.diagnostics],
             "plan": {
@@ -172,7 +182,9 @@ def _formula_dict(found: Formula) -> dict[str, Any]:
         "pairs": text(found.pairs),
         "latex": sympy.latex(found.pairs),
         "complexity": found.complexity,
+        "leading": text(found.leading_term),
         "assumptions": list(found.assumptions),
+        "basis": found.basis,
     }
 
 
@@ -183,67 +195,82 @@ def report(
     head_dim: int,
     tables: Mapping[str, Any] | None = None,
     *,
-    with_dependency: bool = False,
+    with_dependency: bool | None = False,
     gpu: str = "h100",
     progress: Callable[[str], None] = lambda what: None,
 ) -> Report:
     """Everything about a pattern at these sizes; `tables` gives the content of runtime tables.
 
-    Raises AttnError for a pattern that fails at these sizes, or that cannot be counted.
+    A pattern whose tables are not given is counted whatever they hold: an upper bound. `with_dependency=None` leaves
+    the dependency out where it would need a long search, or the content of tables that are not given.
+
+    Raises AttnError for a pattern that fails at these sizes, ValueError for tables that do not fit.
     """
     chosen = gpu_named(gpu)
-    progress("counting pairs")
-    found = _cost(pattern, n, heads, head_dim, tables)
-    how = dependency(pattern, n, heads, tables, progress) if with_dependency else None
-    findings = lints(pattern, found.plan, found.bag, found.distinct, how)
-    return replace(found, dependency=how, diagnostics=tuple(findings), gpu=chosen)
-
-
-def _cost(pattern: Pattern, n: int, heads: int, head_dim: int, tables: Mapping[str, Any] | None) -> Report:
-    """Count, put into a formula, and plan.
-
-    Raises AttnError for a pattern that fails at these sizes, or that is made of
-    no lattices and too large to count pair by pair.
-    """
     require_layer(pattern.relation)
     given = dict(tables or {})
-    check_names(pattern.tables, given, f"pattern {pattern.name}")
+    if given:
+        check_names(pattern.tables, given, f"pattern {pattern.name}")
+    progress("counting pairs")
+    found = replace(_cost(pattern, n, heads, head_dim, given), gpu=chosen)
+    if with_dependency is None:
+        with_dependency = bool(given or not pattern.tables) and is_quick(pattern, n, heads)
+    how = dependency(pattern, n, heads, given, progress) if with_dependency else None
+    progress("looking for what is hardly meant")
+    distinct = found.distinct if found.pairs.exact else None
+    findings = lints(pattern, found.plan, n, heads, found.bag, distinct, how)
+    return replace(found, dependency=how, diagnostics=tuple(findings))
+
+
+def _cost(pattern: Pattern, n: int, heads: int, head_dim: int, tables: dict[str, Any]) -> Report:
+    """Count, put into a formula, and plan."""
+    by_head = pieces_by_head(pattern, heads)
+    pairs = count_pairs(pattern, n, heads, tables, by_head)
+    bag, distinct = _formulas(pattern, n, heads, by_head)
+    none = "" if bag is not None else unfit(pattern) or "its counts follow none of the forms that are tried"
+    plan, why = _plan(pattern, heads)
+    return Report(pattern, n, heads, head_dim, pairs, bag, distinct, none, general(plan), plan, why, tables)
+
+
+def _plan(pattern: Pattern, heads: int) -> tuple[Plan | None, str]:
     try:
         plan = lower(pattern, heads)
-    except AttnError as reason:
-        return _enumerated(pattern, n, heads, head_dim, given, reason)
-    by_head = [tuple(head_pieces(pattern, head, heads)) for head in range(heads)]
+    except AttnError:
+        return None, "it is not made of lattices, so only backend reference runs it, densely"
+    return plan, "every branch is a strided view, so torch's own attention kernels run it without a mask or a copy"
+
+
+def _formulas(pattern: Pattern, n: int, heads: int, by_head: ByHead | None) -> tuple[Formula | None, Formula | None]:
+    """Of the bag, and of the pairs counted once."""
+    if by_head is not None and (found := _of_pieces(by_head)) is not None:
+        if found[0].least <= max(n, 4 * found[0].multiple):
+            return found
+        near = _fitted(pattern, n, heads, by_head)  # it only holds far beyond n: what holds at n says more
+        return near if None not in near else found
+    return _fitted(pattern, n, heads, by_head)
+
+
+def _of_pieces(by_head: ByHead) -> tuple[Formula, Formula] | None:
     try:
-        per_head = tuple(HeadPairs(bag_count(pieces, n), distinct_count(pieces, n)) for pieces in by_head)
-        distinct = _distinct_formula(by_head)
+        signed = [piece for head in by_head for _, piece in inclusion_exclusion(head)]
     except Inexpressible:
-        enumerated = _count_one_by_one(pattern, n, heads, given)
-        if enumerated is None:
-            raise
-        per_head, distinct = enumerated, None
-    bag = formula([piece for pieces in by_head for piece in pieces], lambda n: sum(bag_count(p, n) for p in by_head))
-    why = "every branch is a strided view, so torch's own attention kernels run it without a mask or a copy"
-    return Report(pattern, n, heads, head_dim, per_head, bag, distinct, plan, why)
-
-
-def _distinct_formula(by_head: list[tuple[Piece, ...]]) -> Formula:
-    pieces = [piece for head in by_head for _, piece in inclusion_exclusion(head)]
-    return formula(pieces, lambda n: sum(distinct_count(head, n) for head in by_head))
-
-
-def _enumerated(
-    pattern: Pattern, n: int, heads: int, head_dim: int, tables: dict[str, Any], reason: AttnError
-) -> Report:
-    """The report of a pattern that is no sum of lattices: counted pair by pair, run by `reference`."""
-    per_head = _count_one_by_one(pattern, n, heads, tables)
-    if per_head is None:
-        raise reason
-    why = "it is not made of lattices, so only backend reference runs it, densely; counted pair by pair"
-    return Report(pattern, n, heads, head_dim, per_head, None, None, None, why, tables)
-
-
-def _count_one_by_one(pattern: Pattern, n: int, heads: int, tables: dict[str, Any]) -> tuple[HeadPairs, ...] | None:
-    if heads * n * n > MAX_ENUMERATED:
         return None
-    m = pattern.multiplicity(n, heads, **tables)
-    return tuple(HeadPairs(int(head.sum()), int((head > 0).sum())) for head in m)
+    pieces = [piece for head in by_head for piece in head]
+    bag = formula(pieces, lambda n: sum(bag_count(head, n) for head in by_head))
+    return bag, formula(signed, lambda n: sum(distinct_count(head, n) for head in by_head))
+
+
+def _fitted(pattern: Pattern, n: int, heads: int, by_head: ByHead | None) -> tuple[Formula | None, Formula | None]:
+    if unfit(pattern):
+        return None, None
+    counter, known = Counter({}), dict[int, PairCounts]()
+
+    def counted(length: int) -> PairCounts:
+        if length not in known:
+            known[length] = count_pairs(pattern, length, heads, None, by_head, counter)
+        if not known[length].exact:
+            raise TooManyError(known[length].reason)
+        return known[length]
+
+    bag = fitted(pattern, heads, lambda length: counted(length).bag, n)
+    return bag, fitted(pattern, heads, lambda length: counted(length).distinct, n)

@@ -1,8 +1,7 @@
 """Integer terms over one query position q and one key position k: what a multiplicity is made of at a fixed length.
 
 Terms are interned: equal terms are one object, so they compare and hash by identity. Constructors keep them in a normal
-form in which a term that is shifted by whole periods is the same term again; this is what lets equal blocks of a pattern
-be counted once.
+form in which a term that is shifted by whole periods is the same term again: this lets equal blocks be counted once.
 
 A truth value is a term that is 0 or 1. The kinds:
 
@@ -101,15 +100,15 @@ class Terms:
         return self._make("lin", constant, kept)
 
     def add(self, a: Term, b: Term) -> Term:
-        """a + b."""
+        """A + b."""
         return self.total(0, ((a, 1), (b, 1)))
 
     def sub(self, a: Term, b: Term) -> Term:
-        """a - b."""
+        """A - b."""
         return self.total(0, ((a, 1), (b, -1)))
 
     def plus(self, a: Term, constant: int) -> Term:
-        """a + constant."""
+        """A + constant."""
         return self.total(constant, ((a, 1),))
 
     def scaled(self, a: Term, factor: int) -> Term:
@@ -119,7 +118,7 @@ class Terms:
     # division -------------------------------------------------------------------------------------------------------
 
     def floor(self, a: Term, m: int) -> Term:
-        """floor(a / m) for m >= 1:  floor((m x + y + c) / m)  -->  x + c // m + floor((y + c % m) / m)"""
+        """`a // m`, m >= 1.  (m x + y + c) // m  -->  x + c // m + (y + c % m) // m"""
         if m == 1:
             return a
         constant, weighted = self.parts(a)
@@ -168,7 +167,7 @@ class Terms:
         return self.total(1, ((a, -1),))
 
     def both(self, a: Term, b: Term) -> Term:
-        """a and b: b counts only where a holds."""
+        """A and b: b counts only where a holds."""
         if self.value(a) == 0 or self.value(b) == 1 or a is b:
             return a
         if self.value(a) == 1:
@@ -176,13 +175,13 @@ class Terms:
         return self.constant(0) if self.value(b) == 0 else self._make("and", a, b)
 
     def either(self, a: Term, b: Term) -> Term:
-        """a or b: b counts only where a does not hold."""
+        """A or b: b counts only where a does not hold."""
         return self.negated(self.both(self.negated(a), self.negated(b)))
 
     # the rest -------------------------------------------------------------------------------------------------------
 
     def mul(self, a: Term, b: Term) -> Term:
-        """a * b."""
+        """A * b."""
         for one, other in ((a, b), (b, a)):
             if (value := self.value(one)) is not None:
                 return self.scaled(other, value)
@@ -352,7 +351,7 @@ class Simplifier:
 
 
 def periods(*roots: Term) -> set[int]:
-    """The periods of all `floor` and `mod` inside terms: steps of q or k after which they repeat, but for a constant."""
+    """The periods of all `floor` and `mod` in terms: steps of q or k after which they repeat, but for a constant."""
     known: dict[Term, tuple[int, int]] = {}
     found: set[int] = set()
 
@@ -374,7 +373,9 @@ def _period(term: Term, parts: list[tuple[int, int]]) -> tuple[int, int]:
     if term.kind in ("q", "k"):
         return 1, 1
     if term.kind == "lin":
-        slopes = [steps // each * grown * factor for (each, grown), (_, factor) in zip(parts, term.args[1], strict=True)]
+        slopes = [
+            steps // each * grown * factor for (each, grown), (_, factor) in zip(parts, term.args[1], strict=True)
+        ]
         return steps, gcd(*slopes)
     grown = max((abs(steps // each * rate) for each, rate in parts), default=0)
     if term.kind in ("floor", "mod"):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
@@ -89,7 +89,7 @@ def given_tables(pattern: Pattern, items: Iterable[str]) -> dict[str, Any]:
 
 
 @contextmanager
-def progress_shown() -> Iterator[Callable[[str], None]]:
+def progress_shown() -> Generator[Callable[[str], None]]:
     """A function that is told what is being done, and shows it on a terminal's standard error."""
     if not sys.stderr.isatty():
         yield lambda what: None

@@ -24,7 +24,11 @@ from attnc.cli.common import (
 @table_option
 @click.option("--head-dim", default=64, show_default=True, type=click.IntRange(1), help="Dimension of a head.")
 @click.option("--gpu", default="h100", show_default=True, help="The GPU whose roofline is given.")
-@click.option("--dependency/--no-dependency", default=True, help="Search how information travels, or leave it out.")
+@click.option(
+    "--dependency/--no-dependency",
+    default=None,
+    help="Search how information travels, or leave it out; by default it is left out where the search is long.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 @click.option("--html", "page", type=click.Path(dir_okay=False, path_type=Path), help="Write a self-contained page.")
 def command(
@@ -35,7 +39,7 @@ def command(
     tables: tuple[str, ...],
     head_dim: int,
     gpu: str,
-    dependency: bool,
+    dependency: bool | None,
     as_json: bool,
     page: Path | None,
 ) -> None:
@@ -44,7 +48,7 @@ def command(
         from attnc.analysis.report import report
 
         loaded = load_pattern(pattern, parameters)
-        given = given_tables(loaded, tables)
+        given = given_tables(loaded, tables) if tables else {}
         with progress_shown() as progress:
             found = report(loaded, n, heads, head_dim, given, with_dependency=dependency, gpu=gpu, progress=progress)
             if page is not None:
