@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import pygments
 import sympy
@@ -82,7 +83,7 @@ def general_facts(report: Report) -> GeneralFacts | None:
     term = found.term if any(rate > 1 for rate in found.dilations) else found.term.subs(R, 1)
     count = len(found.widths)
     alone = {W: sympy.Symbol("w"), R: sympy.Symbol("r")}
-    shown = term.subs(alone) if count == 1 else sympy.Sum(term, (sympy.Symbol("i"), 1, count))
+    shown: Any = term.subs(alone) if count == 1 else sympy.Sum(term, (sympy.Symbol("i"), 1, count))
     return GeneralFacts(math(shown), found.pairs_latex, found.values, found.assumptions, found.unmet, found.bound)
 
 

@@ -26,8 +26,6 @@ from attnc.emit.picture import COLOURS
 from attnlang.diagnostics import AttnError
 from attnlang.pattern import Pattern
 
-THUMBNAIL = 128
-"""Positions that a small picture shows where the whole sequence is longer."""
 SCRIPTS = ("theme.js", "data.js", "mask.js", "explorer.js")
 
 
@@ -134,7 +132,7 @@ def _first_views(comparison: Comparison, size: int) -> list[dict[str, Any]]:
 def _thumbnail(report: Report) -> dict[str, str] | None:
     """A small picture of a pattern's first head, from the first of its views."""
     given = report.tables if all(name in report.tables for name, _ in report.pattern.tables) else None
-    for view in () if given is None else views(report.pattern, report.n, given, THUMBNAIL):
+    for view in () if given is None else views(report.pattern, report.n, given):
         try:
             return {"title": view.title, "note": view.note, "image": first_head_image(view, report.heads)}
         except AttnError:
