@@ -1,4 +1,4 @@
-"""Counts: equal to the oracle at small N, to islpy at larger ones, to each other at any; and honest about what they are."""
+"""Counts: equal to the oracle at small N, to islpy at larger ones, to each other at any; honest about what they are."""
 
 from __future__ import annotations
 
@@ -136,7 +136,8 @@ DOC = np.repeat(np.arange(9), [5, 30, 1, 64, 17, 3, 40, 8, 12])
 TABLES: dict[str, dict[str, Any]] = {
     "packed": {"doc": DOC}, "packed_bidirectional": {"doc": DOC}, "packed_sliding": {"doc": DOC},
     "shared_prefix": {"doc": DOC}, "prefix_lm_runtime": {"prefix": [70]},
-    "vertical_slash": {"vertical": np.arange(2 * 180).reshape(2, 180) % 7 == 0, "slash": np.arange(360).reshape(2, 180) % 5 < 2},
+    "vertical_slash": {"vertical": np.arange(2 * 180).reshape(2, 180) % 7 == 0,
+                       "slash": np.arange(360).reshape(2, 180) % 5 < 2},
     "block_table": {"chosen": np.arange(8).reshape(2, 2, 2) % 3 != 1},
     "moba": {"chosen": np.arange(2 * 180).reshape(2, 180, 1) % 2},
     "tree": {"ancestor": np.tri(200, dtype=int) * (np.arange(200) % 3 == 0)},

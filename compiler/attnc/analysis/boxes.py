@@ -7,7 +7,7 @@ nearly all boxes are equal, and N = 10^9 takes some hundreds of them. Small boxe
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from math import lcm
 from typing import TypeAlias
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from attnc.analysis.evaluation import Evaluator, random_keys
 from attnc.analysis.relation_terms import NoTermError, term_of
-from attnc.analysis.terms import Box, Simplifier, Term, Terms, periods, subterms
+from attnc.analysis.terms import Box, Simplifier, Term, Terms, steps_of, subterms
 from attnlang.pattern import algebra
 from attnlang.pattern.expr import integer
 from attnlang.pattern.tables import Content
@@ -212,7 +212,7 @@ class _Boxes:
 
     def count(self, term: Term, box: Box) -> Pairs:
         """(bag, distinct) of a term over a box."""
-        self._sizes = cut_sizes(periods(term), max(box))
+        self._sizes = cut_sizes(steps_of(term).periods, max(box))
         self._points = 0
         budget = len(self._known) + MAX_BOXES
         return self._count(term, box, budget)
@@ -270,7 +270,7 @@ def _cut(length: int, size: int) -> list[tuple[int, int]]:
     return [(0, middle), (middle, length - middle)]
 
 
-def cut_sizes(steps: set[int], longest: int) -> list[int]:
+def cut_sizes(steps: Collection[int], longest: int) -> list[int]:
     """1, .., each dividing the next: through as many of the steps as fit, then on by twos."""
     sizes = [1]
     for period in sorted(steps):

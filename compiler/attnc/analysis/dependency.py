@@ -16,7 +16,7 @@ from typing import Any
 
 from attnc.analysis.pairs import pieces_by_head
 from attnc.analysis.reach import Progress, layer_of, search
-from attnc.analysis.structure import by_segments, by_structure, longest_segment
+from attnc.analysis.structure import by_segments, by_structure, longest_segment, segment_of
 from attnc.analysis.travel import Dependency, Repair
 from attnc.lower.pieces import Piece
 from attnlang.pattern import Pattern, algebra
@@ -64,7 +64,7 @@ def dependency(
         pairs = zip(layers, pieces, strict=True)
         return search([layer_of(p, found, length, heads, tables) for p, found in pairs], length, length, progress)
 
-    if n > longest and (segment := _segment(pieces)) is not None:
+    if n > longest and (segment := _segment(layers, pieces)) is not None:
         return by_segments(searched(segment), searched(n % segment) if n % segment else None, n)
     if n > longest and _is_fixed(layers):
         raise ValueError(f"dependency is searched up to N = {longest:,}; this pattern has no shorter form")
@@ -74,7 +74,7 @@ def dependency(
 def is_quick(pattern: Pattern, n: int, heads: int) -> bool:
     """Whether `dependency` answers without a long search."""
     pieces = [_pieces(pattern, heads)]
-    return n <= _longest([pattern], pieces, n) or (n > MAX_LATTICE_N and _segment(pieces) is None)
+    return n <= _longest([pattern], pieces, n) or (n > MAX_LATTICE_N and _segment([pattern], pieces) is None)
 
 
 def _pieces(pattern: Pattern, heads: int) -> tuple[Piece, ...] | None:
@@ -98,9 +98,14 @@ def _longest(patterns: Sequence[Pattern], pieces: Sequence[tuple[Piece, ...] | N
     return MAX_ANY_N
 
 
-def _segment(pieces: Sequence[tuple[Piece, ...] | None]) -> int | None:
+def _segment(patterns: Sequence[Pattern], pieces: Sequence[tuple[Piece, ...] | None]) -> int | None:
     """The length of segments that no layer's pairs leave, if it can be searched."""
-    every = [longest_segment(found) if found else None for found in pieces]
-    longest = max((each for each in every if each is not None), default=0)
-    nested = all(each is not None and longest % each == 0 for each in every)
-    return longest if nested and 0 < longest <= MAX_LATTICE_N else None
+    every: list[int] = []
+    for pattern, found in zip(patterns, pieces, strict=True):
+        segment = longest_segment(found) if found else segment_of(pattern.relation)
+        if segment is None:
+            return None
+        every.append(segment)
+    longest = max(every)
+    most = MAX_LATTICE_N if all(found is not None for found in pieces) else MAX_ANY_N
+    return longest if longest <= most and all(longest % each == 0 for each in every) else None

@@ -21,7 +21,7 @@ import sympy
 
 from attnc.analysis.boxes import TooManyError
 from attnc.analysis.relation_terms import NoTermError, term_of
-from attnc.analysis.terms import Term, Terms, periods, subterms
+from attnc.analysis.terms import Steps, Terms, steps_of
 from attnc.lower.pieces import ColumnsPiece, Piece
 from attnlang.diagnostics import AttnError
 from attnlang.pattern import Pattern, algebra
@@ -104,6 +104,10 @@ class Formula:
         if self.most is not None:
             found.append(f"N <= {self.most}")
         return tuple(found)
+
+    def at(self, n: int) -> Any:
+        """The number of pairs at a length at which it holds."""
+        return sympy.expand_log(self.pairs.subs(N, n), force=True)
 
     def holds_at(self, n: int) -> bool:
         """Whether the assumptions are met."""
@@ -196,32 +200,17 @@ def _fitted(pattern: Pattern, heads: int, count: Callable[[int], int], near: int
 
 def _scale(pattern: Pattern, heads: int) -> tuple[int, int]:
     """The common multiple of what does not change with N, and the largest number that does not."""
-    seen: list[tuple[set[int], set[int]]] = []
+    seen: list[Steps] = []
     for n in (2**40, 64 * 3**25):
         terms = Terms()
-        found = [term_of(terms, pattern.relation, n, {"N": n, "H": heads, "h": head}) for head in range(heads)]
-        seen.append((periods(*found), set[int]().union(*map(_constants, found))))
-    (steps, numbers), (other_steps, other_numbers) = seen
-    scale = lcm(*(steps & other_steps))
+        scopes = ({"N": n, "H": heads, "h": head} for head in range(heads))
+        seen.append(steps_of(*(term_of(terms, pattern.relation, n, scope) for scope in scopes)))
+    one, other = seen
+    scale = lcm(*(one.periods & other.periods))
     if free_names_of(pattern.relation) & {"N", "n"}:
         divisors = (node.right for node in nodes(pattern.relation) if isinstance(node, tree.Binary) and node.op == "//")
         scale *= prod(each.value for each in divisors if isinstance(each, tree.Int) and each.value > 0)
-    return scale, max(numbers & other_numbers, default=0)
-
-
-def _constants(term: Term) -> set[int]:
-    found: set[int] = set()
-    seen: set[Term] = set()
-    waiting = [term]
-    while waiting:
-        each = waiting.pop()
-        if each in seen:
-            continue
-        seen.add(each)
-        if each.kind == "lin":
-            found.add(abs(each.args[0]))
-        waiting += subterms(each.args)
-    return found
+    return scale, max(one.reaches & other.reaches, default=0)
 
 
 def _polynomial(count: Callable[[int], int], scale: int, reach: int, *, whole: bool) -> Formula | None:

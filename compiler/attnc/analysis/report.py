@@ -218,7 +218,7 @@ def report(
     how = dependency(pattern, n, heads, given, progress) if with_dependency else None
     progress("looking for what is hardly meant")
     distinct = found.distinct if found.pairs.exact else None
-    findings = lints(pattern, found.plan, n, heads, found.bag, distinct, how)
+    findings = lints(pattern, n, heads, found.bag, distinct, how)
     return replace(found, dependency=how, diagnostics=tuple(findings))
 
 

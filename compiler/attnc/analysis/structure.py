@@ -24,6 +24,7 @@ from attnc.analysis.terms import Term, Terms
 from attnc.analysis.travel import Dependency, buckets
 from attnc.lower.pieces import LatticePiece, Piece
 from attnlang.pattern import Pattern, algebra
+from attnlang.pattern.arithmetic import known
 from attnlang.pattern.expr import integer
 from attnlang.plan import Band
 
@@ -155,7 +156,8 @@ def _one_band(pieces: list[LatticePiece], n: int) -> Dependency | None:
     sides = [side for side in (left, right) if side]
     layers = max(-(-(n - 1) // side) for side in sides)
     one_sided = len(sides) == 1
-    possible = n * (n + 1) // 2 if one_sided else n * n
+    never = n * (n - 1) // 2 if right and one_sided else 0
+    possible = n * (n + 1) // 2 if right == 0 else n * n
     shares = (
         band_count(n, n, Band(-layer * left, layer * right)) / possible
         for layer in range(1, min(layers, MAX_LAYERS) + 1)
@@ -168,7 +170,10 @@ def _one_band(pieces: list[LatticePiece], n: int) -> Dependency | None:
         causal=right == 0,
         reach_by_layer=tuple(shares),
         layers_to_connect=layers,
-        unreachable_pairs=0 if right == 0 or not one_sided else n * (n - 1) // 2,
+        unreachable_pairs=never,
+        unreachable_distances=(1, n - 1) if never else None,
+        examples=((1, 0),) if never else (),
+        cause="no query sees an earlier key" if never else "",
         hops_by_distance=tuple((a, b, max(-(-b // side) for side in sides)) for a, b in buckets(n)),
         growth=f"1 + {' + '.join(ends)}" if len(ends) == len(sides) else "",
     )
@@ -245,6 +250,14 @@ def longest_segment(pieces: tuple[Piece, ...]) -> int | None:
     return longest if longest and all(longest % period == 0 for period in periods) else None
 
 
+def segment_of(relation: algebra.Relation) -> int | None:
+    """The length of the segments that a relation as a whole stands in."""
+    if not isinstance(relation, algebra.Segment) or known(relation.shift) != 0:
+        return None
+    width = known(relation.width)
+    return width if type(width) is int else None
+
+
 def by_segments(whole: Dependency, rest: Dependency | None, n: int) -> Dependency:
     """A sequence of n as copies of one segment and a rest: what is found in each, together."""
     copies, left = divmod(n, whole.n)
@@ -275,8 +288,18 @@ def by_segments(whole: Dependency, rest: Dependency | None, n: int) -> Dependenc
         reach_by_layer=tuple(count / possible for count in counts),
         layers_to_connect=max(part.layers_to_connect or 0 for _, part in parts) if finished else None,
         unreachable_pairs=apart,
+        hops_by_distance=tuple(sorted(_hops_of([part for _, part in parts], n))),
         unreachable_distances=(1, n - 1) if across else whole.unreachable_distances,
         examples=((whole.n, whole.n - 1), *whole.examples[:4]) if across else whole.examples,
         cause=f"segments of {whole.n} never hear of one another{never_inside}" if across else whole.cause,
         repair=None if across else whole.repair,
     )
+
+
+def _hops_of(parts: list[Dependency], n: int) -> list[tuple[int, int, int]]:
+    """The most hops at each distance over several sequences within one of n."""
+    found: dict[int, int] = {}
+    for part in parts:
+        for first, _, count in part.hops_by_distance:
+            found[first] = max(found.get(first, 0), count)
+    return [(first, min(2 * first - 1, n - 1), count) for first, count in found.items()]

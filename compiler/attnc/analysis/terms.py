@@ -14,6 +14,7 @@ A truth value is a term that is 0 or 1. The kinds:
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from math import gcd, lcm
 from typing import Any, TypeAlias, cast
 
@@ -350,22 +351,37 @@ class Simplifier:
                 return 0, 1
 
 
-def periods(*roots: Term) -> set[int]:
-    """The periods of all `floor` and `mod` in terms: steps of q or k after which they repeat, but for a constant."""
+@dataclass(frozen=True, slots=True)
+class Steps:
+    """What terms look like from afar, in steps of q and k.
+
+    periods   after so many steps a `floor` or `mod` inside repeats, but for a constant
+    reaches   so many steps make up for a constant inside
+    """
+
+    periods: frozenset[int]
+    reaches: frozenset[int]
+
+
+def steps_of(*roots: Term) -> Steps:
+    """The steps of everything inside terms."""
     known: dict[Term, tuple[int, int]] = {}
     found: set[int] = set()
+    reaches: set[int] = set()
 
     def period(term: Term) -> tuple[int, int]:
         """(steps, by how much the term grows in so many steps)"""
         if term not in known:
-            known[term] = _period(term, [period(part) for part in subterms(term.args)])
+            steps, grown = known[term] = _period(term, [period(part) for part in subterms(term.args)])
             if term.kind in ("floor", "mod"):
-                found.add(known[term][0])
+                found.add(steps)
+            if term.kind == "lin":
+                reaches.add(abs(term.args[0]) * steps // max(1, abs(grown)))
         return known[term]
 
     for root in roots:
         period(root)
-    return found
+    return Steps(frozenset(found), frozenset(reaches))
 
 
 def _period(term: Term, parts: list[tuple[int, int]]) -> tuple[int, int]:
