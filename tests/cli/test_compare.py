@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import json
+from importlib.resources import files
 from pathlib import Path
 
 import attnc
+import jsonschema
 import pytest
 from attnc.cli import main
 from click.testing import CliRunner, Result
+from referencing import Registry, Resource
 
+SCHEMAS = {
+    name: json.loads(files("attnc.analysis").joinpath(name).read_text("utf-8"))
+    for name in ("report.schema.json", "compare.schema.json")
+}
+REGISTRY = Registry().with_resources((name, Resource.from_contents(schema)) for name, schema in SCHEMAS.items())
+VALIDATOR = jsonschema.Draft202012Validator(SCHEMAS["compare.schema.json"], registry=REGISTRY)
 SIZES = ["--n", "64", "--heads", "2", "--head-dim", "8"]
 
 
@@ -42,16 +51,18 @@ def test_one_json_document() -> None:
     document = json.loads(result.stdout)
     assert (document["n"], document["heads"], document["head_dim"]) == (64, 2, 8)
     first, second = document["patterns"]
-    assert (first["label"], first["parameters"]["segments"]) == ("longnet", [8, 16])
-    assert second["parameters"] == {"w": 4}
+    assert (first["label"], first["report"]["parameters"]["segments"]) == ("longnet", [8, 16])
     alone = attnc.report("sliding", n=64, heads=2, head_dim=8, w=4).to_dict()
-    assert second == json.loads(json.dumps({"label": "sliding", **alone}))
+    assert second == json.loads(json.dumps({"label": "sliding", "report": alone}))
+    VALIDATOR.validate(document)
+    with pytest.raises(jsonschema.ValidationError):
+        VALIDATOR.validate({**document, "patterns": [{"label": "x", "report": {}}]})
 
 
 def test_labels_differ() -> None:
     document = json.loads(run("compare", "sliding(w=4)", "sliding(w=8)", "causal", "--json", *SIZES).stdout)
     assert [each["label"] for each in document["patterns"]] == ["sliding(w=4)", "sliding(w=8)", "causal"]
-    assert [each["parameters"].get("w") for each in document["patterns"]] == [4, 8, None]
+    assert [each["report"]["parameters"].get("w") for each in document["patterns"]] == [4, 8, None]
 
 
 def test_pages(tmp_path: Path) -> None:
@@ -68,13 +79,13 @@ def test_pages(tmp_path: Path) -> None:
 def test_tables_go_to_the_patterns_that_take_them() -> None:
     given = ["-t", "doc=[i // 16 for i in range(64)]"]
     document = json.loads(run("compare", "packed", "causal", "--json", *given, *SIZES).stdout)
-    assert [each["pairs"]["bag"] for each in document["patterns"]] == [2 * 4 * 136, 2 * 2080]
+    assert [each["report"]["pairs"]["bag"] for each in document["patterns"]] == [2 * 4 * 136, 2 * 2080]
 
 
 def test_tables_that_are_not_given_make_bounds(tmp_path: Path) -> None:
     page = tmp_path / "page.html"
     result = run("compare", "packed", "dense", "--html", str(page), "--json", *SIZES)
-    found = [each["pairs"]["basis"] for each in json.loads(result.stdout)["patterns"]]
+    found = [each["report"]["pairs"]["basis"] for each in json.loads(result.stdout)["patterns"]]
     assert found == ["upper bound", "exact"]
     assert "≤ 4,160" in page.read_text(encoding="utf-8")
     assert "≤ 4,160" in run("compare", "packed", "dense", *SIZES).output

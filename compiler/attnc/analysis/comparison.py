@@ -39,12 +39,12 @@ class Comparison:
         return self.entries[0].report.head_dim
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data for JSON: the sizes, and for every pattern its label and all that `attnc report --json` says."""
+        """Plain data for JSON: the sizes, and for every pattern its label and its report (`compare.schema.json`)."""
         return {
             "n": self.n,
             "heads": self.heads,
             "head_dim": self.head_dim,
-            "patterns": [{"label": entry.label, **entry.report.to_dict()} for entry in self.entries],
+            "patterns": [{"label": entry.label, "report": entry.report.to_dict()} for entry in self.entries],
         }
 
 
