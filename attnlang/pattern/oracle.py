@@ -39,8 +39,13 @@ def multiplicity(relation: algebra.Relation, n: int, heads: int, tables: Scope) 
         )
     result = np.zeros((heads, n, n), np.int32)
     for head in range(heads):
-        result[head] = _matrix(relation, n, {**tables, "N": n, "H": heads, "h": head})
+        result[head] = on_head(relation, n, head, heads, tables)
     return result
+
+
+def on_head(relation: algebra.Relation, n: int, head: int, heads: int, tables: Scope) -> Matrix:
+    """m(q, k) on one head: an int32 array (n, n)."""
+    return _matrix(relation, n, {**tables, "N": n, "H": heads, "h": head})
 
 
 def _matrix(relation: algebra.Relation, n: int, scope: Scope) -> Matrix:

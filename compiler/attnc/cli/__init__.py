@@ -17,6 +17,7 @@ COMMANDS = {
     "check": "Check pattern files and print every error.",
     "fmt": "Format pattern files.",
     "report": "Say what a pattern costs, exactly.",
+    "compare": "Put several patterns side by side.",
     "show": "Draw a pattern, into a file or the terminal.",
     "compile": "Write a pattern as a PyTorch module.",
     "verify": "Compare the compiled pattern with its definition.",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Generator, Iterable
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
@@ -127,6 +127,21 @@ def _array(file: str) -> Any:
     except (OSError, ValueError, EOFError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else "it is no .npy file of numbers"
         raise ValueError(f"cannot read {file}: {reason}") from None
+
+
+@contextmanager
+def progress_shown() -> Generator[Callable[[str], None]]:
+    """A function that is told what is being done, and shows it on a terminal's standard error."""
+    if not sys.stderr.isatty():
+        yield lambda what: None
+        return
+    from rich.console import Console
+    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("")
+        yield lambda what: bar.update(task, description=what)
 
 
 @contextmanager
