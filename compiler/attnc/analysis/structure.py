@@ -26,6 +26,7 @@ from attnc.lower.pieces import LatticePiece, Piece
 from attnlang.pattern import Pattern, algebra
 from attnlang.pattern.arithmetic import known
 from attnlang.pattern.expr import integer
+from attnlang.pattern.walk import nodes
 from attnlang.plan import Band
 
 MAX_DISTANCES = 2**22
@@ -45,6 +46,8 @@ def by_structure(pattern: Pattern, pieces: tuple[Piece, ...] | None, n: int, hea
         lattices = [piece for piece in pieces if isinstance(piece, LatticePiece)]
         if len(lattices) == len(pieces) and (found := _one_band(lattices, n) or _distances(lattices, n)) is not None:
             return found
+    if any(isinstance(node, algebra.Random) for node in nodes(pattern.relation)):
+        return None
     try:
         return _hub(pattern.relation, n, heads)
     except (TooManyError, NoTermError):

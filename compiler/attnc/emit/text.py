@@ -26,7 +26,7 @@ def print_report(report: Report, console: Console) -> None:
     if pattern.doc:
         console.print(Text(textwrap.fill(" ".join(pattern.doc.split()), console.width), style="dim"))
     sizes = f"N = {report.n:,}, {report.heads} heads, head dimension {report.head_dim}"
-    console.print(f"\n{sizes}. {_basis(report)}")
+    console.print(f"\n{sizes}.\n{_basis(report)}", soft_wrap=True)
     console.print(_cost(report))
     console.print(_formulas(report), soft_wrap=True)
     console.print(_hardware(report), soft_wrap=True)
