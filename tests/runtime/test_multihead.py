@@ -68,7 +68,7 @@ def test_key_padding_mask_means_what_it_means_in_torch() -> None:
     out, _ = mine(given, key_padding_mask=padding)
     torch.testing.assert_close(out[~padding], expected[~padding], **ROUNDING)
     torch.testing.assert_close(out, mine(given, lengths=lengths)[0], **ROUNDING)
-    with pytest.raises(ValueError, match="may mark the end of a sequence only.*pad on the right"):
+    with pytest.raises(ValueError, match=r"may mark the end of a sequence only.*pad on the right"):
         mine(given, key_padding_mask=~padding)
     compiled = torch.compile(mine, fullgraph=True, backend="aot_eager")
     torch.testing.assert_close(compiled(given, key_padding_mask=padding)[0], out, **ROUNDING)
