@@ -26,13 +26,15 @@ CARRY, FINAL = 1, 2
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """What a launch is made for: the length, heads of q and of k and v, and the rows of a tile on each side."""
+    """What launches are made for: the length, heads of q and of k and v, rows of a tile on each side; and whether nested
+    lattices become one."""
 
     n: int
     heads: int
     kv_heads: int
     fixed: int
     streamed: int
+    nest: bool = True
 
     @property
     def group(self) -> int:
@@ -205,7 +207,7 @@ def _chains(lattices: Sequence[Lattice], shape: Shape) -> Iterator[tuple[Lattice
     while rest:
         chain = [rest.pop(0)]
         for lattice in list(rest):
-            if len(chain) < 16 and _nests([*chain, lattice], shape):
+            if shape.nest and len(chain) < 16 and _nests([*chain, lattice], shape):
                 chain.append(lattice)
                 rest.remove(lattice)
         yield tuple(chain)

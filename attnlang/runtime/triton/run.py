@@ -37,6 +37,7 @@ class Options:
     configs: tuple[tuple[Mode, Config], ...] = ()
     descriptors: bool | None = None
     list_block: int = LIST_BLOCK
+    nest: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,7 +222,7 @@ class _Pass:
         self.config = dict(options.configs).get(mode) or config(mode, q.size(-1), q.dtype, _shared_bytes(q.device))
         self.options = options
         self.scale = scale
-        self.shape = Shape(q.size(2), q.size(1), k.size(1), self.config.fixed, self.config.streamed)
+        self.shape = Shape(q.size(2), q.size(1), k.size(1), self.config.fixed, self.config.streamed, options.nest)
         self.work = work(plan, self.shape, mode, options.list_block, tables, q.device)
 
     def run(
