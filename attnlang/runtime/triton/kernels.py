@@ -16,8 +16,9 @@ Nested lattices hold many pairs several times. Such a pair is computed once, by 
 multiplicity m is added to the score as log2 m: a query in `a` of the finer lattices and a key in `b` of them meet
 1 + min(a, b) times. Queries are tiled by `a` (the level), so that m depends on the key alone.
 
-Row r of a lattice is token  base + r * step.  Scores are in units of log2. Names: F rows of the fixed tile, S rows of a
-streamed tile, D head dimension (padded to a power of two).
+Row r of a lattice is token  base + r * step.  A tensor descriptor sees a tensor as a matrix whose row r holds tokens
+r * step .. r * step + step - 1, all heads side by side: a tile of strided rows is then a plain rectangle of it.
+Scores are in units of log2. Names: F rows of the fixed tile, S rows of a streamed tile, D head dimension.
 """
 
 import triton
@@ -29,7 +30,7 @@ KEY_GRADIENT = tl.constexpr(2)
 LOG2_E = tl.constexpr(1.4426950408889634)
 LN_2 = tl.constexpr(0.6931471805599453)
 NEVER = tl.constexpr(2147483647)
-MOST_PARTS = tl.constexpr(16)
+MOST_PARTS = tl.constexpr(6)
 INTEGERS = [
     *("tile_count", "n", "fixed_heads", "query_heads", "run_first", "run_period", "run_width", "lo", "hi"),
     *("columns_period", "columns_first", "columns_lo", "columns_hi", "columns_rows"),
@@ -39,23 +40,21 @@ INTEGERS = [
 
 @triton.jit
 def _step(
-    a0, a1, a2, f0, f1, row_lse, row_delta, x, y, column, column_delta, keep, scale,
-    MODE: tl.constexpr, MASKED: tl.constexpr, BIASED: tl.constexpr, PRECISION: tl.constexpr,
+    s_FS, a0, a1, a2, f1, row_lse, row_delta, x, y, column, column_delta, scale,
+    MODE: tl.constexpr, BIASED: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """One streamed tile (x, y) against the fixed tile (f0, f1); the idea of the whole file.
+    """One streamed tile (x, y), whose products with the fixed tile are s (-inf: not a pair): the idea of the file.
 
     forward: a0 = sum p v, a1 = row maximum, a2 = sum p; query gradient: a0 = dq; key gradient: a0 = dk, a1 = dv.
     `column` is log2 m of each streamed row, or in the key gradient its lse less log2 m.
     """
-    s_FS = tl.dot(f0, tl.trans(x), input_precision=PRECISION)
     if MODE == FORWARD:
+        factor = scale
         if BIASED:
             s_FS = s_FS * scale + column[None, :]
-        if MASKED:
-            s_FS = tl.where(keep, s_FS, float("-inf"))
-        factor = 1.0 if BIASED else scale
+            factor = 1.0
         largest = tl.maximum(a1, tl.max(s_FS, 1) * factor)
-        shift = tl.where(largest == float("-inf"), 0.0, largest) if MASKED else largest
+        shift = tl.where(largest == float("-inf"), 0.0, largest)
         p_FS = tl.exp2(s_FS * factor - shift[:, None])
         shrink = tl.exp2(a1 - shift)
         a2 = a2 * shrink + tl.sum(p_FS, 1)
@@ -68,8 +67,6 @@ def _step(
             p_FS = tl.exp2(s_FS * scale + (column[None, :] - row_lse[:, None]))
         else:
             p_FS = tl.exp2(s_FS * scale - row_lse[:, None])
-        if MASKED:
-            p_FS = tl.where(keep, p_FS, 0.0)
         dp_FS = tl.dot(f1, tl.trans(y), input_precision=PRECISION)
         if MODE == KEY_GRADIENT:
             a1 = tl.dot(p_FS.to(y.dtype), y, a1, input_precision=PRECISION)
@@ -81,12 +78,13 @@ def _step(
 
 
 @triton.jit
-def _load(rows, start, at, limit, step, inner,
-          C: tl.constexpr, D: tl.constexpr, PADDED: tl.constexpr, S: tl.constexpr, MASKED: tl.constexpr,
-          TMA: tl.constexpr):  # fmt: skip
+def _load(
+    matrix, first_row, first_column, start, at, limit, step, inner,
+    C: tl.constexpr, D: tl.constexpr, PADDED: tl.constexpr, S: tl.constexpr, EDGES: tl.constexpr, TMA: tl.constexpr,
+):  # fmt: skip
     """Rows at..at+S of a stream, (S, PADDED): by tensor descriptor, or by pointers."""
     if TMA:
-        tile = rows.load([at, 0])
+        tile = matrix.load([first_row + at, first_column])
     else:
         row = tl.arange(0, S)
         column = tl.arange(0, PADDED)
@@ -95,7 +93,7 @@ def _load(rows, start, at, limit, step, inner,
         else:
             place = start + ((at + row) // C).to(tl.int64) * step + ((at + row) % C).to(tl.int64) * inner
         pointers = place[:, None] + column[None, :]
-        if MASKED or D != PADDED:
+        if EDGES or D != PADDED:
             tile = tl.load(pointers, mask=(at + row < limit)[:, None] & (column < D)[None, :], other=0.0)
         else:
             tile = tl.load(pointers)
@@ -103,11 +101,11 @@ def _load(rows, start, at, limit, step, inner,
 
 
 @triton.jit
-def _vectors(lse, delta, at, limit, token_step, S: tl.constexpr, MASKED: tl.constexpr):
+def _vectors(lse, delta, at, limit, token_step, S: tl.constexpr, EDGES: tl.constexpr):
     """Lse (in log2) and delta of streamed queries. A query beyond the end, or without keys, gets lse inf: p = 0."""
     row = at + tl.arange(0, S)
     place = row.to(tl.int64) * token_step
-    if MASKED:
+    if EDGES:
         natural = tl.load(lse + place, mask=row < limit, other=float("-inf"))
         inner = tl.load(delta + place, mask=row < limit, other=0.0)
     else:
@@ -118,113 +116,62 @@ def _vectors(lse, delta, at, limit, token_step, S: tl.constexpr, MASKED: tl.cons
 
 @triton.jit
 def _sweep(
-    a0, a1, a2, f0, f1, row_lse, row_delta, row_unit, xs, ys, x, y, x_step, y_step, x_inner, y_inner, lse, delta,
-    token_step, bias, first, last, jump_at, jump, limit, unit, unit_step, lo, hi, scale,
-    U, C: tl.constexpr, D: tl.constexpr, PADDED: tl.constexpr, S: tl.constexpr, MODE: tl.constexpr,
-    MASKED: tl.constexpr, BIASED: tl.constexpr, HAS_LO: tl.constexpr, HAS_HI: tl.constexpr, TMA: tl.constexpr,
-    PRECISION: tl.constexpr,
+    a0, a1, a2, f0, f1, row_lse, row_delta, xs, ys, x_row, x_column, y_row, y_column, x, y, x_step, y_step,
+    x_inner, y_inner, lse, delta, token_step, bias, first, last, full_from, full_to, lower, upper, jump_at, jump, limit,
+    scale,
+    C: tl.constexpr, D: tl.constexpr, PADDED: tl.constexpr, S: tl.constexpr, MODE: tl.constexpr, EDGES: tl.constexpr,
+    BIASED: tl.constexpr, TMA: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """Stream rows first..last-1, S at a time; from `jump_at` on they are those `jump` further.
 
-    Row j of the stream has unit  unit + (j // U) * unit_step;  a pair counts if lo <= its unit - row_unit <= hi.
+    Fixed row i meets streamed rows lower[i]..upper[i]-1; all fixed rows meet full_from..full_to-1.
     """
     for tile in tl.range(first, last, S):
         at = tile + tl.where(tile >= jump_at, jump, 0)
-        x_SD = _load(xs, x, at, limit, x_step, x_inner, C, D, PADDED, S, MASKED, TMA)
-        y_SD = _load(ys, y, at, limit, y_step, y_inner, C, D, PADDED, S, MASKED, TMA)
+        x_SD = _load(xs, x_row, x_column, x, at, limit, x_step, x_inner, C, D, PADDED, S, EDGES, TMA)
+        y_SD = _load(ys, y_row, y_column, y, at, limit, y_step, y_inner, C, D, PADDED, S, EDGES, TMA)
         column = bias
         column_delta = bias
         if MODE == KEY_GRADIENT:
-            column, column_delta = _vectors(lse, delta, at, limit, token_step, S, MASKED)
+            column, column_delta = _vectors(lse, delta, at, limit, token_step, S, EDGES)
             if BIASED:
                 column -= bias
-        keep = True
-        if MASKED:
-            row = at + tl.arange(0, S)
-            distance = unit + row // U * unit_step - row_unit[:, None]
-            keep = (row < limit)[None, :] & (row_unit == row_unit)[:, None]
-            if HAS_LO:
-                keep = keep & (distance >= lo)
-            if HAS_HI:
-                keep = keep & (distance <= hi)
-        a0, a1, a2 = _step(a0, a1, a2, f0, f1, row_lse, row_delta, x_SD, y_SD, column, column_delta, keep, scale,
-                           MODE, MASKED, BIASED, PRECISION)  # fmt: skip
+        s_FS = tl.dot(f0, tl.trans(x_SD), input_precision=PRECISION)
+        if EDGES:
+            if (at < full_from) | (at + S > full_to):
+                row = tl.arange(0, S)
+                keep = (row[None, :] < (upper - at)[:, None]) & (row[None, :] >= (lower - at)[:, None])
+                s_FS = tl.where(keep, s_FS, float("-inf"))
+        a0, a1, a2 = _step(s_FS, a0, a1, a2, f1, row_lse, row_delta, x_SD, y_SD, column, column_delta, scale,
+                           MODE, BIASED, PRECISION)  # fmt: skip
     return a0, a1, a2
 
 
 @triton.jit
-def _band(
-    a0, a1, a2, f0, f1, row_lse, row_delta, row_unit, least, most, xs, ys, x, y, x_step, y_step, x_inner, y_inner,
-    lse, delta, token_step, bias, limit, unit, unit_step, lo, hi, scale,
-    U, C: tl.constexpr, D: tl.constexpr, PADDED: tl.constexpr, S: tl.constexpr, MODE: tl.constexpr,
-    BIASED: tl.constexpr, HAS_LO: tl.constexpr, HAS_HI: tl.constexpr, EVEN: tl.constexpr, TMA: tl.constexpr,
-    PRECISION: tl.constexpr,
-):  # fmt: skip
-    """The rows within the band of any row of the fixed tile, whose units are least..most: edge, middle, edge."""
-    first = limit * 0
-    full_from = first
-    full_to = limit
-    last = limit
+def _reach(units, first, last, lo, hi, unit, unit_step, limit, U, S: tl.constexpr, HAS_LO: tl.constexpr,
+           HAS_HI: tl.constexpr, ALIGNED: tl.constexpr):  # fmt: skip
+    """What a band makes of a stream whose row j has unit  unit + (j // U) * unit_step.
+
+    For fixed rows of `units`, the least and the largest of which are first and last: rows lower..upper-1 of the stream
+    for each; where the stream begins and ends for all together; and full_from..full_to, which each of them meets.
+    """
+    lower = units * 0
+    upper = lower + limit
+    begin = first * 0
+    end = begin + limit
+    full_from = begin
+    full_to = end
     if HAS_LO:
-        first = tl.cdiv(tl.maximum(least + lo - unit, 0), unit_step) * U
-        full_from = tl.cdiv(tl.maximum(most + lo - unit, 0), unit_step) * U
-        if BIASED or (EVEN and not HAS_HI):  # weights repeat from tile to tile; an even run has no rest at its end
-            first = first // S * S
+        lower = tl.cdiv(tl.maximum(units + lo - unit, 0), unit_step) * U
+        begin = tl.cdiv(tl.maximum(first + lo - unit, 0), unit_step) * U
+        full_from = tl.cdiv(tl.maximum(last + lo - unit, 0), unit_step) * U
+        if ALIGNED:
+            begin = begin // S * S
     if HAS_HI:
-        last = tl.minimum(tl.maximum(most + hi - unit + unit_step, 0) // unit_step * U, limit)
-        full_to = tl.minimum(tl.maximum(least + hi - unit + unit_step, 0) // unit_step * U, limit)
-    middle = first + tl.cdiv(tl.maximum(full_from - first, 0), S) * S
-    after = middle + tl.maximum(full_to - middle, 0) // S * S
-    if HAS_LO:
-        a0, a1, a2 = _sweep(
-            a0, a1, a2, f0, f1, row_lse, row_delta, row_unit, xs, ys, x, y, x_step, y_step, x_inner, y_inner, lse,
-            delta, token_step, bias, first, tl.minimum(middle, last), NEVER, 0, limit, unit, unit_step, lo, hi, scale,
-            U, C, D, PADDED, S, MODE, True, BIASED, HAS_LO, HAS_HI, TMA, PRECISION)  # fmt: skip
-    a0, a1, a2 = _sweep(
-        a0, a1, a2, f0, f1, row_lse, row_delta, row_unit, xs, ys, x, y, x_step, y_step, x_inner, y_inner, lse, delta,
-        token_step, bias, middle, after, NEVER, 0, limit, unit, unit_step, lo, hi, scale,
-        U, C, D, PADDED, S, MODE, False, BIASED, HAS_LO, HAS_HI, TMA, PRECISION)  # fmt: skip
-    if HAS_HI or not EVEN:
-        a0, a1, a2 = _sweep(
-            a0, a1, a2, f0, f1, row_lse, row_delta, row_unit, xs, ys, x, y, x_step, y_step, x_inner, y_inner, lse,
-            delta, token_step, bias, after, last, NEVER, 0, limit, unit, unit_step, lo, hi, scale,
-            U, C, D, PADDED, S, MODE, True, BIASED, HAS_LO, HAS_HI, TMA, PRECISION)  # fmt: skip
-    return a0, a1, a2
-
-
-@triton.jit
-def _listed(
-    a0, a1, a2, f0, f1, row_lse, row_delta, xs, ys, x, y, x_step, y_step, lse, delta, blocks, masks, bits,
-    first, last, offset, limit, scale,
-    LIST_F: tl.constexpr, LIST_S: tl.constexpr, F: tl.constexpr, S: tl.constexpr, D: tl.constexpr,
-    PADDED: tl.constexpr, MODE: tl.constexpr, MASKED: tl.constexpr, TMA: tl.constexpr, PRECISION: tl.constexpr,
-):  # fmt: skip
-    """Entries first..last-1 of a block list, all full or all partial; a list's tile is streamed S rows at a time."""
-    PIECES: tl.constexpr = LIST_S // S
-    for piece in tl.range(first * PIECES, last * PIECES):
-        entry = piece // PIECES
-        inside = piece % PIECES * S
-        at = tl.load(blocks + entry) * LIST_S + inside
-        x_SD = _load(xs, x, at, limit, x_step, x_step, 1, D, PADDED, S, MASKED, TMA)
-        y_SD = _load(ys, y, at, limit, y_step, y_step, 1, D, PADDED, S, MASKED, TMA)
-        column = row_lse
-        column_delta = row_lse
-        if MODE == KEY_GRADIENT:
-            column, column_delta = _vectors(lse, delta, at, limit, 1, S, MASKED)
-        keep = True
-        if MASKED:
-            f = offset + tl.arange(0, F)
-            s = inside + tl.arange(0, S)
-            mask = bits + tl.load(masks + entry).to(tl.int64) * (LIST_F * LIST_S // 32)
-            if MODE == KEY_GRADIENT:  # masks are (query, key)
-                words = tl.load(mask + s[None, :] * (LIST_F // 32) + f[:, None] // 32)
-                keep = ((words >> (f[:, None] % 32)) & 1) != 0
-            else:
-                words = tl.load(mask + f[:, None] * (LIST_S // 32) + s[None, :] // 32)
-                keep = ((words >> (s[None, :] % 32)) & 1) != 0
-        a0, a1, a2 = _step(a0, a1, a2, f0, f1, row_lse, row_delta, x_SD, y_SD, column, column_delta, keep, scale,
-                           MODE, MASKED, False, PRECISION)  # fmt: skip
-    return a0, a1, a2
+        upper = tl.minimum(tl.maximum(units + hi - unit + unit_step, 0) // unit_step * U, limit)
+        end = tl.minimum(tl.maximum(last + hi - unit + unit_step, 0) // unit_step * U, limit)
+        full_to = tl.minimum(tl.maximum(first + hi - unit + unit_step, 0) // unit_step * U, limit)
+    return lower, upper, begin, end, full_from, full_to
 
 
 @triton.jit
@@ -234,12 +181,10 @@ def _wide(number):
 
 
 @triton.jit
-def _descriptor(start, rows, step, D: tl.constexpr, PADDED: tl.constexpr, S: tl.constexpr, TMA: tl.constexpr):
-    """A tensor descriptor of strided rows, or nothing where rows are loaded by pointers."""
-    if TMA:
-        return tl.make_tensor_descriptor(start, [rows, D], [step, 1], [S, PADDED])
-    else:  # noqa: RET505 - triton compiles one branch
-        return start
+def _corner(token, head, batch, rate, stride, by_batch, by_head, column_by_batch, column_by_head):
+    """Row and column, in the matrix that a tensor descriptor sees, of a token of a head."""
+    place = token + head * by_head + batch * by_batch
+    return place // rate, place % rate * stride + head * column_by_head + batch * column_by_batch
 
 
 @triton.jit
@@ -251,10 +196,11 @@ def _weights(log_m, rate, phase, S: tl.constexpr, RESIDUES: tl.constexpr):
 
 @triton.jit
 def _outer(
-    a0, a1, a2, f0, f1, row_lse, row_delta, row_unit, x_head, y_head, x_n, y_n, lse, delta, log_m, run_start, phase, n,
-    inner_width, width, rate, scale,
-    RESIDUES: tl.constexpr, D: tl.constexpr, PADDED: tl.constexpr, S: tl.constexpr, MODE: tl.constexpr,
-    HAS_LO: tl.constexpr, HAS_HI: tl.constexpr, EVEN: tl.constexpr, TMA: tl.constexpr, PRECISION: tl.constexpr,
+    a0, a1, a2, f0, f1, row_lse, row_delta, xs, ys, x_head, y_head, x_n, y_n, x_place, y_place, other, batch,
+    lse, delta, log_m, run_start, phase, n, inner_width, width, rate, scale,
+    RESIDUES: tl.constexpr, F: tl.constexpr, D: tl.constexpr, PADDED: tl.constexpr, S: tl.constexpr,
+    MODE: tl.constexpr, HAS_LO: tl.constexpr, HAS_HI: tl.constexpr, EVEN: tl.constexpr, TMA: tl.constexpr,
+    PRECISION: tl.constexpr,
 ):  # fmt: skip
     """An outer run of nested lattices, less the part that the run inside it covers: all before it, all after it."""
     outer_start = run_start // width * width
@@ -269,40 +215,80 @@ def _outer(
     if HAS_LO:
         first = own
     start64 = start.to(tl.int64)
-    x = x_head + start64 * x_n
-    y = y_head + start64 * y_n
+    x_row, x_column = _corner(start, other, batch, rate, x_n, *x_place)
+    y_row, y_column = _corner(start, other, batch, rate, y_n, *y_place)
     x_step = _wide(x_n) * rate
     y_step = _wide(y_n) * rate
+    lower = tl.zeros([F], tl.int32)
     return _sweep(
-        a0, a1, a2, f0, f1, row_lse, row_delta, row_unit,
-        _descriptor(x, limit, x_step, D, PADDED, S, TMA), _descriptor(y, limit, y_step, D, PADDED, S, TMA),
-        x, y, x_step, y_step, x_step, y_step, lse + start64, delta + start64, rate,
-        _weights(log_m, rate, phase, S, RESIDUES), first, last, own, length, limit, 0, 0, 0, 0, scale,
-        1, 1, D, PADDED, S, MODE, not EVEN, True, False, False, TMA, PRECISION)  # fmt: skip
+        a0, a1, a2, f0, f1, row_lse, row_delta, xs, ys, x_row, x_column, y_row, y_column,
+        x_head + start64 * x_n, y_head + start64 * y_n, x_step, y_step, x_step, y_step, lse + start64, delta + start64,
+        rate, _weights(log_m, rate, phase, S, RESIDUES), first, last, 0, limit, lower, lower + limit, own, length, limit,
+        scale, 1, D, PADDED, S, MODE, not EVEN, True, TMA, PRECISION)  # fmt: skip
+
+
+@triton.jit
+def _listed(
+    a0, a1, a2, f0, f1, row_lse, row_delta, xs, ys, x_row, x_column, y_row, y_column, x, y, x_step, y_step, lse, delta,
+    blocks, masks, bits, first, last, offset, limit, scale,
+    BLOCK: tl.constexpr, F: tl.constexpr, S: tl.constexpr, D: tl.constexpr, PADDED: tl.constexpr, MODE: tl.constexpr,
+    TMA: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """Entries first..last-1 of a block list; a tile of it is BLOCK x BLOCK, and streamed S rows at a time."""
+    PIECES: tl.constexpr = BLOCK // S
+    for piece in tl.range(first * PIECES, last * PIECES):
+        entry = piece // PIECES
+        inside = piece % PIECES * S
+        at = tl.load(blocks + entry) * BLOCK + inside
+        mask = tl.load(masks + entry)
+        x_SD = _load(xs, x_row, x_column, x, at, limit, x_step, x_step, 1, D, PADDED, S, True, TMA)
+        y_SD = _load(ys, y_row, y_column, y, at, limit, y_step, y_step, 1, D, PADDED, S, True, TMA)
+        column = row_lse
+        column_delta = row_lse
+        if MODE == KEY_GRADIENT:
+            column, column_delta = _vectors(lse, delta, at, limit, 1, S, True)
+        s_FS = tl.dot(f0, tl.trans(x_SD), input_precision=PRECISION)
+        if mask >= 0:
+            f = offset + tl.arange(0, F)
+            s = inside + tl.arange(0, S)
+            words = bits + mask.to(tl.int64) * (BLOCK * BLOCK // 32)
+            if MODE == KEY_GRADIENT:  # masks are (query, key)
+                word = tl.load(words + s[None, :] * (BLOCK // 32) + f[:, None] // 32)
+                keep = ((word >> (f[:, None] % 32)) & 1) != 0
+            else:
+                word = tl.load(words + f[:, None] * (BLOCK // 32) + s[None, :] // 32)
+                keep = ((word >> (s[None, :] % 32)) & 1) != 0
+            s_FS = tl.where(keep, s_FS, float("-inf"))
+        a0, a1, a2 = _step(s_FS, a0, a1, a2, f1, row_lse, row_delta, x_SD, y_SD, column, column_delta, scale,
+                           MODE, False, PRECISION)  # fmt: skip
+    return a0, a1, a2
 
 
 @triton.jit(do_not_specialize=INTEGERS)
 def attend(
     f0, f1, x, y, lse, delta, out0, out1, acc0, acc1,
     f0_b, f0_h, f0_n, f1_b, f1_h, f1_n, x_b, x_h, x_n, y_b, y_h, y_n, out0_b, out0_h, out0_n, out1_b, out1_h, out1_n,
+    xs0, xs1, xs2, xs3, xs4, xs5, ys0, ys1, ys2, ys3, ys4, ys5, x_place, y_place,
     heads, members, tiles, tile_count, log_m, n, fixed_heads, query_heads,
     run_first, run_period, run_width, chain, lo, hi,
     columns_period, columns_first, columns_lo, columns_hi, columns_rows,
-    ranges, full_blocks, part_blocks, part_masks, bits, chunks,
+    ranges, blocks, masks, bits, chunks,
     scale, sign, gradient_scale,
     MODE: tl.constexpr, D: tl.constexpr, PADDED: tl.constexpr, F: tl.constexpr, S: tl.constexpr,
-    BAND: tl.constexpr, NESTED: tl.constexpr, PARTS: tl.constexpr, RESIDUES: tl.constexpr, HAS_LO: tl.constexpr, HAS_HI: tl.constexpr,
-    COLUMNS: tl.constexpr, COLUMNS_LO: tl.constexpr, COLUMNS_HI: tl.constexpr,
-    LISTS: tl.constexpr, LIST_F: tl.constexpr, LIST_S: tl.constexpr, CHUNKED: tl.constexpr,
+    BAND: tl.constexpr, NESTED: tl.constexpr, PARTS: tl.constexpr, RESIDUES: tl.constexpr, HAS_LO: tl.constexpr,
+    HAS_HI: tl.constexpr, COLUMNS: tl.constexpr, COLUMNS_LO: tl.constexpr, COLUMNS_HI: tl.constexpr,
+    LISTS: tl.constexpr, BLOCK: tl.constexpr, CHUNKED: tl.constexpr,
     EVEN: tl.constexpr, TMA: tl.constexpr, GROUPED: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """One fixed tile of one head, and everything that streams past it. See the top of the file, and `Launch`."""
     BIASED: tl.constexpr = RESIDUES > 0
     FIXED_COLUMNS: tl.constexpr = COLUMNS if MODE == KEY_GRADIENT else 0
-    batch = tl.program_id(2).to(tl.int64)
-    row_F = tl.arange(0, F)
+    EDGES: tl.constexpr = HAS_LO or HAS_HI or not EVEN
+    xs = (xs0, xs1, xs2, xs3, xs4, xs5)
+    ys = (ys0, ys1, ys2, ys3, ys4, ys5)
+    batch = tl.program_id(2)
+    batch64 = batch.to(tl.int64)
     d_D = tl.arange(0, PADDED)
-    inside_D = d_D < D
 
     # which head, and which rows
     entry = tl.program_id(1)
@@ -310,9 +296,8 @@ def attend(
     run = tl.program_id(0) // tile_count
     chunk = chunks
     if CHUNKED:
-        tile = tl.program_id(0) % (LIST_F // F)
-        run = tl.program_id(0) // (LIST_F // F)
-        chunk = chunks + run * 6
+        tile = tl.program_id(0) % (BLOCK // F)
+        chunk = chunks + tl.program_id(0) // (BLOCK // F) * 4
         entry = tl.load(chunk)
     head = tl.load(heads + entry * 6)
     phase = tl.load(heads + entry * 6 + 1)
@@ -320,46 +305,45 @@ def attend(
     flags = tl.load(heads + entry * 6 + 3)
     member = tl.load(heads + entry * 6 + 4)
     member_count = tl.load(heads + entry * 6 + 5)
-    level = 0
-    shift = 0
     if CHUNKED:
+        level = 0
         step = 1
         base = 0
-        row0 = tl.load(chunk + 1) * LIST_F + tile * F
+        row0 = tl.load(chunk + 1) * BLOCK + tile * F
         run_start = 0
         run_end = n
     else:
         level = tl.load(tiles + tile * 4)
         step = tl.load(tiles + tile * 4 + 1)
-        shift = tl.load(tiles + tile * 4 + 2)
         row0 = tl.load(tiles + tile * 4 + 3)
         run_start = run_first + run * run_period
         run_end = tl.minimum(run_start + run_width, n)
-        base = run_start + (phase + shift) % step
+        base = run_start + (phase + tl.load(tiles + tile * 4 + 2)) % step
         base += tl.where(base < 0, tl.cdiv(-tl.minimum(base, 0), step) * step, 0)
     rows = columns_rows if FIXED_COLUMNS > 0 else tl.cdiv(tl.maximum(run_end - base, 0), step)
     if row0 >= rows:
         return
-    row = row0 + row_F
+    row = row0 + tl.arange(0, F)
+    last_row = tl.minimum(row0 + F, rows) - 1
     if FIXED_COLUMNS > 0:
         token = columns_first + row // COLUMNS * columns_period + row % COLUMNS
     else:
         token = base + row * step
     inside_F = row < rows
-    inside_FD = inside_F[:, None] & inside_D[None, :]
+    inside_FD = inside_F[:, None] & (d_D < D)[None, :]
     token64 = token.to(tl.int64)
 
     # the fixed tile
     head64 = head.to(tl.int64)
-    f0_FD = tl.load(f0 + batch * f0_b + head64 * f0_h + token64[:, None] * f0_n + d_D[None, :], inside_FD, other=0.0)
+    f0_FD = tl.load(f0 + batch64 * f0_b + head64 * f0_h + token64[:, None] * f0_n + d_D[None, :], inside_FD, other=0.0)
     f0_FD = (f0_FD * sign).to(f0_FD.dtype)
     f1_FD = f0_FD
     row_lse = tl.zeros([F], tl.float32)
     row_delta = row_lse
-    rows_before = (batch * fixed_heads + head64) * n
+    rows_before = (batch64 * fixed_heads + head64) * n
     if MODE != FORWARD:
         f1_FD = tl.load(
-            f1 + batch * f1_b + head64 * f1_h + token64[:, None] * f1_n + d_D[None, :], inside_FD, other=0.0
+            f1 + batch64 * f1_b + head64 * f1_h + token64[:, None] * f1_n + d_D[None, :], inside_FD, other=0.0
         )
     if MODE == QUERY_GRADIENT:
         natural = tl.load(lse + rows_before + token64, inside_F, other=float("-inf"))
@@ -375,12 +359,11 @@ def attend(
     a2 = tl.zeros([F], tl.float32)
 
     for g in range(0, member_count if GROUPED else 1):
-        other = tl.load(members + member + g).to(tl.int64)
-        x_head = x + batch * x_b + other * x_h
-        y_head = y + batch * y_b + other * y_h
-        vectors = (batch * query_heads + other) * n
+        other = tl.load(members + member + g)
+        x_head = x + batch64 * x_b + other.to(tl.int64) * x_h
+        y_head = y + batch64 * y_b + other.to(tl.int64) * y_h
+        vectors = (batch64 * query_heads + other) * n
         bias = tl.zeros([S], tl.float32)
-        last_row = tl.minimum(row0 + F, rows) - 1
 
         if BAND:  # the own run: rows of the finest lattice, in order
             rate = step
@@ -392,71 +375,69 @@ def attend(
                 limit = tl.cdiv(tl.maximum(run_end - start, 0), rate)
             if BIASED:
                 bias = _weights(log_m + level * RESIDUES, rate, phase, S, RESIDUES)
+            # (weights repeat from tile to tile, if tiles begin at multiples of one)
+            lower, upper, begin, end, full_from, full_to = _reach(
+                token, base + row0 * step, base + last_row * step, lo, hi, start, rate, limit, 1,
+                S, HAS_LO, HAS_HI, BIASED)  # fmt: skip
             start64 = start.to(tl.int64)
-            x_start = x_head + start64 * x_n
-            y_start = y_head + start64 * y_n
+            x_row, x_column = _corner(start, other, batch, rate, x_n, *x_place)
+            y_row, y_column = _corner(start, other, batch, rate, y_n, *y_place)
             x_step = _wide(x_n) * rate
             y_step = _wide(y_n) * rate
-            xs = _descriptor(x_start, limit, x_step, D, PADDED, S, TMA)
-            ys = _descriptor(y_start, limit, y_step, D, PADDED, S, TMA)
-            a0, a1, a2 = _band(
-                a0, a1, a2, f0_FD, f1_FD, row_lse, row_delta, token, base + row0 * step, base + last_row * step,
-                xs, ys, x_start, y_start, x_step, y_step, x_step, y_step, lse + vectors + start64,
-                delta + vectors + start64, rate, bias, limit, start, rate, lo, hi, scale,
-                1, 1, D, PADDED, S, MODE, BIASED, HAS_LO, HAS_HI, EVEN, TMA, PRECISION)  # fmt: skip
-
+            a0, a1, a2 = _sweep(
+                a0, a1, a2, f0_FD, f1_FD, row_lse, row_delta, xs[0], ys[0], x_row, x_column, y_row, y_column,
+                x_head + start64 * x_n, y_head + start64 * y_n, x_step, y_step, x_step, y_step,
+                lse + vectors + start64, delta + vectors + start64, rate, bias, begin, end, full_from, full_to,
+                lower, upper, NEVER, 0, limit, scale,
+                1, D, PADDED, S, MODE, EDGES, BIASED, TMA, PRECISION)  # fmt: skip
             for part in tl.static_range(1, PARTS):
                 if level >= part:
                     a0, a1, a2 = _outer(
-                        a0, a1, a2, f0_FD, f1_FD, row_lse, row_delta, token, x_head, y_head, x_n, y_n, lse + vectors,
-                        delta + vectors, log_m + (part * MOST_PARTS + level) * RESIDUES, run_start, phase, n,
+                        a0, a1, a2, f0_FD, f1_FD, row_lse, row_delta, xs[part], ys[part], x_head, y_head, x_n, y_n,
+                        x_place, y_place, other, batch, lse + vectors, delta + vectors,
+                        log_m + (part * MOST_PARTS + level) * RESIDUES, run_start, phase, n,
                         chain[2 * part - 2], chain[2 * part], chain[2 * part + 1], scale,
-                        RESIDUES, D, PADDED, S, MODE, HAS_LO, HAS_HI, EVEN, TMA, PRECISION)  # fmt: skip
+                        RESIDUES, F, D, PADDED, S, MODE, HAS_LO, HAS_HI, EVEN, TMA, PRECISION)  # fmt: skip
 
         if COLUMNS > 0:
             if MODE == KEY_GRADIENT:
-                a0, a1, a2 = _band(
-                    a0, a1, a2, f0_FD, f1_FD, row_lse, row_delta, row // COLUMNS, row0 // COLUMNS, last_row // COLUMNS,
-                    x_head, y_head, x_head, y_head, _wide(x_n), _wide(y_n), 0, 0, lse + vectors,
-                    delta + vectors, 1, bias, n, 0, 1, columns_lo, columns_hi, scale, columns_period, 1,
-                    D, PADDED, S, MODE, False, COLUMNS_LO, COLUMNS_HI, False, False, PRECISION)  # fmt: skip
+                lower, upper, begin, end, full_from, full_to = _reach(
+                    row // COLUMNS, row0 // COLUMNS, last_row // COLUMNS, columns_lo, columns_hi, 0, 1, n,
+                    columns_period, S, COLUMNS_LO, COLUMNS_HI, False)  # fmt: skip
+                a0, a1, a2 = _sweep(
+                    a0, a1, a2, f0_FD, f1_FD, row_lse, row_delta, x_head, y_head, 0, 0, 0, 0, x_head, y_head,
+                    _wide(x_n), _wide(y_n), 0, 0, lse + vectors, delta + vectors, 1, bias, begin, end,
+                    full_from, full_to, lower, upper, NEVER, 0, n, scale,
+                    1, D, PADDED, S, MODE, True, False, False, PRECISION)  # fmt: skip
             else:
-                a0, a1, a2 = _band(
-                    a0, a1, a2, f0_FD, f1_FD, row_lse, row_delta, token // columns_period,
-                    (base + row0) // columns_period, (base + last_row) // columns_period,
-                    x_head, y_head, x_head + columns_first * x_n, y_head + columns_first * y_n,
-                    _wide(x_n) * columns_period, _wide(y_n) * columns_period, x_n, y_n,
-                    lse, delta, 0, bias, columns_rows, 0, 1, columns_lo, columns_hi, scale, COLUMNS, COLUMNS,
-                    D, PADDED, S, MODE, False, COLUMNS_LO, COLUMNS_HI, False, False, PRECISION)  # fmt: skip
+                lower, upper, begin, end, full_from, full_to = _reach(
+                    token // columns_period, (base + row0) // columns_period, (base + last_row) // columns_period,
+                    columns_lo, columns_hi, 0, 1, columns_rows, COLUMNS, S, COLUMNS_LO, COLUMNS_HI, False)  # fmt: skip
+                a0, a1, a2 = _sweep(
+                    a0, a1, a2, f0_FD, f1_FD, row_lse, row_delta, x_head, y_head, 0, 0, 0, 0,
+                    x_head + _wide(columns_first) * x_n, y_head + _wide(columns_first) * y_n,
+                    _wide(x_n) * columns_period, _wide(y_n) * columns_period, x_n, y_n, lse, delta, 0, bias,
+                    begin, end, full_from, full_to, lower, upper, NEVER, 0, columns_rows, scale,
+                    COLUMNS, D, PADDED, S, MODE, True, False, False, PRECISION)  # fmt: skip
 
         if LISTS:
-            offset = (base + row0) % LIST_F
             place = chunk + 2
             if not CHUNKED:
-                place = ranges + (list_base + (base + row0) // LIST_F) * 4
-            full_first = tl.load(place)
-            full_last = tl.load(place + 1)
-            part_first = tl.load(place + 2)
-            part_last = tl.load(place + 3)
-            x_step = _wide(x_n)
-            y_step = _wide(y_n)
-            xs = _descriptor(x_head, n, x_step, D, PADDED, S, TMA)
-            ys = _descriptor(y_head, n, y_step, D, PADDED, S, TMA)
+                place = ranges + (list_base + (base + row0) // BLOCK) * 2
+            x_row, x_column = _corner(0, other, batch, 1, x_n, *x_place)
+            y_row, y_column = _corner(0, other, batch, 1, y_n, *y_place)
             a0, a1, a2 = _listed(
-                a0, a1, a2, f0_FD, f1_FD, row_lse, row_delta, xs, ys, x_head, y_head, x_step, y_step, lse + vectors,
-                delta + vectors, full_blocks, part_masks, bits, full_first, full_last, offset, n, scale,
-                LIST_F, LIST_S, F, S, D, PADDED, MODE, False, TMA, PRECISION)  # fmt: skip
-            a0, a1, a2 = _listed(
-                a0, a1, a2, f0_FD, f1_FD, row_lse, row_delta, xs, ys, x_head, y_head, x_step, y_step, lse + vectors,
-                delta + vectors, part_blocks, part_masks, bits, part_first, part_last, offset, n, scale,
-                LIST_F, LIST_S, F, S, D, PADDED, MODE, True, TMA, PRECISION)  # fmt: skip
+                a0, a1, a2, f0_FD, f1_FD, row_lse, row_delta, xs[0], ys[0], x_row, x_column, y_row, y_column,
+                x_head, y_head, _wide(x_n), _wide(y_n), lse + vectors, delta + vectors, blocks, masks, bits,
+                tl.load(place), tl.load(place + 1), (base + row0) % BLOCK, n, scale,
+                BLOCK, F, S, D, PADDED, MODE, TMA, PRECISION)  # fmt: skip
 
     # results: to a chunk's own place, to the float32 accumulator, or final
     carried = (flags & 1) != 0
     final = (flags & 2) != 0
     if CHUNKED:
-        rows_before = (batch * tl.num_programs(0) + tl.program_id(0)) * F
-        token64 = row_F.to(tl.int64)
+        rows_before = (batch64 * tl.num_programs(0) + tl.program_id(0)) * F
+        token64 = tl.arange(0, F).to(tl.int64)
         carried = False
         final = False
     accumulated = (rows_before + token64[:, None]) * D + d_D[None, :]
@@ -483,16 +464,16 @@ def attend(
         if carried:
             a0 += tl.load(acc0 + accumulated, inside_FD, other=0.0)
     if final:
-        place = batch * out0_b + head64 * out0_h + token64[:, None] * out0_n + d_D[None, :]
-        tl.store(out0 + place, a0.to(out0.dtype.element_ty), inside_FD)
+        place0 = batch64 * out0_b + head64 * out0_h + token64[:, None] * out0_n + d_D[None, :]
+        tl.store(out0 + place0, a0.to(out0.dtype.element_ty), inside_FD)
     else:
         tl.store(acc0 + accumulated, a0, inside_FD)
     if MODE == KEY_GRADIENT:
         if carried:
             a1 += tl.load(acc1 + accumulated, inside_FD, other=0.0)
         if final:
-            place = batch * out1_b + head64 * out1_h + token64[:, None] * out1_n + d_D[None, :]
-            tl.store(out1 + place, a1.to(out1.dtype.element_ty), inside_FD)
+            place1 = batch64 * out1_b + head64 * out1_h + token64[:, None] * out1_n + d_D[None, :]
+            tl.store(out1 + place1, a1.to(out1.dtype.element_ty), inside_FD)
         else:
             tl.store(acc1 + accumulated, a1, inside_FD)
 
@@ -500,14 +481,14 @@ def attend(
 @triton.jit(do_not_specialize=["n", "heads", "chunk_count"])
 def collect(
     work0, work1, work_lse, acc0, acc1, lse, blocks, n, heads, chunk_count,
-    MODE: tl.constexpr, D: tl.constexpr, PADDED: tl.constexpr, F: tl.constexpr, LIST_F: tl.constexpr,
+    MODE: tl.constexpr, D: tl.constexpr, PADDED: tl.constexpr, F: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """Put the chunks of one block together, and add them to what its rows hold already."""
-    pieces: tl.constexpr = LIST_F // F
+    pieces: tl.constexpr = BLOCK // F
     batch = tl.program_id(1).to(tl.int64)
     block = blocks + tl.program_id(0) // pieces * 4
     first_row = tl.program_id(0) % pieces * F
-    token = tl.load(block + 1) * LIST_F + first_row + tl.arange(0, F)
+    token = tl.load(block + 1) * BLOCK + first_row + tl.arange(0, F)
     first = tl.load(block + 2)
     inside = token < n
     d_D = tl.arange(0, PADDED)
@@ -524,7 +505,7 @@ def collect(
     if MODE == KEY_GRADIENT:
         a1 = tl.load(acc1 + place, inside_FD, other=0.0)
     for chunk in range(first, first + tl.load(block + 3)):
-        from_row = (batch * chunk_count + chunk) * LIST_F + first_row + tl.arange(0, F)
+        from_row = (batch * chunk_count + chunk) * BLOCK + first_row + tl.arange(0, F)
         from_place = from_row[:, None] * D + d_D[None, :]
         part = tl.load(work0 + from_place, inside_FD, other=0.0)
         if MODE == FORWARD:

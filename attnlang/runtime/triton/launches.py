@@ -22,6 +22,8 @@ Mode: TypeAlias = Literal["forward", "query gradient", "key gradient"]
 
 CAUSAL = Band(None, 0)
 CARRY, FINAL = 1, 2
+MOST_PARTS = 6
+"""How many nested lattices one launch can hold."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,7 +209,7 @@ def _chains(lattices: Sequence[Lattice], shape: Shape) -> Iterator[tuple[Lattice
     while rest:
         chain = [rest.pop(0)]
         for lattice in list(rest):
-            if shape.nest and len(chain) < 16 and _nests([*chain, lattice], shape):
+            if shape.nest and len(chain) < MOST_PARTS and _nests([*chain, lattice], shape):
                 chain.append(lattice)
                 rest.remove(lattice)
         yield tuple(chain)

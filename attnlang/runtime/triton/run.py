@@ -12,7 +12,6 @@ from functools import lru_cache
 from typing import Any
 
 import torch
-import triton
 from torch import Tensor
 
 from attnlang.plan import Band, Plan, Tiles
@@ -20,6 +19,7 @@ from attnlang.runtime.blocks import block_lists
 from attnlang.runtime.triton import kernels
 from attnlang.runtime.triton.launches import FINAL, Launch, Mode, Shape, column_rows, launches
 from attnlang.runtime.triton.lists import DeviceLists, device_lists
+from attnlang.runtime.triton.matrices import MOST_PARTS, Matrices, matrices
 from attnlang.runtime.triton.tuning import LIST_BLOCK, Config, config, padded
 
 MODES: dict[Mode, Any] = {
@@ -27,7 +27,6 @@ MODES: dict[Mode, Any] = {
     "query gradient": kernels.QUERY_GRADIENT,
     "key gradient": kernels.KEY_GRADIENT,
 }
-MOST_PARTS = int(kernels.MOST_PARTS.value)
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +105,7 @@ def _prepared(launch: Launch, lists: Mapping[int, Any], mode: Mode, device: torc
     on_device = None
     if launch.tiles_of is not None:
         on_device = device_lists(lists[launch.tiles_of], launch.entries, mode == "key gradient", device)
-    blocks = on_device.blocks if on_device else 0
+    blocks = on_device.count if on_device else 0
     cut = {row[0] for row in on_device.collected.tolist()} if on_device else set[int]()
     rows: list[tuple[int, ...]] = []
     members: list[int] = []
@@ -261,7 +260,7 @@ class _Pass:
         rows = 16
         kernels.collect[(len(item.lists.collected) * (block // rows), batch)](
             parts[0], parts[-1], part_lse, *acc, lse, item.lists.collected, n, heads, chunks,
-            MODE=MODES[self.mode], D=dim, PADDED=padded(dim), F=rows, LIST_F=block,
+            MODE=MODES[self.mode], D=dim, PADDED=padded(dim), F=rows, BLOCK=block,
         )  # fmt: skip
 
     def _launch(
@@ -287,20 +286,17 @@ class _Pass:
         column_band = self._side(columns.band) if columns else Band()
         nothing = item.heads
         strides = [stride for x in (*fixed, *streamed, *results) for stride in x.stride()[:3]]
-        descriptors = self.options.descriptors
-        if descriptors is None:
-            descriptors = _has_descriptors(lse.device)
-        descriptors = descriptors and all(map(_described, streamed))
-        if descriptors:
-            triton.set_allocator(_allocate)
+        seen = self._matrices(launch, streamed)
         kernels.attend[grid](
             *fixed, *streamed, lse, delta, *results, *acc, *strides,
+            *(seen.descriptors if seen else streamed[:1] * (2 * MOST_PARTS)),
+            *(seen.places if seen else ((0, 0, 0, 0),) * 2),
             item.heads, item.members, item.tiles, len(launch.tiles), item.log_m, n, fixed_heads, self.shape.heads,
             launch.first, launch.period, launch.width, tuple(x for pair in launch.chain for x in pair) or (n, 1),
             band.lo or 0, band.hi or 0,
             *((columns.period, columns.first) if columns else (1, 0)), column_band.lo or 0, column_band.hi or 0,
             column_rows(columns, n) if columns else 0,
-            *((lists.ranges, lists.full, lists.part, lists.masks, lists.bits) if lists else (nothing,) * 5),
+            *((lists.ranges, lists.blocks, lists.masks, lists.bits) if lists else (nothing,) * 4),
             nothing if chunks is None else chunks,
             abs(self.scale) * math.log2(math.e) if self.scale else 1.0,
             math.copysign(1.0, self.scale) if self.scale else 0.0,
@@ -310,11 +306,18 @@ class _Pass:
             RESIDUES=launch.residues, HAS_LO=band.lo is not None, HAS_HI=band.hi is not None,
             COLUMNS=columns.last - columns.first if columns else 0,
             COLUMNS_LO=column_band.lo is not None, COLUMNS_HI=column_band.hi is not None,
-            LISTS=lists is not None, LIST_F=block, LIST_S=block, CHUNKED=chunks is not None,
-            EVEN=launch.even, TMA=descriptors, GROUPED=any(len(entry.members) > 1 for entry in launch.entries),
+            LISTS=lists is not None, BLOCK=block, CHUNKED=chunks is not None,
+            EVEN=launch.even, TMA=seen is not None, GROUPED=any(len(entry.members) > 1 for entry in launch.entries),
             PRECISION="ieee" if lse.dtype == fixed[0].dtype else "tf32",
-            num_warps=chosen.warps, num_stages=chosen.stages,
+            num_warps=chosen.warps, num_stages=chosen.stages, maxnreg=chosen.registers,
         )  # fmt: skip
+
+    def _matrices(self, launch: Launch, streamed: tuple[Tensor, Tensor]) -> Matrices | None:
+        wanted = self.options.descriptors
+        if not (_has_descriptors(streamed[0].device) if wanted is None else wanted):
+            return None
+        rates = tuple(rate for _, rate in launch.chain[: launch.parts]) or (1,)
+        return matrices(streamed, rates, self.config.streamed)
 
     def _side(self, band: Band | None) -> Band:
         """A band of key less query as one of streamed less fixed."""
@@ -323,11 +326,6 @@ class _Pass:
         if self.mode != "key gradient":
             return band
         return Band(None if band.hi is None else -band.hi, None if band.lo is None else -band.lo)
-
-
-def _described(x: Tensor) -> bool:
-    """Whether rows of a tensor can be loaded by tensor descriptors: everything at multiples of 16 bytes."""
-    return x.data_ptr() % 16 == 0 and all(stride * x.element_size() % 16 == 0 for stride in x.stride()[:3])
 
 
 def _has_descriptors(device: torch.device) -> bool:
@@ -340,7 +338,3 @@ def _shared_bytes(device: torch.device) -> int | None:
         return None
     return torch.cuda.get_device_properties(device).shared_memory_per_block_optin
 
-
-def _allocate(size: int, alignment: int, stream: int | None) -> Tensor:
-    """Memory in which programs write their descriptors."""
-    return torch.empty(size, device="cuda", dtype=torch.int8)

@@ -16,12 +16,13 @@ from attnlang.runtime.triton.launches import Mode
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """F, S, warps and stages of a launch."""
+    """F, S, warps and stages of a launch, and a bound on the registers of a thread where that pays."""
 
     fixed: int
     streamed: int
     warps: int
     stages: int
+    registers: int | None = None
 
     def shared_bytes(self, head_dim: int, itemsize: int, mode: Mode) -> int:
         """What the tiles take of shared memory, about: fixed ones once, streamed ones as often as there are stages."""

@@ -1,0 +1,69 @@
+"""Tensors as matrices, for tensor descriptors: a tile of strided rows of one head is a rectangle of a matrix.
+
+Row r of the matrix of rate `step` holds tokens r * step .. r * step + step - 1, one after another, and of each token
+whatever lies beside it in memory. So token t of a head is in row t // step, and the head and t mod step are a column.
+A batch axis or a head axis lies either beside the tokens (columns) or after them (as if it were more tokens).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+from triton.tools.tensor_descriptor import TensorDescriptor
+
+from attnlang.runtime.triton.launches import MOST_PARTS
+
+
+@dataclass(frozen=True, slots=True)
+class Matrices:
+    """Descriptors of two streamed tensors, for up to MOST_PARTS rates each, and where heads are in them.
+
+    places  for each tensor, how far to move for each batch item and head: tokens, tokens, columns, columns
+    """
+
+    descriptors: tuple[Any, ...]
+    places: tuple[tuple[int, int, int, int], ...]
+
+
+def matrices(streamed: tuple[Tensor, Tensor], rates: tuple[int, ...], rows: int) -> Matrices | None:
+    """Matrices of both tensors for each rate, in tiles of so many rows; None where the strides do not allow it."""
+    places = tuple(place for x in streamed if (place := _place(x, rates)) is not None)
+    if len(places) < len(streamed):
+        return None
+    found: list[Any] = []
+    for x, place in zip(streamed, places, strict=True):
+        made = [_matrix(x, place, rate, rows) for rate in rates]
+        found += made + made[:1] * (MOST_PARTS - len(made))
+    return Matrices(tuple(found), places)
+
+
+def _place(x: Tensor, rates: tuple[int, ...]) -> tuple[int, int, int, int] | None:
+    batch, heads, n, dim = x.shape
+    stride = x.stride(2)
+    if dim < 16 or dim & (dim - 1) or any(n % rate for rate in rates):
+        return None
+    if x.data_ptr() % 16 or stride <= 0 or stride * x.element_size() % 16:
+        return None
+    tokens: list[int] = []
+    columns: list[int] = []
+    width = dim
+    for size, step in ((batch, x.stride(0)), (heads, x.stride(1))):
+        beside = size == 1 or 0 <= step * (size - 1) < stride
+        if not beside and (step % stride or any(step // stride % rate for rate in rates)):
+            return None
+        tokens.append(0 if beside else step // stride)
+        columns.append(step if beside and size > 1 else 0)
+        width += columns[-1] * (size - 1)
+    if width > stride:
+        return None
+    return tokens[0], tokens[1], columns[0], columns[1]
+
+
+def _matrix(x: Tensor, place: tuple[int, int, int, int], rate: int, rows: int) -> TensorDescriptor:
+    batch, heads, n, dim = x.shape
+    tokens = n + place[0] * (batch - 1) + place[1] * (heads - 1)
+    width = dim + place[2] * (batch - 1) + place[3] * (heads - 1)
+    stride = x.stride(2)
+    return TensorDescriptor(x, [tokens // rate, (rate - 1) * stride + width], [rate * stride, 1], [rows, dim])
