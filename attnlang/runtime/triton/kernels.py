@@ -102,29 +102,28 @@ def _load(
 
 @triton.jit
 def _vectors(lse, delta, at, limit, token_step, S: tl.constexpr, EDGES: tl.constexpr):
-    """Lse (in log2) and delta of streamed queries. A query beyond the end, or without keys, gets lse inf: p = 0."""
+    """Lse (in log2) and delta of streamed queries; lse is inf, and so p = 0, beyond the end."""
     row = at + tl.arange(0, S)
     place = row.to(tl.int64) * token_step
     if EDGES:
-        natural = tl.load(lse + place, mask=row < limit, other=float("-inf"))
-        inner = tl.load(delta + place, mask=row < limit, other=0.0)
+        column = tl.load(lse + place, mask=row < limit, other=float("inf"))
+        column_delta = tl.load(delta + place, mask=row < limit, other=0.0)
     else:
-        natural = tl.load(lse + place)
-        inner = tl.load(delta + place)
-    return tl.where(natural == float("-inf"), float("inf"), natural * LOG2_E), inner
+        column = tl.load(lse + place)
+        column_delta = tl.load(delta + place)
+    return column, column_delta
 
 
 @triton.jit
 def _sweep(
     a0, a1, a2, f0, f1, row_lse, row_delta, xs, ys, x_row, x_column, y_row, y_column, x, y, x_step, y_step,
-    x_inner, y_inner, lse, delta, token_step, bias, first, last, full_from, full_to, lower, upper, jump_at, jump, limit,
-    scale,
+    x_inner, y_inner, lse, delta, token_step, bias, first, last, lower, upper, jump_at, jump, limit, scale,
     C: tl.constexpr, D: tl.constexpr, PADDED: tl.constexpr, S: tl.constexpr, MODE: tl.constexpr, EDGES: tl.constexpr,
     BIASED: tl.constexpr, TMA: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """Stream rows first..last-1, S at a time; from `jump_at` on they are those `jump` further.
 
-    Fixed row i meets streamed rows lower[i]..upper[i]-1; all fixed rows meet full_from..full_to-1.
+    With EDGES, fixed row i meets only streamed rows lower[i]..upper[i]-1; without, every row meets all of them.
     """
     for tile in tl.range(first, last, S):
         at = tile + tl.where(tile >= jump_at, jump, 0)
@@ -138,40 +137,54 @@ def _sweep(
                 column -= bias
         s_FS = tl.dot(f0, tl.trans(x_SD), input_precision=PRECISION)
         if EDGES:
-            if (at < full_from) | (at + S > full_to):
-                row = tl.arange(0, S)
-                keep = (row[None, :] < (upper - at)[:, None]) & (row[None, :] >= (lower - at)[:, None])
-                s_FS = tl.where(keep, s_FS, float("-inf"))
+            row = tl.arange(0, S)
+            keep = (row[None, :] < (upper - at)[:, None]) & (row[None, :] >= (lower - at)[:, None])
+            s_FS = tl.where(keep, s_FS, float("-inf"))
         a0, a1, a2 = _step(s_FS, a0, a1, a2, f1, row_lse, row_delta, x_SD, y_SD, column, column_delta, scale,
                            MODE, BIASED, PRECISION)  # fmt: skip
     return a0, a1, a2
 
 
 @triton.jit
-def _reach(units, first, last, lo, hi, unit, unit_step, limit, U, S: tl.constexpr, HAS_LO: tl.constexpr,
-           HAS_HI: tl.constexpr, ALIGNED: tl.constexpr):  # fmt: skip
-    """What a band makes of a stream whose row j has unit  unit + (j // U) * unit_step.
+def _band(
+    a0, a1, a2, f0, f1, row_lse, row_delta, xs, ys, x_row, x_column, y_row, y_column, x, y, x_step, y_step,
+    x_inner, y_inner, lse, delta, token_step, bias, units, least, most, lo, hi, unit, unit_step, limit, U, scale,
+    C: tl.constexpr, D: tl.constexpr, PADDED: tl.constexpr, S: tl.constexpr, MODE: tl.constexpr, HAS_LO: tl.constexpr,
+    HAS_HI: tl.constexpr, EVEN: tl.constexpr, BIASED: tl.constexpr, TMA: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """The part of a stream that a band leaves: first what every fixed row meets, then the edges.
 
-    For fixed rows of `units`, the least and the largest of which are first and last: rows lower..upper-1 of the stream
-    for each; where the stream begins and ends for all together; and full_from..full_to, which each of them meets.
+    Row j of the stream has unit  unit + (j // U) * unit_step;  a pair counts if lo <= its unit - `units` <= hi. The
+    units of the fixed rows lie in least..most.
     """
     lower = units * 0
     upper = lower + limit
-    begin = first * 0
-    end = begin + limit
+    begin = least * 0
     full_from = begin
+    end = begin + limit
     full_to = end
     if HAS_LO:
         lower = tl.cdiv(tl.maximum(units + lo - unit, 0), unit_step) * U
-        begin = tl.cdiv(tl.maximum(first + lo - unit, 0), unit_step) * U
-        full_from = tl.cdiv(tl.maximum(last + lo - unit, 0), unit_step) * U
-        if ALIGNED:
+        begin = tl.cdiv(tl.maximum(least + lo - unit, 0), unit_step) * U
+        full_from = tl.cdiv(tl.maximum(most + lo - unit, 0), unit_step) * U
+        if BIASED or (EVEN and not HAS_HI):  # weights repeat from tile to tile; an even run has no rest at its end
             begin = begin // S * S
     if HAS_HI:
         upper = tl.minimum(tl.maximum(units + hi - unit + unit_step, 0) // unit_step * U, limit)
-        end = tl.minimum(tl.maximum(last + hi - unit + unit_step, 0) // unit_step * U, limit)
-        full_to = tl.minimum(tl.maximum(first + hi - unit + unit_step, 0) // unit_step * U, limit)
-    return lower, upper, begin, end, full_from, full_to
+        end = tl.minimum(tl.maximum(most + hi - unit + unit_step, 0) // unit_step * U, limit)
+        full_to = tl.minimum(tl.maximum(least + hi - unit + unit_step, 0) // unit_step * U, limit)
+    middle = begin + tl.cdiv(tl.maximum(full_from - begin, 0), S) * S
+    after = middle + tl.maximum(full_to - middle, 0) // S * S
+    a0, a1, a2 = _sweep(
+        a0, a1, a2, f0, f1, row_lse, row_delta, xs, ys, x_row, x_column, y_row, y_column, x, y, x_step, y_step,
+        x_inner, y_inner, lse, delta, token_step, bias, middle, after, lower, upper, NEVER, 0, limit, scale,
+        C, D, PADDED, S, MODE, False, BIASED, TMA, PRECISION)  # fmt: skip
+    if HAS_LO or HAS_HI or not EVEN:
+        a0, a1, a2 = _sweep(
+            a0, a1, a2, f0, f1, row_lse, row_delta, xs, ys, x_row, x_column, y_row, y_column, x, y, x_step, y_step,
+            x_inner, y_inner, lse, delta, token_step, bias, begin, end - (after - middle), lower, upper, middle,
+            after - middle, limit, scale, C, D, PADDED, S, MODE, True, BIASED, TMA, PRECISION)  # fmt: skip
+    return a0, a1, a2
 
 
 @triton.jit
@@ -223,8 +236,8 @@ def _outer(
     return _sweep(
         a0, a1, a2, f0, f1, row_lse, row_delta, xs, ys, x_row, x_column, y_row, y_column,
         x_head + start64 * x_n, y_head + start64 * y_n, x_step, y_step, x_step, y_step, lse + start64, delta + start64,
-        rate, _weights(log_m, rate, phase, S, RESIDUES), first, last, 0, limit, lower, lower + limit, own, length, limit,
-        scale, 1, D, PADDED, S, MODE, not EVEN, True, TMA, PRECISION)  # fmt: skip
+        rate, _weights(log_m, rate, phase, S, RESIDUES), first, last, lower, lower + limit, own, length, limit, scale,
+        1, D, PADDED, S, MODE, not EVEN, True, TMA, PRECISION)  # fmt: skip
 
 
 @triton.jit
@@ -232,26 +245,25 @@ def _listed(
     a0, a1, a2, f0, f1, row_lse, row_delta, xs, ys, x_row, x_column, y_row, y_column, x, y, x_step, y_step, lse, delta,
     blocks, masks, bits, first, last, offset, limit, scale,
     BLOCK: tl.constexpr, F: tl.constexpr, S: tl.constexpr, D: tl.constexpr, PADDED: tl.constexpr, MODE: tl.constexpr,
-    TMA: tl.constexpr, PRECISION: tl.constexpr,
+    MASKED: tl.constexpr, TMA: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """Entries first..last-1 of a block list; a tile of it is BLOCK x BLOCK, and streamed S rows at a time."""
+    """Entries first..last-1 of a block list, with or without masks; a tile is BLOCK x BLOCK, streamed S rows at once."""
     PIECES: tl.constexpr = BLOCK // S
     for piece in tl.range(first * PIECES, last * PIECES):
         entry = piece // PIECES
         inside = piece % PIECES * S
         at = tl.load(blocks + entry) * BLOCK + inside
-        mask = tl.load(masks + entry)
-        x_SD = _load(xs, x_row, x_column, x, at, limit, x_step, x_step, 1, D, PADDED, S, True, TMA)
-        y_SD = _load(ys, y_row, y_column, y, at, limit, y_step, y_step, 1, D, PADDED, S, True, TMA)
+        x_SD = _load(xs, x_row, x_column, x, at, limit, x_step, x_step, 1, D, PADDED, S, MASKED, TMA)
+        y_SD = _load(ys, y_row, y_column, y, at, limit, y_step, y_step, 1, D, PADDED, S, MASKED, TMA)
         column = row_lse
         column_delta = row_lse
         if MODE == KEY_GRADIENT:
-            column, column_delta = _vectors(lse, delta, at, limit, 1, S, True)
+            column, column_delta = _vectors(lse, delta, at, limit, 1, S, MASKED)
         s_FS = tl.dot(f0, tl.trans(x_SD), input_precision=PRECISION)
-        if mask >= 0:
+        if MASKED:
             f = offset + tl.arange(0, F)
             s = inside + tl.arange(0, S)
-            words = bits + mask.to(tl.int64) * (BLOCK * BLOCK // 32)
+            words = bits + tl.load(masks + entry).to(tl.int64) * (BLOCK * BLOCK // 32)
             if MODE == KEY_GRADIENT:  # masks are (query, key)
                 word = tl.load(words + s[None, :] * (BLOCK // 32) + f[:, None] // 32)
                 keep = ((word >> (f[:, None] % 32)) & 1) != 0
@@ -283,7 +295,6 @@ def attend(
     """One fixed tile of one head, and everything that streams past it. See the top of the file, and `Launch`."""
     BIASED: tl.constexpr = RESIDUES > 0
     FIXED_COLUMNS: tl.constexpr = COLUMNS if MODE == KEY_GRADIENT else 0
-    EDGES: tl.constexpr = HAS_LO or HAS_HI or not EVEN
     xs = (xs0, xs1, xs2, xs3, xs4, xs5)
     ys = (ys0, ys1, ys2, ys3, ys4, ys5)
     batch = tl.program_id(2)
@@ -297,7 +308,7 @@ def attend(
     chunk = chunks
     if CHUNKED:
         tile = tl.program_id(0) % (BLOCK // F)
-        chunk = chunks + tl.program_id(0) // (BLOCK // F) * 4
+        chunk = chunks + tl.program_id(0) // (BLOCK // F) * 5
         entry = tl.load(chunk)
     head = tl.load(heads + entry * 6)
     phase = tl.load(heads + entry * 6 + 1)
@@ -346,8 +357,7 @@ def attend(
             f1 + batch64 * f1_b + head64 * f1_h + token64[:, None] * f1_n + d_D[None, :], inside_FD, other=0.0
         )
     if MODE == QUERY_GRADIENT:
-        natural = tl.load(lse + rows_before + token64, inside_F, other=float("-inf"))
-        row_lse = tl.where(natural == float("-inf"), float("inf"), natural * LOG2_E)
+        row_lse = tl.load(lse + rows_before + token64, inside_F, other=float("inf"))
         row_delta = tl.load(delta + rows_before + token64, inside_F, other=0.0)
     a0 = tl.zeros([F, PADDED], tl.float32)
     if MODE == FORWARD:
@@ -375,21 +385,17 @@ def attend(
                 limit = tl.cdiv(tl.maximum(run_end - start, 0), rate)
             if BIASED:
                 bias = _weights(log_m + level * RESIDUES, rate, phase, S, RESIDUES)
-            # (weights repeat from tile to tile, if tiles begin at multiples of one)
-            lower, upper, begin, end, full_from, full_to = _reach(
-                token, base + row0 * step, base + last_row * step, lo, hi, start, rate, limit, 1,
-                S, HAS_LO, HAS_HI, BIASED)  # fmt: skip
             start64 = start.to(tl.int64)
             x_row, x_column = _corner(start, other, batch, rate, x_n, *x_place)
             y_row, y_column = _corner(start, other, batch, rate, y_n, *y_place)
             x_step = _wide(x_n) * rate
             y_step = _wide(y_n) * rate
-            a0, a1, a2 = _sweep(
+            a0, a1, a2 = _band(
                 a0, a1, a2, f0_FD, f1_FD, row_lse, row_delta, xs[0], ys[0], x_row, x_column, y_row, y_column,
                 x_head + start64 * x_n, y_head + start64 * y_n, x_step, y_step, x_step, y_step,
-                lse + vectors + start64, delta + vectors + start64, rate, bias, begin, end, full_from, full_to,
-                lower, upper, NEVER, 0, limit, scale,
-                1, D, PADDED, S, MODE, EDGES, BIASED, TMA, PRECISION)  # fmt: skip
+                lse + vectors + start64, delta + vectors + start64, rate, bias,
+                token, base + row0 * step, base + last_row * step, lo, hi, start, rate, limit, 1, scale,
+                1, D, PADDED, S, MODE, HAS_LO, HAS_HI, EVEN, BIASED, TMA, PRECISION)  # fmt: skip
             for part in tl.static_range(1, PARTS):
                 if level >= part:
                     a0, a1, a2 = _outer(
@@ -401,36 +407,38 @@ def attend(
 
         if COLUMNS > 0:
             if MODE == KEY_GRADIENT:
-                lower, upper, begin, end, full_from, full_to = _reach(
-                    row // COLUMNS, row0 // COLUMNS, last_row // COLUMNS, columns_lo, columns_hi, 0, 1, n,
-                    columns_period, S, COLUMNS_LO, COLUMNS_HI, False)  # fmt: skip
-                a0, a1, a2 = _sweep(
+                a0, a1, a2 = _band(
                     a0, a1, a2, f0_FD, f1_FD, row_lse, row_delta, x_head, y_head, 0, 0, 0, 0, x_head, y_head,
-                    _wide(x_n), _wide(y_n), 0, 0, lse + vectors, delta + vectors, 1, bias, begin, end,
-                    full_from, full_to, lower, upper, NEVER, 0, n, scale,
-                    1, D, PADDED, S, MODE, True, False, False, PRECISION)  # fmt: skip
+                    _wide(x_n), _wide(y_n), 0, 0, lse + vectors, delta + vectors, 1, bias,
+                    row // COLUMNS, row0 // COLUMNS, last_row // COLUMNS, columns_lo, columns_hi, 0, 1, n,
+                    columns_period, scale,
+                    1, D, PADDED, S, MODE, COLUMNS_LO, COLUMNS_HI, False, False, False, PRECISION)  # fmt: skip
             else:
-                lower, upper, begin, end, full_from, full_to = _reach(
-                    token // columns_period, (base + row0) // columns_period, (base + last_row) // columns_period,
-                    columns_lo, columns_hi, 0, 1, columns_rows, COLUMNS, S, COLUMNS_LO, COLUMNS_HI, False)  # fmt: skip
-                a0, a1, a2 = _sweep(
+                a0, a1, a2 = _band(
                     a0, a1, a2, f0_FD, f1_FD, row_lse, row_delta, x_head, y_head, 0, 0, 0, 0,
                     x_head + _wide(columns_first) * x_n, y_head + _wide(columns_first) * y_n,
                     _wide(x_n) * columns_period, _wide(y_n) * columns_period, x_n, y_n, lse, delta, 0, bias,
-                    begin, end, full_from, full_to, lower, upper, NEVER, 0, columns_rows, scale,
-                    COLUMNS, D, PADDED, S, MODE, True, False, False, PRECISION)  # fmt: skip
+                    token // columns_period, (base + row0) // columns_period, (base + last_row) // columns_period,
+                    columns_lo, columns_hi, 0, 1, columns_rows, COLUMNS, scale,
+                    COLUMNS, D, PADDED, S, MODE, COLUMNS_LO, COLUMNS_HI, False, False, False, PRECISION)  # fmt: skip
 
         if LISTS:
             place = chunk + 2
             if not CHUNKED:
-                place = ranges + (list_base + (base + row0) // BLOCK) * 2
+                place = ranges + (list_base + (base + row0) // BLOCK) * 3
+            first_masked = tl.load(place + 1)
             x_row, x_column = _corner(0, other, batch, 1, x_n, *x_place)
             y_row, y_column = _corner(0, other, batch, 1, y_n, *y_place)
             a0, a1, a2 = _listed(
                 a0, a1, a2, f0_FD, f1_FD, row_lse, row_delta, xs[0], ys[0], x_row, x_column, y_row, y_column,
                 x_head, y_head, _wide(x_n), _wide(y_n), lse + vectors, delta + vectors, blocks, masks, bits,
-                tl.load(place), tl.load(place + 1), (base + row0) % BLOCK, n, scale,
-                BLOCK, F, S, D, PADDED, MODE, TMA, PRECISION)  # fmt: skip
+                tl.load(place), first_masked, (base + row0) % BLOCK, n, scale,
+                BLOCK, F, S, D, PADDED, MODE, False, TMA, PRECISION)  # fmt: skip
+            a0, a1, a2 = _listed(
+                a0, a1, a2, f0_FD, f1_FD, row_lse, row_delta, xs[0], ys[0], x_row, x_column, y_row, y_column,
+                x_head, y_head, _wide(x_n), _wide(y_n), lse + vectors, delta + vectors, blocks, masks, bits,
+                first_masked, tl.load(place + 2), (base + row0) % BLOCK, n, scale,
+                BLOCK, F, S, D, PADDED, MODE, True, TMA, PRECISION)  # fmt: skip
 
     # results: to a chunk's own place, to the float32 accumulator, or final
     carried = (flags & 1) != 0
@@ -532,14 +540,20 @@ def collect(
 
 @triton.jit(do_not_specialize=["n", "heads"])
 def row_products(
-    out, dout, delta, out_b, out_h, out_n, dout_b, dout_h, dout_n, n, heads,
+    out, dout, lse, delta, log2_lse, out_b, out_h, out_n, dout_b, dout_h, dout_n, n, heads,
     D: tl.constexpr, PADDED: tl.constexpr, F: tl.constexpr,
 ):  # fmt: skip
-    """Delta = <out, d_out> of every row, which is also <P, dP>: what the softmax takes off dP."""
+    """What the gradients need of every row: delta = <out, d_out>, which is also <P, dP>; and lse in log2.
+
+    A row without keys gets lse inf, so that p = exp2(s - lse) is 0.
+    """
     batch, head = tl.program_id(2).to(tl.int64), tl.program_id(1).to(tl.int64)
     row = tl.program_id(0).to(tl.int64) * F + tl.arange(0, F)
     d_D = tl.arange(0, PADDED)
     inside = (row < n)[:, None] & (d_D < D)[None, :]
     a = tl.load(out + batch * out_b + head * out_h + row[:, None] * out_n + d_D[None, :], inside, other=0.0)
     b = tl.load(dout + batch * dout_b + head * dout_h + row[:, None] * dout_n + d_D[None, :], inside, other=0.0)
-    tl.store(delta + (batch * heads + head) * n + row, tl.sum(a.to(tl.float32) * b.to(tl.float32), 1), row < n)
+    place = (batch * heads + head) * n + row
+    tl.store(delta + place, tl.sum(a.to(tl.float32) * b.to(tl.float32), 1), row < n)
+    natural = tl.load(lse + place, row < n, other=0.0)
+    tl.store(log2_lse + place, tl.where(natural == float("-inf"), float("inf"), natural * LOG2_E), row < n)

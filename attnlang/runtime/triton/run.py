@@ -181,11 +181,11 @@ def backward(
     if not q.numel():
         return dq, dk, dv
     lse = lse.contiguous()
-    delta = torch.empty_like(lse)
+    delta, log2_lse = torch.empty_like(lse), torch.empty_like(lse)
     batch, heads, n, dim = q.shape
     rows = 32 if dim > 64 else 64
     kernels.row_products[(-(-n // rows), heads, batch)](
-        out, dout, delta, *out.stride()[:3], *dout.stride()[:3], n, heads, D=dim, PADDED=padded(dim), F=rows
+        out, dout, lse, delta, log2_lse, *out.stride()[:3], *dout.stride()[:3], n, heads, D=dim, PADDED=padded(dim), F=rows
     )  # fmt: skip
     for mode, fixed, streamed, results in (
         ("query gradient", (q, dout), (k, v), (dq, dq)),
@@ -199,7 +199,7 @@ def backward(
                 torch.zeros(x.shape, dtype=torch.float32, device=q.device) for x in dict.fromkeys(results)
             )
             acc = (acc[0], acc[-1])
-        todo.run(fixed, streamed, lse, delta, results, acc)
+        todo.run(fixed, streamed, log2_lse, delta, results, acc)
         if unfinished := todo.work.unfinished:
             chosen = slice(None) if len(unfinished) == fixed[0].size(1) else list(unfinished)
             for x, total in dict(zip(results, acc, strict=True)).items():
