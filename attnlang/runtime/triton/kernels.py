@@ -32,7 +32,7 @@ LN_2 = tl.constexpr(0.6931471805599453)
 NEVER = tl.constexpr(2147483647)
 MOST_PARTS = tl.constexpr(6)
 INTEGERS = [
-    *("tile_count", "n", "fixed_heads", "query_heads", "run_first", "run_period", "run_width", "lo", "hi"),
+    *("plane", "tile_count", "n", "fixed_heads", "query_heads", "run_first", "run_period", "run_width", "lo", "hi"),
     *("columns_period", "columns_first", "columns_lo", "columns_hi", "columns_rows"),
 ]
 """Arguments whose value must not be compiled in: one kernel for all lengths and widths."""
@@ -101,25 +101,30 @@ def _load(
 
 
 @triton.jit
-def _vectors(lse, delta, at, limit, token_step, S: tl.constexpr, EDGES: tl.constexpr):
-    """Lse (in log2) and delta of streamed queries; lse is inf, and so p = 0, beyond the end."""
+def _vectors(lse, delta, place, at, limit, S: tl.constexpr, EDGES: tl.constexpr, TMA: tl.constexpr):
+    """Lse (in log2) and delta of streamed queries, from a plane of their rate in which they lie side by side."""
     row = at + tl.arange(0, S)
-    place = row.to(tl.int64) * token_step
-    if EDGES:
-        column = tl.load(lse + place, mask=row < limit, other=float("inf"))
-        column_delta = tl.load(delta + place, mask=row < limit, other=0.0)
+    if TMA:
+        column = lse.load([(place + at).to(tl.int32)])
+        column_delta = delta.load([(place + at).to(tl.int32)])
+        if EDGES:
+            column = tl.where(row < limit, column, float("inf"))
+    elif EDGES:
+        column = tl.load(lse + place + row, mask=row < limit, other=float("inf"))
+        column_delta = tl.load(delta + place + row, mask=row < limit, other=0.0)
     else:
-        column = tl.load(lse + place)
-        column_delta = tl.load(delta + place)
+        column = tl.load(lse + place + row)
+        column_delta = tl.load(delta + place + row)
     return column, column_delta
 
 
 @triton.jit
 def _sweep(
     a0, a1, a2, f0, f1, row_lse, row_delta, xs, ys, x_row, x_column, y_row, y_column, x, y, x_step, y_step,
-    x_inner, y_inner, lse, delta, token_step, bias, first, last, lower, upper, jump_at, jump, limit, scale,
+    x_inner, y_inner, lse, delta, place, bias, first, last, lower, upper, jump_at, jump, limit, scale,
     C: tl.constexpr, D: tl.constexpr, PADDED: tl.constexpr, S: tl.constexpr, MODE: tl.constexpr, EDGES: tl.constexpr,
-    BIASED: tl.constexpr, TMA: tl.constexpr, PRECISION: tl.constexpr,
+    BIASED: tl.constexpr, TMA: tl.constexpr, VECTORS: tl.constexpr,
+    PRECISION: tl.constexpr,
 ):  # fmt: skip
     """Stream rows first..last-1, S at a time; from `jump_at` on they are those `jump` further.
 
@@ -132,7 +137,7 @@ def _sweep(
         column = bias
         column_delta = bias
         if MODE == KEY_GRADIENT:
-            column, column_delta = _vectors(lse, delta, at, limit, token_step, S, EDGES)
+            column, column_delta = _vectors(lse, delta, place, at, limit, S, EDGES, VECTORS)
             if BIASED:
                 column -= bias
         s_FS = tl.dot(f0, tl.trans(x_SD), input_precision=PRECISION)
@@ -148,9 +153,10 @@ def _sweep(
 @triton.jit
 def _band(
     a0, a1, a2, f0, f1, row_lse, row_delta, xs, ys, x_row, x_column, y_row, y_column, x, y, x_step, y_step,
-    x_inner, y_inner, lse, delta, token_step, bias, units, least, most, lo, hi, unit, unit_step, limit, U, scale,
+    x_inner, y_inner, lse, delta, place, bias, units, least, most, lo, hi, unit, unit_step, limit, U, scale,
     C: tl.constexpr, D: tl.constexpr, PADDED: tl.constexpr, S: tl.constexpr, MODE: tl.constexpr, HAS_LO: tl.constexpr,
-    HAS_HI: tl.constexpr, EVEN: tl.constexpr, BIASED: tl.constexpr, TMA: tl.constexpr, PRECISION: tl.constexpr,
+    HAS_HI: tl.constexpr, EVEN: tl.constexpr, BIASED: tl.constexpr, TMA: tl.constexpr, VECTORS: tl.constexpr,
+    PRECISION: tl.constexpr,
 ):  # fmt: skip
     """The part of a stream that a band leaves: first what every fixed row meets, then the edges.
 
@@ -169,6 +175,8 @@ def _band(
         full_from = tl.cdiv(tl.maximum(most + lo - unit, 0), unit_step) * U
         if BIASED or (EVEN and not HAS_HI):  # weights repeat from tile to tile; an even run has no rest at its end
             begin = begin // S * S
+        elif VECTORS:
+            begin = begin // 4 * 4  # descriptors of vectors begin at multiples of 16 bytes
     if HAS_HI:
         upper = tl.minimum(tl.maximum(units + hi - unit + unit_step, 0) // unit_step * U, limit)
         end = tl.minimum(tl.maximum(most + hi - unit + unit_step, 0) // unit_step * U, limit)
@@ -177,13 +185,13 @@ def _band(
     after = middle + tl.maximum(full_to - middle, 0) // S * S
     a0, a1, a2 = _sweep(
         a0, a1, a2, f0, f1, row_lse, row_delta, xs, ys, x_row, x_column, y_row, y_column, x, y, x_step, y_step,
-        x_inner, y_inner, lse, delta, token_step, bias, middle, after, lower, upper, NEVER, 0, limit, scale,
-        C, D, PADDED, S, MODE, False, BIASED, TMA, PRECISION)  # fmt: skip
+        x_inner, y_inner, lse, delta, place, bias, middle, after, lower, upper, NEVER, 0, limit, scale,
+        C, D, PADDED, S, MODE, False, BIASED, TMA, VECTORS, PRECISION)  # fmt: skip
     if HAS_LO or HAS_HI or not EVEN:
         a0, a1, a2 = _sweep(
             a0, a1, a2, f0, f1, row_lse, row_delta, xs, ys, x_row, x_column, y_row, y_column, x, y, x_step, y_step,
-            x_inner, y_inner, lse, delta, token_step, bias, begin, end - (after - middle), lower, upper, middle,
-            after - middle, limit, scale, C, D, PADDED, S, MODE, True, BIASED, TMA, PRECISION)  # fmt: skip
+            x_inner, y_inner, lse, delta, place, bias, begin, end - (after - middle), lower, upper, middle,
+            after - middle, limit, scale, C, D, PADDED, S, MODE, True, BIASED, TMA, VECTORS, PRECISION)  # fmt: skip
     return a0, a1, a2
 
 
@@ -201,6 +209,13 @@ def _corner(token, head, batch, rate, stride, by_batch, by_head, column_by_batch
 
 
 @triton.jit
+def _plane(part, token, head, batch, heads, rate, n, plane):
+    """Where a token of a head is in the planes of `lse` and `delta`: see `planes`."""
+    row = ((batch.to(tl.int64) * heads + head) * rate + token % rate) * (tl.cdiv(n, 4 * rate) * 4) + token // rate
+    return part * _wide(plane) + row
+
+
+@triton.jit
 def _weights(log_m, rate, phase, S: tl.constexpr, RESIDUES: tl.constexpr):
     """Log2 m of S rows of a lattice; it repeats after RESIDUES tokens, a divisor of S rows, so every tile has these."""
     residue = (tl.arange(0, S) * rate + phase % rate - phase + RESIDUES * 65536) % RESIDUES
@@ -210,10 +225,10 @@ def _weights(log_m, rate, phase, S: tl.constexpr, RESIDUES: tl.constexpr):
 @triton.jit
 def _outer(
     a0, a1, a2, f0, f1, row_lse, row_delta, xs, ys, x_head, y_head, x_n, y_n, x_place, y_place, other, batch,
-    lse, delta, log_m, run_start, phase, n, inner_width, width, rate, scale,
+    lse, delta, query_heads, part, plane, log_m, run_start, phase, n, inner_width, width, rate, scale,
     RESIDUES: tl.constexpr, F: tl.constexpr, D: tl.constexpr, PADDED: tl.constexpr, S: tl.constexpr,
     MODE: tl.constexpr, HAS_LO: tl.constexpr, HAS_HI: tl.constexpr, EVEN: tl.constexpr, TMA: tl.constexpr,
-    PRECISION: tl.constexpr,
+    VECTORS: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """An outer run of nested lattices, less the part that the run inside it covers: all before it, all after it."""
     outer_start = run_start // width * width
@@ -235,17 +250,18 @@ def _outer(
     lower = tl.zeros([F], tl.int32)
     return _sweep(
         a0, a1, a2, f0, f1, row_lse, row_delta, xs, ys, x_row, x_column, y_row, y_column,
-        x_head + start64 * x_n, y_head + start64 * y_n, x_step, y_step, x_step, y_step, lse + start64, delta + start64,
-        rate, _weights(log_m, rate, phase, S, RESIDUES), first, last, lower, lower + limit, own, length, limit, scale,
-        1, D, PADDED, S, MODE, not EVEN, True, TMA, PRECISION)  # fmt: skip
+        x_head + start64 * x_n, y_head + start64 * y_n, x_step, y_step, x_step, y_step, lse, delta,
+        _plane(part, start, other, batch, query_heads, rate, n, plane), _weights(log_m, rate, phase, S, RESIDUES),
+        first, last, lower, lower + limit, own, length, limit, scale, 1, D, PADDED, S, MODE, not EVEN, True, TMA, VECTORS, PRECISION)  # fmt: skip
 
 
 @triton.jit
 def _listed(
     a0, a1, a2, f0, f1, row_lse, row_delta, xs, ys, x_row, x_column, y_row, y_column, x, y, x_step, y_step, lse, delta,
-    blocks, masks, bits, first, last, offset, limit, scale,
+    place, blocks, masks, bits, first, last, offset, limit, scale,
     BLOCK: tl.constexpr, F: tl.constexpr, S: tl.constexpr, D: tl.constexpr, PADDED: tl.constexpr, MODE: tl.constexpr,
-    MASKED: tl.constexpr, TMA: tl.constexpr, PRECISION: tl.constexpr,
+    MASKED: tl.constexpr, TMA: tl.constexpr, VECTORS: tl.constexpr,
+    PRECISION: tl.constexpr,
 ):  # fmt: skip
     """Entries first..last-1 of a block list, with or without masks; a tile is BLOCK x BLOCK, streamed S rows at once."""
     PIECES: tl.constexpr = BLOCK // S
@@ -258,7 +274,7 @@ def _listed(
         column = row_lse
         column_delta = row_lse
         if MODE == KEY_GRADIENT:
-            column, column_delta = _vectors(lse, delta, at, limit, 1, S, MASKED)
+            column, column_delta = _vectors(lse, delta, place, at, limit, S, MASKED, VECTORS)
         s_FS = tl.dot(f0, tl.trans(x_SD), input_precision=PRECISION)
         if MASKED:
             f = offset + tl.arange(0, F)
@@ -280,7 +296,7 @@ def _listed(
 def attend(
     f0, f1, x, y, lse, delta, out0, out1, acc0, acc1,
     f0_b, f0_h, f0_n, f1_b, f1_h, f1_n, x_b, x_h, x_n, y_b, y_h, y_n, out0_b, out0_h, out0_n, out1_b, out1_h, out1_n,
-    xs0, xs1, xs2, xs3, xs4, xs5, ys0, ys1, ys2, ys3, ys4, ys5, x_place, y_place,
+    xs0, xs1, xs2, xs3, xs4, xs5, ys0, ys1, ys2, ys3, ys4, ys5, x_place, y_place, plane,
     heads, members, tiles, tile_count, log_m, n, fixed_heads, query_heads,
     run_first, run_period, run_width, chain, lo, hi,
     columns_period, columns_first, columns_lo, columns_hi, columns_rows,
@@ -290,7 +306,7 @@ def attend(
     BAND: tl.constexpr, NESTED: tl.constexpr, PARTS: tl.constexpr, RESIDUES: tl.constexpr, HAS_LO: tl.constexpr,
     HAS_HI: tl.constexpr, COLUMNS: tl.constexpr, COLUMNS_LO: tl.constexpr, COLUMNS_HI: tl.constexpr,
     LISTS: tl.constexpr, BLOCK: tl.constexpr, CHUNKED: tl.constexpr,
-    EVEN: tl.constexpr, TMA: tl.constexpr, GROUPED: tl.constexpr, PRECISION: tl.constexpr,
+    EVEN: tl.constexpr, TMA: tl.constexpr, VECTORS: tl.constexpr, GROUPED: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """One fixed tile of one head, and everything that streams past it. See the top of the file, and `Launch`."""
     BIASED: tl.constexpr = RESIDUES > 0
@@ -372,7 +388,7 @@ def attend(
         other = tl.load(members + member + g)
         x_head = x + batch64 * x_b + other.to(tl.int64) * x_h
         y_head = y + batch64 * y_b + other.to(tl.int64) * y_h
-        vectors = (batch64 * query_heads + other) * n
+        vectors = _plane(0, member * 0, other, batch, query_heads, 1, n, plane)
         bias = tl.zeros([S], tl.float32)
 
         if BAND:  # the own run: rows of the finest lattice, in order
@@ -393,26 +409,26 @@ def attend(
             a0, a1, a2 = _band(
                 a0, a1, a2, f0_FD, f1_FD, row_lse, row_delta, xs[0], ys[0], x_row, x_column, y_row, y_column,
                 x_head + start64 * x_n, y_head + start64 * y_n, x_step, y_step, x_step, y_step,
-                lse + vectors + start64, delta + vectors + start64, rate, bias,
+                lse, delta, _plane(0, start, other, batch, query_heads, rate, n, plane), bias,
                 token, base + row0 * step, base + last_row * step, lo, hi, start, rate, limit, 1, scale,
-                1, D, PADDED, S, MODE, HAS_LO, HAS_HI, EVEN, BIASED, TMA, PRECISION)  # fmt: skip
+                1, D, PADDED, S, MODE, HAS_LO, HAS_HI, EVEN, BIASED, TMA, VECTORS, PRECISION)  # fmt: skip
             for part in tl.static_range(1, PARTS):
                 if level >= part:
                     a0, a1, a2 = _outer(
                         a0, a1, a2, f0_FD, f1_FD, row_lse, row_delta, xs[part], ys[part], x_head, y_head, x_n, y_n,
-                        x_place, y_place, other, batch, lse + vectors, delta + vectors,
+                        x_place, y_place, other, batch, lse, delta, query_heads, part, plane,
                         log_m + (part * MOST_PARTS + level) * RESIDUES, run_start, phase, n,
                         chain[2 * part - 2], chain[2 * part], chain[2 * part + 1], scale,
-                        RESIDUES, F, D, PADDED, S, MODE, HAS_LO, HAS_HI, EVEN, TMA, PRECISION)  # fmt: skip
+                        RESIDUES, F, D, PADDED, S, MODE, HAS_LO, HAS_HI, EVEN, TMA, VECTORS, PRECISION)  # fmt: skip
 
         if COLUMNS > 0:
             if MODE == KEY_GRADIENT:
                 a0, a1, a2 = _band(
                     a0, a1, a2, f0_FD, f1_FD, row_lse, row_delta, x_head, y_head, 0, 0, 0, 0, x_head, y_head,
-                    _wide(x_n), _wide(y_n), 0, 0, lse + vectors, delta + vectors, 1, bias,
+                    _wide(x_n), _wide(y_n), 0, 0, lse, delta, vectors, bias,
                     row // COLUMNS, row0 // COLUMNS, last_row // COLUMNS, columns_lo, columns_hi, 0, 1, n,
                     columns_period, scale,
-                    1, D, PADDED, S, MODE, COLUMNS_LO, COLUMNS_HI, False, False, False, PRECISION)  # fmt: skip
+                    1, D, PADDED, S, MODE, COLUMNS_LO, COLUMNS_HI, False, False, False, VECTORS, PRECISION)  # fmt: skip
             else:
                 a0, a1, a2 = _band(
                     a0, a1, a2, f0_FD, f1_FD, row_lse, row_delta, x_head, y_head, 0, 0, 0, 0,
@@ -420,7 +436,7 @@ def attend(
                     _wide(x_n) * columns_period, _wide(y_n) * columns_period, x_n, y_n, lse, delta, 0, bias,
                     token // columns_period, (base + row0) // columns_period, (base + last_row) // columns_period,
                     columns_lo, columns_hi, 0, 1, columns_rows, COLUMNS, scale,
-                    COLUMNS, D, PADDED, S, MODE, COLUMNS_LO, COLUMNS_HI, False, False, False, PRECISION)  # fmt: skip
+                    COLUMNS, D, PADDED, S, MODE, COLUMNS_LO, COLUMNS_HI, False, False, False, VECTORS, PRECISION)  # fmt: skip
 
         if LISTS:
             place = chunk + 2
@@ -431,14 +447,14 @@ def attend(
             y_row, y_column = _corner(0, other, batch, 1, y_n, *y_place)
             a0, a1, a2 = _listed(
                 a0, a1, a2, f0_FD, f1_FD, row_lse, row_delta, xs[0], ys[0], x_row, x_column, y_row, y_column,
-                x_head, y_head, _wide(x_n), _wide(y_n), lse + vectors, delta + vectors, blocks, masks, bits,
+                x_head, y_head, _wide(x_n), _wide(y_n), lse, delta, vectors, blocks, masks, bits,
                 tl.load(place), first_masked, (base + row0) % BLOCK, n, scale,
-                BLOCK, F, S, D, PADDED, MODE, False, TMA, PRECISION)  # fmt: skip
+                BLOCK, F, S, D, PADDED, MODE, False, TMA, VECTORS, PRECISION)  # fmt: skip
             a0, a1, a2 = _listed(
                 a0, a1, a2, f0_FD, f1_FD, row_lse, row_delta, xs[0], ys[0], x_row, x_column, y_row, y_column,
-                x_head, y_head, _wide(x_n), _wide(y_n), lse + vectors, delta + vectors, blocks, masks, bits,
+                x_head, y_head, _wide(x_n), _wide(y_n), lse, delta, vectors, blocks, masks, bits,
                 first_masked, tl.load(place + 2), (base + row0) % BLOCK, n, scale,
-                BLOCK, F, S, D, PADDED, MODE, True, TMA, PRECISION)  # fmt: skip
+                BLOCK, F, S, D, PADDED, MODE, True, TMA, VECTORS, PRECISION)  # fmt: skip
 
     # results: to a chunk's own place, to the float32 accumulator, or final
     carried = (flags & 1) != 0

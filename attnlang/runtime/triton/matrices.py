@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
@@ -30,13 +31,35 @@ class Matrices:
 def matrices(streamed: tuple[Tensor, Tensor], rates: tuple[int, ...], rows: int) -> Matrices | None:
     """Matrices of both tensors for each rate, in tiles of so many rows; None where the strides do not allow it."""
     places = tuple(place for x in streamed if (place := _place(x, rates)) is not None)
-    if len(places) < len(streamed):
+    if len(places) < len(streamed) or max(x.numel() for x in streamed) // streamed[0].size(-1) * len(rates) >= 2**31:
         return None
     found: list[Any] = []
     for x, place in zip(streamed, places, strict=True):
         made = [_matrix(x, place, rate, rows) for rate in rates]
         found += made + made[:1] * (MOST_PARTS - len(made))
     return Matrices(tuple(found), places)
+
+
+def planes(vector: Tensor, rates: tuple[int, ...]) -> Tensor:
+    """A vector (B, H, N) once for each rate, rows of a residue class side by side: (rates, size of the largest plane).
+
+    A plane of rate r is (B, H, r, rows) with N / r rows, rounded up to a multiple of 4 (16 bytes).
+    """
+    batch, heads, n = vector.shape
+    if rates == (1,) and n % 4 == 0:
+        return vector.reshape(1, -1)
+    rows = [-(-n // (4 * rate)) * 4 for rate in rates]
+    found = vector.new_zeros(len(rates), batch * heads * max(r * c for r, c in zip(rows, rates, strict=True)))
+    for plane, count, rate in zip(found, rows, rates, strict=True):
+        whole = torch.nn.functional.pad(vector, (0, count * rate - n))
+        room = plane[: whole.numel()].view(batch, heads, rate, count)
+        room.copy_(whole.view(batch, heads, count, rate).transpose(2, 3))
+    return found
+
+
+def vector_descriptor(vectors: Tensor, rows: int) -> TensorDescriptor:
+    """Planes as one long vector, in tiles of so many rows."""
+    return TensorDescriptor(vectors, [vectors.numel()], [1], [rows])
 
 
 def _place(x: Tensor, rates: tuple[int, ...]) -> tuple[int, int, int, int] | None:

@@ -19,7 +19,7 @@ from attnlang.runtime.blocks import block_lists
 from attnlang.runtime.triton import kernels
 from attnlang.runtime.triton.launches import FINAL, Launch, Mode, Shape, column_rows, launches
 from attnlang.runtime.triton.lists import DeviceLists, device_lists
-from attnlang.runtime.triton.matrices import MOST_PARTS, Matrices, matrices
+from attnlang.runtime.triton.matrices import MOST_PARTS, Matrices, matrices, planes, vector_descriptor
 from attnlang.runtime.triton.tuning import LIST_BLOCK, Config, config, padded
 
 MODES: dict[Mode, Any] = {
@@ -221,6 +221,7 @@ class _Pass:
         self.config = dict(options.configs).get(mode) or config(mode, q.size(-1), q.dtype, _shared_bytes(q.device))
         self.options = options
         self.scale = scale
+        self.planes: dict[tuple[int, tuple[int, ...]], Tensor] = {}
         self.shape = Shape(q.size(2), q.size(1), k.size(1), self.config.fixed, self.config.streamed, options.nest)
         self.work = work(plan, self.shape, mode, options.list_block, tables, q.device)
 
@@ -287,10 +288,17 @@ class _Pass:
         nothing = item.heads
         strides = [stride for x in (*fixed, *streamed, *results) for stride in x.stride()[:3]]
         seen = self._matrices(launch, streamed)
+        vectors, plane, described = (lse, delta), 0, False
+        if self.mode == "key gradient":
+            vectors = tuple(self._planes(x, launch) for x in vectors)
+            plane = vectors[0].size(1)
+            described = bool(seen) and _aligned(launch)
+            if described:
+                vectors = tuple(vector_descriptor(x, chosen.streamed) for x in vectors)
         kernels.attend[grid](
-            *fixed, *streamed, lse, delta, *results, *acc, *strides,
+            *fixed, *streamed, *vectors, *results, *acc, *strides,
             *(seen.descriptors if seen else streamed[:1] * (2 * MOST_PARTS)),
-            *(seen.places if seen else ((0, 0, 0, 0),) * 2),
+            *(seen.places if seen else ((0, 0, 0, 0),) * 2), plane,
             item.heads, item.members, item.tiles, len(launch.tiles), item.log_m, n, fixed_heads, self.shape.heads,
             launch.first, launch.period, launch.width, tuple(x for pair in launch.chain for x in pair) or (n, 1),
             band.lo or 0, band.hi or 0,
@@ -307,7 +315,8 @@ class _Pass:
             COLUMNS=columns.last - columns.first if columns else 0,
             COLUMNS_LO=column_band.lo is not None, COLUMNS_HI=column_band.hi is not None,
             LISTS=lists is not None, BLOCK=block, CHUNKED=chunks is not None,
-            EVEN=launch.even, TMA=seen is not None, GROUPED=any(len(entry.members) > 1 for entry in launch.entries),
+            EVEN=launch.even, TMA=seen is not None, VECTORS=described,
+            GROUPED=any(len(entry.members) > 1 for entry in launch.entries),
             PRECISION="ieee" if lse.dtype == fixed[0].dtype else "tf32",
             num_warps=chosen.warps, num_stages=chosen.stages, maxnreg=chosen.registers,
         )  # fmt: skip
@@ -316,8 +325,13 @@ class _Pass:
         wanted = self.options.descriptors
         if not (_has_descriptors(streamed[0].device) if wanted is None else wanted):
             return None
-        rates = tuple(rate for _, rate in launch.chain[: launch.parts]) or (1,)
-        return matrices(streamed, rates, self.config.streamed)
+        return matrices(streamed, _rates(launch), self.config.streamed)
+
+    def _planes(self, vector: Tensor, launch: Launch) -> Tensor:
+        key = vector.data_ptr(), _rates(launch)
+        if key not in self.planes:
+            self.planes[key] = planes(vector, key[1])
+        return self.planes[key]
 
     def _side(self, band: Band | None) -> Band:
         """A band of key less query as one of streamed less fixed."""
@@ -326,6 +340,16 @@ class _Pass:
         if self.mode != "key gradient":
             return band
         return Band(None if band.hi is None else -band.hi, None if band.lo is None else -band.lo)
+
+
+def _rates(launch: Launch) -> tuple[int, ...]:
+    return tuple(rate for _, rate in launch.chain[: launch.parts]) or (1,)
+
+
+def _aligned(launch: Launch) -> bool:
+    """Whether every row of a run that begins a tile begins 16 bytes of a plane of float32."""
+    starts = (launch.first, launch.period if launch.count > 1 else 0)
+    return all(start % (4 * rate) == 0 for rate in _rates(launch) for start in starts)
 
 
 def _has_descriptors(device: torch.device) -> bool:
