@@ -55,7 +55,8 @@ def refusal(plan: Plan, device: torch.device, dtype: torch.dtype, head_dim: int)
         return f"backend 'triton' needs the package triton, which is not installed; {others} do without"
     interpreted = os.environ.get("TRITON_INTERPRET") == "1"
     if device.type != "cuda" and not (device.type == "cpu" and interpreted):
-        return f"backend 'triton' runs on CUDA devices (and with TRITON_INTERPRET=1 on the cpu), not on {device.type}; {others}"
+        where = "on CUDA devices, and with TRITON_INTERPRET=1 on the cpu"
+        return f"backend 'triton' runs {where}, not on {device.type}; {others}"
     if dtype not in DTYPES:
         return f"backend 'triton' computes in float16, bfloat16 and float32, not in {_name(dtype)}; {others}"
     if interpreted and dtype == torch.bfloat16:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import count
+from itertools import count, pairwise
 from typing import Literal, TypeAlias, assert_never
 
 from attnlang.plan import FULL, Band, Columns, Lattice, Plan, Tiles
@@ -28,8 +28,10 @@ MOST_PARTS = 6
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """What launches are made for: the length, heads of q and of k and v, rows of a tile on each side; and whether nested
-    lattices become one."""
+    """What launches are made for: length, heads of q and of k and v, rows of a tile on each side.
+
+    nest  whether nested lattices become one launch
+    """
 
     n: int
     heads: int
@@ -225,7 +227,7 @@ def _nests(chain: Sequence[Lattice], shape: Shape) -> bool:
     residues = last.dilation
     if _width(first) % residues or _width(first) // residues < shape.fixed or shape.streamed % residues:
         return False
-    return all(_inside(fine, coarse, shape) for fine, coarse in zip(chain, chain[1:], strict=False))
+    return all(_inside(fine, coarse, shape) for fine, coarse in pairwise(chain))
 
 
 def _segments(lattice: Lattice) -> bool:
@@ -255,9 +257,7 @@ def _phases(lattice: Lattice) -> tuple[int, ...]:
 # launches of a group ------------------------------------------------------------------------------------------------
 
 
-def _families(
-    group: _Group, shape: Shape, mode: Mode, list_heads: ListHeads
-) -> Iterator[tuple[Launch, ...]]:
+def _families(group: _Group, shape: Shape, mode: Mode, list_heads: ListHeads) -> Iterator[tuple[Launch, ...]]:
     phases = _phases(group.lattices[-1]) if group.lattices else (0,) * len(group.heads)
     lists = _list_of(group, list_heads)
     overlap = len(group.lattices) > 1 or group.tiles_of is not None

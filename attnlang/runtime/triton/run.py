@@ -1,4 +1,4 @@
-"""Launching the kernel: tables on the device, accumulators, and the order of things.
+"""Forward and backward: operands, accumulators, and every launch in order.
 
 Shape legend: B batch, H heads of q, K heads of k and v, N tokens, D head dimension.
 """
@@ -6,32 +6,40 @@ Shape legend: B batch, H heads of q, K heads of k and v, N tokens, D head dimens
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
-from functools import lru_cache
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from attnlang.plan import Band, Plan, Tiles
-from attnlang.runtime.blocks import block_lists
-from attnlang.runtime.triton import kernels
-from attnlang.runtime.triton.launches import FINAL, Launch, Mode, Shape, column_rows, launches
-from attnlang.runtime.triton.lists import DeviceLists, device_lists
-from attnlang.runtime.triton.matrices import MOST_PARTS, Matrices, matrices, planes, vector_descriptor
-from attnlang.runtime.triton.tuning import LIST_BLOCK, Config, config, padded
+from attnlang.plan import Band, Plan
+from attnlang.runtime.triton import kernels, measuring
+from attnlang.runtime.triton.launches import MOST_PARTS, Launch, Mode, Shape, column_rows
+from attnlang.runtime.triton.matrices import Matrices, matrices, planes, vector_descriptor
+from attnlang.runtime.triton.prepared import Prepared, work
+from attnlang.runtime.triton.tuning import LIST_BLOCK, Config, kind_of, padded
 
 MODES: dict[Mode, Any] = {
     "forward": kernels.FORWARD,
     "query gradient": kernels.QUERY_GRADIENT,
     "key gradient": kernels.KEY_GRADIENT,
 }
+_attend: Any = kernels.attend  # (triton's types describe what a kernel is, not how one is launched)
+_collect: Any = kernels.collect
+_prepare_rows: Any = kernels.row_products
+COLLECTED_ROWS = 16
+"""Rows of a block that one program of `collect` puts together."""
 
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What tests and benchmarks may choose themselves: configurations, and tensor descriptors or pointers."""
+    """What tests and benchmarks may choose themselves.
+
+    configs      tile shapes by mode, instead of the table's
+    descriptors  tensor descriptors or pointers, instead of what the GPU has
+    nest         whether nested lattices become one launch
+    """
 
     configs: tuple[tuple[Mode, Config], ...] = ()
     descriptors: bool | None = None
@@ -39,113 +47,26 @@ class Options:
     nest: bool = True
 
 
-@dataclass(frozen=True, slots=True)
-class Prepared:
-    """A launch and its tables on the device."""
-
-    launch: Launch
-    heads: Tensor
-    members: Tensor
-    tiles: Tensor
-    log_m: Tensor
-    lists: DeviceLists | None
+DEFAULT = Options()
 
 
 @dataclass(frozen=True, slots=True)
-class Work:
-    """All launches of one mode.
+class Operands:
+    """The tensors of a pass: what is fixed, streamed, and written; twice the same where there is one only.
 
-    unfinished  heads of the fixed side whose result is in the accumulator after the last launch
-    accumulate  whether there is an accumulator at all
+    lse is written by the forward pass, and otherwise read: in log2, inf for rows without keys.
     """
 
-    prepared: tuple[Prepared, ...]
-    unfinished: tuple[int, ...]
-    accumulate: bool
-
-
-def work(
-    plan: Plan, shape: Shape, mode: Mode, list_block: int, tables: Mapping[str, Tensor], device: torch.device
-) -> Work:
-    """The launches of a plan with their tables; kept for the next call, unless the pattern has runtime tables."""
-    if not tables:
-        return _fixed_work(plan, shape, mode, list_block, device)
-    return _work(plan, shape, mode, list_block, tables, device)
-
-
-@lru_cache(maxsize=64)
-def _fixed_work(plan: Plan, shape: Shape, mode: Mode, list_block: int, device: torch.device) -> Work:
-    return _work(plan, shape, mode, list_block, {}, device)
-
-
-def _work(
-    plan: Plan, shape: Shape, mode: Mode, list_block: int, tables: Mapping[str, Tensor], device: torch.device
-) -> Work:
-    content = {name: table.cpu().numpy() for name, table in tables.items()}
-    lists = {
-        number: block_lists(branch, shape.heads, shape.n, list_block, list_block, content)
-        for number, branch in enumerate(plan.branches)
-        if isinstance(branch, Tiles)
-    }
-    list_heads = {number: tuple(item.heads for item in found) for number, found in lists.items()}
-    found = launches(plan, shape, mode, list_heads)
-    prepared = tuple(_prepared(launch, lists, mode, device) for launch in found)
-    flags = [(entry.head, entry.flags) for launch in found for entry in launch.entries]
-    final = {head for head, flag in flags if flag & FINAL}
-    unfinished = tuple(sorted(set(range(shape.kv_heads if mode == "key gradient" else shape.heads)) - final))
-    accumulate = any(flag != FINAL for _, flag in flags) or any(_chunks(item) for item in prepared)
-    return Work(prepared, unfinished, accumulate)
-
-
-def _chunks(item: Prepared) -> int:
-    return 0 if item.lists is None else len(item.lists.chunks)
-
-
-def _prepared(launch: Launch, lists: Mapping[int, Any], mode: Mode, device: torch.device) -> Prepared:
-    on_device = None
-    if launch.tiles_of is not None:
-        on_device = device_lists(lists[launch.tiles_of], launch.entries, mode == "key gradient", device)
-    blocks = on_device.count if on_device else 0
-    cut = {row[0] for row in on_device.collected.tolist()} if on_device else set[int]()
-    rows: list[tuple[int, ...]] = []
-    members: list[int] = []
-    for entry in launch.entries:
-        flags = entry.flags | (1 if entry.head in cut else 0)
-        rows.append((entry.head, entry.phase, entry.lists * blocks, flags, len(members), len(entry.members)))
-        members += entry.members
-    tiles = [(tile.level, tile.step, tile.shift, tile.row0) for tile in launch.tiles]
-
-    def put(values: object) -> Tensor:
-        return torch.tensor(values, dtype=torch.int32, device=device)
-
-    return Prepared(launch, put(rows), put(members), put(tiles), _log_m(launch, device), on_device)
-
-
-def _log_m(launch: Launch, device: torch.device) -> Tensor:
-    """log2 m by (part, level, residue): how often a query of a level meets a key, less what finer parts counted."""
-    if not launch.weighted:
-        return torch.zeros(1, device=device)
-    rates = [rate for _, rate in launch.chain]
-    table = torch.zeros(len(rates), MOST_PARTS, launch.residues)
-    for part in range(len(rates)):
-        for level in range(part, len(rates)):
-            for residue in range(launch.residues):
-                nested = sum(residue % rate == 0 for rate in rates[1:])
-                table[part, level, residue] = math.log2(max(1, 1 + min(level, nested) - part))
-    return table.to(device)
-
-
-# forward and backward -----------------------------------------------------------------------------------------------
+    fixed: tuple[Tensor, Tensor]
+    streamed: tuple[Tensor, Tensor]
+    lse: Tensor
+    delta: Tensor
+    results: tuple[Tensor, Tensor]
+    accumulators: tuple[Tensor, Tensor]
 
 
 def forward(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    plan: Plan,
-    scale: float,
-    tables: Mapping[str, Tensor],
-    options: Options = Options(),  # noqa: B008 - frozen
+    q: Tensor, k: Tensor, v: Tensor, plan: Plan, scale: float, tables: Mapping[str, Tensor], options: Options = DEFAULT
 ) -> tuple[Tensor, Tensor]:
     """Out (B, H, N, D) in q's dtype and lse (B, H, N) in float32 of q (B, H, N, D), k and v (B, K, N, D)."""
     q, k, v = (_rows_in_order(x) for x in (q, k, v))
@@ -153,13 +74,13 @@ def forward(
     lse = q.new_full(q.shape[:3], -math.inf, dtype=torch.float32)
     if not q.numel():
         return out, lse
-    todo = _Pass("forward", q, k, plan, scale, tables, options)
-    acc = torch.empty(q.shape, dtype=torch.float32, device=q.device) if todo.work.accumulate else out
-    todo.run((q, q), (k, v), lse, lse, (out, out), (acc, acc))
-    if heads := todo.work.unfinished:
-        chosen = slice(None) if len(heads) == q.size(1) else list(heads)
-        found = lse[:, chosen].unsqueeze(-1) > -math.inf
-        out[:, chosen] = torch.where(found, acc[:, chosen], 0.0).to(out.dtype) if todo.work.accumulate else 0.0
+    todo = Pass("forward", q, k, plan, scale, tables, options)
+    total = torch.empty(q.shape, dtype=torch.float32, device=q.device) if todo.work.accumulate else out
+    todo.run(Operands((q, q), (k, v), lse, lse, (out, out), (total, total)))
+    if todo.work.unfinished:
+        heads = _heads(todo.work.unfinished, out)
+        found = lse[:, heads].unsqueeze(-1) > -math.inf
+        out[:, heads] = torch.where(found, total[:, heads], 0.0).to(out.dtype) if todo.work.accumulate else 0.0
     return out, lse
 
 
@@ -173,111 +94,99 @@ def backward(
     plan: Plan,
     scale: float,
     tables: Mapping[str, Tensor],
-    options: Options = Options(),  # noqa: B008 - frozen
+    options: Options = DEFAULT,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """dq, dk and dv from the merged out and lse; every sum in float32 and in one order."""
     dout, q, k, v, out = (_rows_in_order(x) for x in (dout, q, k, v, out))
     dq, dk, dv = (torch.empty_like(x) for x in (q, k, v))
     if not q.numel():
         return dq, dk, dv
-    lse = lse.contiguous()
-    delta, log2_lse = torch.empty_like(lse), torch.empty_like(lse)
-    batch, heads, n, dim = q.shape
-    rows = 32 if dim > 64 else 64
-    kernels.row_products[(-(-n // rows), heads, batch)](
-        out, dout, lse, delta, log2_lse, *out.stride()[:3], *dout.stride()[:3], n, heads, D=dim, PADDED=padded(dim), F=rows
-    )  # fmt: skip
-    for mode, fixed, streamed, results in (
-        ("query gradient", (q, dout), (k, v), (dq, dq)),
-        ("key gradient", (k, v), (q, dout), (dk, dv)),
-    ):
-        todo = _Pass(mode, q, k, plan, scale, tables, options)
-        acc = results
-        if todo.work.accumulate:
-            # q and dq have one accumulator, k and v have two
-            acc = tuple(
-                torch.zeros(x.shape, dtype=torch.float32, device=q.device) for x in dict.fromkeys(results)
-            )
-            acc = (acc[0], acc[-1])
-        todo.run(fixed, streamed, log2_lse, delta, results, acc)
-        if unfinished := todo.work.unfinished:
-            chosen = slice(None) if len(unfinished) == fixed[0].size(1) else list(unfinished)
-            for x, total in dict(zip(results, acc, strict=True)).items():
-                x[:, chosen] = total[:, chosen].to(x.dtype) if todo.work.accumulate else 0.0
+    log2_lse, delta = _row_products(out, dout, lse.contiguous())
+    todo = Pass("query gradient", q, k, plan, scale, tables, options)
+    (total,) = todo.totals(dq)
+    todo.run(Operands((q, dout), (k, v), log2_lse, delta, (dq, dq), (total, total)))
+    todo.finish((dq, total))
+    todo = Pass("key gradient", q, k, plan, scale, tables, options)
+    totals = todo.totals(dk, dv)
+    todo.run(Operands((k, v), (q, dout), log2_lse, delta, (dk, dv), (totals[0], totals[1])))
+    todo.finish((dk, totals[0]), (dv, totals[1]))
     return dq, dk, dv
 
 
+def _row_products(out: Tensor, dout: Tensor, lse: Tensor) -> tuple[Tensor, Tensor]:
+    batch, heads, n, dim = out.shape
+    delta, log2_lse = torch.empty_like(lse), torch.empty_like(lse)
+    rows = 32 if dim > 64 else 64
+    _prepare_rows[(-(-n // rows), heads, batch)](
+        out, dout, lse, delta, log2_lse, *out.stride()[:3], *dout.stride()[:3], n, heads,
+        D=dim, PADDED=padded(dim), F=rows,
+    )  # fmt: skip
+    return log2_lse, delta
+
+
 def _rows_in_order(x: Tensor) -> Tensor:
-    return x if x.stride(-1) == 1 or x.size(-1) == 1 else x.contiguous()
+    return x if x.stride(-1) == 1 else x.contiguous()
 
 
-class _Pass:
+def _heads(heads: tuple[int, ...], x: Tensor) -> slice | list[int]:
+    return slice(None) if len(heads) == x.size(1) else list(heads)
+
+
+class Pass:
     """One mode over one set of tensors."""
 
     def __init__(
         self, mode: Mode, q: Tensor, k: Tensor, plan: Plan, scale: float, tables: Mapping[str, Tensor], options: Options
     ) -> None:
         self.mode: Mode = mode
-        self.config = dict(options.configs).get(mode) or config(mode, q.size(-1), q.dtype, _shared_bytes(q.device))
+        self.config = dict(options.configs).get(mode) or measuring.config(
+            mode, q.size(-1), q.dtype, kind_of(plan), q.device, timed
+        )
         self.options = options
         self.scale = scale
-        self.planes: dict[tuple[int, tuple[int, ...]], Tensor] = {}
         self.shape = Shape(q.size(2), q.size(1), k.size(1), self.config.fixed, self.config.streamed, options.nest)
         self.work = work(plan, self.shape, mode, options.list_block, tables, q.device)
+        self._planes: dict[tuple[int, tuple[int, ...]], Tensor] = {}
 
-    def run(
-        self,
-        fixed: tuple[Tensor, Tensor],
-        streamed: tuple[Tensor, Tensor],
-        lse: Tensor,
-        delta: Tensor,
-        results: tuple[Tensor, Tensor],
-        acc: tuple[Tensor, Tensor],
-    ) -> None:
+    def totals(self, *results: Tensor) -> tuple[Tensor, ...]:
+        """Accumulators for gradients, where there must be any."""
+        if not self.work.accumulate:
+            return results
+        return tuple(torch.zeros(x.shape, dtype=torch.float32, device=x.device) for x in results)
+
+    def finish(self, *results: tuple[Tensor, Tensor]) -> None:
+        """Write the results that no launch has written."""
+        for x, total in results if self.work.unfinished else ():
+            heads = _heads(self.work.unfinished, x)
+            x[:, heads] = total[:, heads].to(x.dtype) if self.work.accumulate else 0.0
+
+    def run(self, operands: Operands) -> None:
         """Every launch, in order; blocks with long lists before the launch that they belong to."""
         for item in self.work.prepared:
-            if chunks := _chunks(item):
-                self._chunked(item, chunks, fixed, streamed, lse, delta, results, acc)
-            self._launch(item, fixed, streamed, lse, delta, results, acc, None)
+            if item.chunks:
+                self._collect(item, operands)
+            self._launch(item, operands, None)
 
-    def _chunked(
-        self,
-        item: Prepared,
-        chunks: int,
-        fixed: tuple[Tensor, Tensor],
-        streamed: tuple[Tensor, Tensor],
-        lse: Tensor,
-        delta: Tensor,
-        results: tuple[Tensor, Tensor],
-        acc: tuple[Tensor, Tensor],
-    ) -> None:
+    def _collect(self, item: Prepared, operands: Operands) -> None:
+        """Chunks of long lists, each into a place of its own, and then together into the accumulator."""
         assert item.lists is not None
-        batch, heads, n, dim = fixed[0].shape
-        block, forward_ = self.options.list_block, self.mode == "forward"
-        size = (batch, chunks, block, dim)
-        parts = [torch.empty(size, dtype=torch.float32, device=lse.device) for _ in dict.fromkeys(results)]
-        part_lse = torch.empty(size[:3], dtype=torch.float32, device=lse.device) if forward_ else lse
-        self._launch(item, fixed, streamed, part_lse, delta, results, (parts[0], parts[-1]), item.lists.chunks)
-        rows = 16
-        kernels.collect[(len(item.lists.collected) * (block // rows), batch)](
-            parts[0], parts[-1], part_lse, *acc, lse, item.lists.collected, n, heads, chunks,
-            MODE=MODES[self.mode], D=dim, PADDED=padded(dim), F=rows, BLOCK=block,
+        batch, heads, n, dim = operands.fixed[0].shape
+        block, results, lse = self.options.list_block, operands.results, operands.lse
+        room = (batch, item.chunks, block, dim)
+        parts = [
+            torch.empty(room, dtype=torch.float32, device=lse.device) for _ in range(1 + (results[0] is not results[1]))
+        ]
+        part_lse = torch.empty(room[:3], dtype=torch.float32, device=lse.device) if self.mode == "forward" else lse
+        own = replace(operands, lse=part_lse, accumulators=(parts[0], parts[-1]))
+        self._launch(item, own, item.lists.chunks)
+        _collect[(len(item.lists.collected) * (block // COLLECTED_ROWS), batch)](
+            parts[0], parts[-1], part_lse, *operands.accumulators, lse, item.lists.collected, n, heads, item.chunks,
+            MODE=MODES[self.mode], D=dim, PADDED=padded(dim), F=COLLECTED_ROWS, BLOCK=block,
         )  # fmt: skip
 
-    def _launch(
-        self,
-        item: Prepared,
-        fixed: tuple[Tensor, Tensor],
-        streamed: tuple[Tensor, Tensor],
-        lse: Tensor,
-        delta: Tensor,
-        results: tuple[Tensor, Tensor],
-        acc: tuple[Tensor, Tensor],
-        chunks: Tensor | None,
-    ) -> None:
-        launch, lists, chosen = item.launch, item.lists, self.config
-        batch, fixed_heads, n, dim = fixed[0].shape
-        block = self.options.list_block
+    def _launch(self, item: Prepared, operands: Operands, chunks: Tensor | None) -> None:
+        launch, lists, chosen, block = item.launch, item.lists, self.config, self.options.list_block
+        batch, fixed_heads, n, dim = operands.fixed[0].shape
         grid = (len(launch.tiles) * launch.count, len(launch.entries), batch)
         if chunks is not None:
             grid = (len(chunks) * (block // chosen.fixed), 1, batch)
@@ -285,27 +194,22 @@ class _Pass:
             return
         band, columns = self._side(launch.band), launch.columns if chunks is None else None
         column_band = self._side(columns.band) if columns else Band()
-        nothing = item.heads
-        strides = [stride for x in (*fixed, *streamed, *results) for stride in x.stride()[:3]]
-        seen = self._matrices(launch, streamed)
-        vectors, plane, described = (lse, delta), 0, False
-        if self.mode == "key gradient":
-            vectors = tuple(self._planes(x, launch) for x in vectors)
-            plane = vectors[0].size(1)
-            described = bool(seen) and _aligned(launch)
-            if described:
-                vectors = tuple(vector_descriptor(x, chosen.streamed) for x in vectors)
-        kernels.attend[grid](
-            *fixed, *streamed, *vectors, *results, *acc, *strides,
-            *(seen.descriptors if seen else streamed[:1] * (2 * MOST_PARTS)),
+        rates = tuple(rate for _, rate in launch.chain[: launch.parts]) or (1,)
+        seen = self._matrices(operands.streamed, rates)
+        (lse, delta), plane, described = self._vectors(operands, launch, rates, seen)
+        tensors = (*operands.fixed, *operands.streamed, *operands.results)
+        _attend[grid](
+            *operands.fixed, *operands.streamed, lse, delta, *operands.results, *operands.accumulators,
+            *(stride for x in tensors for stride in x.stride()[:3]),
+            *(seen.descriptors if seen else operands.streamed[:1] * (2 * MOST_PARTS)),
             *(seen.places if seen else ((0, 0, 0, 0),) * 2), plane,
             item.heads, item.members, item.tiles, len(launch.tiles), item.log_m, n, fixed_heads, self.shape.heads,
             launch.first, launch.period, launch.width, tuple(x for pair in launch.chain for x in pair) or (n, 1),
             band.lo or 0, band.hi or 0,
             *((columns.period, columns.first) if columns else (1, 0)), column_band.lo or 0, column_band.hi or 0,
             column_rows(columns, n) if columns else 0,
-            *((lists.ranges, lists.blocks, lists.masks, lists.bits) if lists else (nothing,) * 4),
-            nothing if chunks is None else chunks,
+            *((lists.ranges, lists.blocks, lists.masks, lists.bits) if lists else (item.heads,) * 4),
+            item.heads if chunks is None else chunks,
             abs(self.scale) * math.log2(math.e) if self.scale else 1.0,
             math.copysign(1.0, self.scale) if self.scale else 0.0,
             1.0 if self.mode == "forward" else self.scale,
@@ -317,21 +221,9 @@ class _Pass:
             LISTS=lists is not None, BLOCK=block, CHUNKED=chunks is not None,
             EVEN=launch.even, TMA=seen is not None, VECTORS=described,
             GROUPED=any(len(entry.members) > 1 for entry in launch.entries),
-            PRECISION="ieee" if lse.dtype == fixed[0].dtype else "tf32",
+            PRECISION="ieee" if tensors[0].dtype == torch.float32 else "tf32",
             num_warps=chosen.warps, num_stages=chosen.stages, maxnreg=chosen.registers,
         )  # fmt: skip
-
-    def _matrices(self, launch: Launch, streamed: tuple[Tensor, Tensor]) -> Matrices | None:
-        wanted = self.options.descriptors
-        if not (_has_descriptors(streamed[0].device) if wanted is None else wanted):
-            return None
-        return matrices(streamed, _rates(launch), self.config.streamed)
-
-    def _planes(self, vector: Tensor, launch: Launch) -> Tensor:
-        key = vector.data_ptr(), _rates(launch)
-        if key not in self.planes:
-            self.planes[key] = planes(vector, key[1])
-        return self.planes[key]
 
     def _side(self, band: Band | None) -> Band:
         """A band of key less query as one of streamed less fixed."""
@@ -341,24 +233,41 @@ class _Pass:
             return band
         return Band(None if band.hi is None else -band.hi, None if band.lo is None else -band.lo)
 
+    def _matrices(self, streamed: tuple[Tensor, Tensor], rates: tuple[int, ...]) -> Matrices | None:
+        wanted, device = self.options.descriptors, streamed[0].device
+        if wanted is None:
+            wanted = device.type == "cuda" and torch.cuda.get_device_capability(device) >= (9, 0)
+        return matrices(streamed, rates, self.config.streamed) if wanted else None
 
-def _rates(launch: Launch) -> tuple[int, ...]:
-    return tuple(rate for _, rate in launch.chain[: launch.parts]) or (1,)
+    def _vectors(
+        self, operands: Operands, launch: Launch, rates: tuple[int, ...], seen: Matrices | None
+    ) -> tuple[tuple[Any, Any], int, bool]:
+        """Lse and delta as the kernel wants them, the size of a plane, and whether by descriptors."""
+        if self.mode != "key gradient":
+            return (operands.lse, operands.delta), 0, False
+        both = self._in_planes(operands.lse, rates), self._in_planes(operands.delta, rates)
+        starts = (launch.first, launch.period if launch.count > 1 else 0)
+        if seen is None or any(start % (4 * rate) for rate in rates for start in starts):
+            return both, both[0].size(1), False
+        lse, delta = (vector_descriptor(x, self.config.streamed) for x in both)
+        return (lse, delta), both[0].size(1), True
+
+    def _in_planes(self, vector: Tensor, rates: tuple[int, ...]) -> Tensor:
+        key = vector.data_ptr(), rates
+        if key not in self._planes:
+            self._planes[key] = planes(vector, rates)
+        return self._planes[key]
 
 
-def _aligned(launch: Launch) -> bool:
-    """Whether every row of a run that begins a tile begins 16 bytes of a plane of float32."""
-    starts = (launch.first, launch.period if launch.count > 1 else 0)
-    return all(start % (4 * rate) == 0 for rate in _rates(launch) for start in starts)
-
-
-def _has_descriptors(device: torch.device) -> bool:
-    return device.type == "cuda" and torch.cuda.get_device_capability(device) >= (9, 0)
-
-
-@lru_cache(maxsize=16)
-def _shared_bytes(device: torch.device) -> int | None:
-    if device.type != "cuda":
-        return None
-    return torch.cuda.get_device_properties(device).shared_memory_per_block_optin
-
+def timed(
+    plan: Plan, mode: Mode, config: Config, head_dim: int, dtype: torch.dtype, device: torch.device
+) -> Callable[[], object]:
+    """A function that runs one mode of a plan with a configuration, on tensors of 2^17 rows."""
+    n = 8192
+    plan = replace(plan, heads=16, branches=tuple(replace(branch, heads=tuple(range(16))) for branch in plan.branches))
+    q, k, v, dout = (torch.randn(1, n, 16, head_dim, dtype=dtype, device=device).transpose(1, 2) for _ in range(4))
+    todo = Pass(mode, q, k, plan, head_dim**-0.5, {}, Options(((mode, config),)))
+    lse, delta = (torch.zeros(1, 16, n, device=device) for _ in range(2))
+    x, y = torch.empty_like(q), torch.empty_like(q)
+    fixed, streamed = ((k, v), (q, dout)) if mode == "key gradient" else ((q, dout), (k, v))
+    return lambda: todo.run(Operands(fixed, streamed, lse, delta, (x, y), (x, y)))
