@@ -1,7 +1,7 @@
 """Pairs of every head at one length, each figure with what it is: exact, or an upper bound.
 
 Lattices are counted in closed form (`attnc.analysis.counting`); any other pattern by boxes (`attnc.analysis.boxes`);
-what has no structure pair by pair, where it is small. What is left gets a bound, and says so.
+what has no structure by its tiles, up to a length. What is left gets a bound, and says so.
 """
 
 from __future__ import annotations
@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import TypeAlias, assert_never
+
+import numpy as np
 
 from attnc.analysis.boxes import Counter, TooManyError
 from attnc.analysis.counting import bag_count, distinct_count
@@ -18,15 +20,16 @@ from attnc.lower.lowering import head_pieces
 from attnc.lower.pieces import Inexpressible, Piece
 from attnlang.diagnostics import AttnError
 from attnlang.pattern import Pattern, algebra
-from attnlang.pattern.expr import Scope, bindings, evaluate
-from attnlang.pattern.oracle import on_head
+from attnlang.pattern.expr import Scope, bindings, evaluate, integer
 from attnlang.pattern.tables import Content, contents
 from attnlang.pattern.values import head_range, scope_integer
 from attnlang.pattern.walk import free_names_of, nodes
+from attnlang.plan import Tiles
+from attnlang.runtime.blocks import BLOCK, FULL, block_lists
 from attnlang.syntax import tree
 
-MAX_ONE_BY_ONE = 2**24
-"""How many pairs of a head are counted one by one, where no better way is known."""
+MAX_TILED = 65_536
+"""The longest sequence whose tiles are counted, where no better way is known."""
 EXACT = "exact"
 BOUND = "upper bound"
 
@@ -144,12 +147,23 @@ def _count_head(
         return HeadPairs(found.bag, found.distinct, found.exact), "boxes of equal pairs", reason
     except (TooManyError, NoTermError) as error:
         reason = str(error)
-    if n * n <= MAX_ONE_BY_ONE:
-        m = on_head(relation, n, head, heads, content)
-        return HeadPairs(int(m.sum()), int((m > 0).sum())), "pair by pair", ""
+    if n <= MAX_TILED:
+        return _by_tiles(relation, n, head, heads, content), "tile by tile", ""
     bound = _Bound(counter, n, head, heads, content)
     bag, distinct = bound.of(relation)
     return HeadPairs(bag, distinct, exact=False), "a bound of each part", reason
+
+
+def _by_tiles(relation: algebra.Relation, n: int, head: int, heads: int, content: Mapping[str, Content]) -> HeadPairs:
+    """Exact, from the tiles that would run: a pair that counts m times stands in m entries of its tile."""
+    arrays = {table.name: table.array for table in content.values()}
+    (lists,) = block_lists(Tiles((head,), relation), heads, n, BLOCK, BLOCK, arrays)
+    held = np.bitwise_count(lists.bits).sum(axis=(1, 2), dtype=np.int64)
+    pairs = np.where(lists.masks == FULL, BLOCK * BLOCK, held[lists.masks] if len(held) else 0)
+    tiles = lists.rows.astype(np.int64) * (n // BLOCK + 1) + lists.blocks
+    first = np.flatnonzero(np.diff(tiles, prepend=-1))
+    distinct = np.maximum.reduceat(pairs, first).sum() if len(first) else 0
+    return HeadPairs(int(pairs.sum()), int(distinct))
 
 
 # bounds -------------------------------------------------------------------------------------------------------------
@@ -204,6 +218,7 @@ class _Bound:
         self._counter = counter
         self._n = n
         self._place = head, heads
+        self._content = content
         self._scope: Scope = {**content, "N": n, "n": n, "H": heads, "h": head}
 
     def of(self, relation: algebra.Relation) -> tuple[int, int]:
@@ -238,6 +253,13 @@ class _Bound:
                 return min(a * self._most(right), c * self._most(left)), min(b, d)
             case algebra.Without(left, _):
                 return self.of(left)
+            case algebra.Random(count, _, body) if body is not None:
+                drawn = self._n * max(0, integer(count, self._scope))
+                return min(drawn, self.of(body)[1]), min(drawn, self.of(body)[1])
+            case algebra.Blocks(size, body) if "N" not in free_names_of(body):
+                b = integer(size, self._scope)
+                bag, distinct = self._inside(-(-self._n // b)).of(body)
+                return bag * b * b, distinct * b * b
             case algebra.Heads(lo, hi, body):
                 chosen = scope_integer(self._scope, "h") in head_range(lo, hi, self._scope, relation.span)
                 return self.of(body) if chosen else (0, 0)
@@ -245,6 +267,10 @@ class _Bound:
                 return self.of(then if evaluate(condition, self._scope) else otherwise)
             case _:
                 return self._n * self._n * self._most(relation), self._n * self._n
+
+    def _inside(self, n: int) -> _Bound:
+        """Bounds in a frame of another length, for relations that do not ask for N."""
+        return _Bound(self._counter, n, *self._place, self._content)
 
     def _most(self, relation: algebra.Relation) -> int:
         """The largest multiplicity that the form allows."""

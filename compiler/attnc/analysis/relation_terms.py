@@ -58,6 +58,8 @@ class _Builder:
                 return self._value(condition, scope, {"q": q, "k": k})
             case algebra.Neighborhood():
                 return self._neighborhood(relation, q, k, scope)
+            case algebra.Random(_, _, body) if body is not None:
+                raise NoTermError("which keys it draws depends on the keys that it may draw")
             case algebra.Random(count, seed):
                 return self._random(integer(count, scope), integer(seed, scope), q, k, n)
             case algebra.Segment() | algebra.Dilate() | algebra.Blocks() | algebra.Grid():
