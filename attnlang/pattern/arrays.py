@@ -58,17 +58,10 @@ def _values(node: tree.Expr, scope: Scope, places: Places) -> Values:
                 _values(then, scope, _chosen(places, chosen)),
                 _values(otherwise, scope, _chosen(places, ~chosen)),
             )
-<<<<<<< HEAD
         case tree.Call("abs", (tree.Node() as operand,)):
             return np.abs(_values(cast("tree.Expr", operand), scope, places))
         case tree.Call("min" | "max" as name, (_, _, *_) as operands):
             sides = [_values(cast("tree.Expr", side), scope, places) for side in operands]
-=======
-        case tree.Call("abs", (tree.Node() as only,)):
-            return np.abs(_values(cast("tree.Expr", only), scope, places))
-        case tree.Call("min" | "max" as name, arguments) if len(arguments) > 1:
-            sides = [_values(cast("tree.Expr", each), scope, places) for each in arguments]
->>>>>>> audit
             return (np.minimum if name == "min" else np.maximum).reduce(sides)
         case tree.Index() if (entry := table_entry(node)) and isinstance(table := scope.get(key(entry[0])), Content):
             return table.entries([_values(index, scope, places) for index in entry[1]], node.span)
