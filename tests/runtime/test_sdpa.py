@@ -177,7 +177,7 @@ def test_no_large_tensor_and_no_copy_of_the_inputs(name: str) -> None:
 def test_masks_do_not_grow_with_the_sequence() -> None:
     from attnlang.plan import Band
     from attnlang.runtime.kernels import CpuFlash
-    from attnlang.runtime.sdpa import kernel_calls
+    from attnlang.runtime.strided import kernel_calls
 
     plan = lower(attnlang.load("sliding", w=1000), 1)
 
