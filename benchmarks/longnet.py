@@ -59,6 +59,7 @@ def ours(name: str, heads: int, dim: int, inputs: list[Tensor]) -> tuple[Callabl
     """Our kernels forward, forward and backward, and how many pairs the pattern has."""
     module = attnc.compile(name, heads=heads, segments=SEGMENTS, dilations=DILATIONS)
     plan, scale = module.plan, dim**-0.5
+    assert plan is not None
     q, k, v, dout = inputs
 
     def forward() -> tuple[Tensor, Tensor]:
@@ -81,6 +82,7 @@ def measure(heads: int, dim: int, causal: bool, n: int, repeats: int, with_flex:
     torch.cuda.synchronize()
     first = time.perf_counter() - start
     plan = attnc.compile(name, heads=heads, segments=SEGMENTS, dilations=DILATIONS).plan
+    assert plan is not None
     views = cudnn_views(plan, dim**-0.5)
     reference = longnet_reference(SEGMENTS, DILATIONS, causal)
 
@@ -138,7 +140,7 @@ def _union(causal: bool) -> Any:
 
 def _log_m() -> Any:
     def score(s: Any, b: Any, h: Any, q: Any, k: Any) -> Any:
-        count = sum(member.to(torch.float32) for member in _levels(q, k, h))
+        count: Any = sum(member.to(torch.float32) for member in _levels(q, k, h))
         return s + torch.log(count)
 
     return score

@@ -29,6 +29,10 @@ from attnlang.runtime.blocks import block_lists
 HEADS, DIM = 12, 64
 
 
+def _no_tables(n: int) -> dict[str, torch.Tensor]:
+    return {}
+
+
 @dataclass(frozen=True, slots=True)
 class Case:
     """A pattern, its parameters and length, and the same as FlexAttention's mask_mod."""
@@ -36,25 +40,37 @@ class Case:
     pattern: str
     n: int
     mask: Callable[[Plan], Any]
-    parameters: dict[str, int] = field(default_factory=dict)
+    parameters: dict[str, Any] = field(default_factory=dict[str, Any])
     by_head: bool = False
-    tables: Callable[[int], dict[str, torch.Tensor]] = lambda n: {}
+    tables: Callable[[int], dict[str, torch.Tensor]] = _no_tables
 
 
 def _sliding(_: Plan) -> Any:
-    return lambda b, h, q, k: (q >= k) & (q - k < 1024)
+    def mask(b: Any, h: Any, q: Any, k: Any) -> Any:
+        return (q >= k) & (q - k < 1024)
+
+    return mask
 
 
 def _longformer(_: Plan) -> Any:
-    return lambda b, h, q, k: ((q - k).abs() <= 256) | (k < 1) | (q < 1)
+    def mask(b: Any, h: Any, q: Any, k: Any) -> Any:
+        return ((q - k).abs() <= 256) | (k < 1) | (q < 1)
+
+    return mask
 
 
 def _strided(_: Plan) -> Any:
-    return lambda b, h, q, k: (q >= k) & ((q - k <= 128) | ((q - k) % 128 == 0))
+    def mask(b: Any, h: Any, q: Any, k: Any) -> Any:
+        return (q >= k) & ((q - k <= 128) | ((q - k) % 128 == 0))
+
+    return mask
 
 
 def _fixed(_: Plan) -> Any:
-    return lambda b, h, q, k: (q >= k) & ((q // 128 == k // 128) | (k % 128 >= 120))
+    def mask(b: Any, h: Any, q: Any, k: Any) -> Any:
+        return (q >= k) & ((q // 128 == k // 128) | (k % 128 >= 120))
+
+    return mask
 
 
 def _natten1d(_: Plan) -> Any:
@@ -88,7 +104,11 @@ def _bigbird(plan: Plan) -> Any:
                 for head in lists.heads:
                     table[head, lists.rows, lists.blocks] = True
     chosen = torch.from_numpy(table).cuda()
-    return lambda b, h, q, k: chosen[h, q // block, k // block]
+
+    def mask(b: Any, h: Any, q: Any, k: Any) -> Any:
+        return chosen[h, q // block, k // block]
+
+    return mask
 
 
 def _documents(n: int) -> dict[str, torch.Tensor]:
@@ -100,7 +120,11 @@ def _documents(n: int) -> dict[str, torch.Tensor]:
 
 def _packed(_: Plan) -> Any:
     doc = _documents(65536)["doc"]
-    return lambda b, h, q, k: (q >= k) & (doc[q] == doc[k])
+
+    def mask(b: Any, h: Any, q: Any, k: Any) -> Any:
+        return (q >= k) & (doc[q] == doc[k])
+
+    return mask
 
 
 CASES = {
@@ -121,6 +145,7 @@ def measure(name: str, repeats: int) -> dict[str, Any]:
     q, k, v, dout = inputs
     plan = attnc.compile(case.pattern, heads=HEADS, **case.parameters).plan
     tables = case.tables(case.n)
+    assert plan is not None
 
     def forward() -> Any:
         return triton.forward(q, k, v, plan, DIM**-0.5, tables)

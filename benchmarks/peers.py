@@ -132,7 +132,10 @@ class _kernel:  # noqa: N801
         self.kernel, self.before = kernel, sdpa.kernel_for
 
     def __enter__(self) -> None:
-        sdpa.kernel_for = lambda *_: self.kernel  # pyright: ignore[reportPrivateImportUsage]
+        def chosen(*_: object) -> Kernel:
+            return self.kernel
+
+        sdpa.kernel_for = chosen  # pyright: ignore[reportPrivateImportUsage]
 
     def __exit__(self, *_: object) -> None:
         sdpa.kernel_for = self.before  # pyright: ignore[reportPrivateImportUsage]
@@ -146,5 +149,6 @@ compiled_mask: Any = torch.compile(create_block_mask, dynamic=False)
 
 def flex(mask_mod: Any, n: int, heads: int | None, score_mod: Any = None) -> Attention:
     """FlexAttention under a mask, its block mask made once, outside of what is timed."""
+    torch.compiler.reset()  # (each mask is a kernel of its own, and dynamo gives up after some)
     mask = compiled_mask(mask_mod, None, heads, n, n, device="cuda")
     return lambda q, k, v: compiled_flex(q, k, v, block_mask=mask, score_mod=score_mod)

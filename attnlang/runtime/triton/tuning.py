@@ -50,14 +50,14 @@ def _kinds(full: Config, causal: Config | None = None, window: Config | None = N
 
 
 HALF: dict[tuple[Mode, int], dict[Kind, Config]] = {
-    ("forward", 64): _kinds(Config(64, 64, 4, 3), Config(64, 128, 4, 3), Config(64, 64, 4, 3)),
+    ("forward", 64): _kinds(Config(64, 64, 4, 3, 128), Config(64, 128, 4, 3), Config(64, 64, 4, 3, 128)),
     ("forward", 128): _kinds(Config(64, 64, 4, 3)),
     ("forward", 256): _kinds(Config(128, 32, 8, 3), window=Config(64, 32, 4, 3)),
     ("query gradient", 64): _kinds(Config(64, 64, 4, 3, 160), window=Config(64, 64, 4, 3)),
     ("query gradient", 128): _kinds(Config(64, 64, 4, 2)),
     ("query gradient", 256): _kinds(Config(64, 16, 4, 2)),
-    ("key gradient", 64): _kinds(Config(64, 64, 4, 3), Config(64, 64, 4, 2), Config(64, 32, 4, 3, 160)),
-    ("key gradient", 128): _kinds(Config(64, 32, 4, 3)),
+    ("key gradient", 64): _kinds(Config(64, 64, 4, 3)),
+    ("key gradient", 128): _kinds(Config(64, 32, 4, 4), Config(64, 32, 4, 3)),
     ("key gradient", 256): _kinds(Config(32, 32, 4, 2)),
 }
 """float16 and bfloat16, by mode and padded head dimension (64 stands for less as well)."""
