@@ -399,7 +399,7 @@ class _Alike:
         """Which branches can reach from a to a + distance, as bits."""
         found = np.zeros(len(a), np.int64)
         if self.placement.kind != "contiguous" or len(self.branches) > 60:
-            return found + (1 << len(self.branches)) - 1
+            return found - 1
         first, last = self.whole.starts[:, 0], self.whole.ends
         b = a + distance
         gap = first[b] - last[a] if distance > 0 else first[a] - last[b]
