@@ -73,7 +73,7 @@ class PatternAttention(nn.Module):
             out, lse = reference.attention(q, k, v, self.pattern, factor, tables=tables)
         else:
             assert self.plan is not None
-            out, lse = sdpa.attention(q, k, v, self.plan, factor)
+            out, lse = sdpa.attention(q, k, v, self.plan, factor, tables)
         return (out, lse) if return_lse else out
 
     def _check(self, q: Tensor, k: Tensor, v: Tensor) -> None:

@@ -11,6 +11,10 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, TypeAlias, cast
 
+from attnlang.pattern.algebra import Relation, relation_text
+from attnlang.pattern.library import loads
+from attnlang.pattern.walk import table_axes
+
 
 @dataclass(frozen=True, slots=True)
 class Band:
@@ -101,7 +105,22 @@ class Columns:
         return f"{keys:<24} {'':<28} {f'{self.band} periods':<10} heads {_ranges(self.heads)}"
 
 
-Branch: TypeAlias = Lattice | Columns
+@dataclass(frozen=True, slots=True)
+class Tiles:
+    """Pairs of any relation on the whole sequence, as often as it says: run tile by tile, of which most are empty.
+
+    What a tile holds is derived from the relation when N, and the content of its tables, are known
+    (`attnlang.runtime.blocks`).
+    """
+
+    heads: tuple[int, ...]
+    relation: Relation
+
+    def __str__(self) -> str:
+        return f"{'tiles':<24} {_shortened(relation_text(self.relation), 72):<39} heads {_ranges(self.heads)}"
+
+
+Branch: TypeAlias = Lattice | Columns | Tiles
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,8 +137,7 @@ class Plan:
 
     def to_json(self) -> dict[str, Any]:
         """Plain data for JSON; `from_json` gives the same plan back."""
-        branches = [{"kind": type(branch).__name__.lower(), **asdict(branch)} for branch in self.branches]
-        return {"heads": self.heads, "branches": branches}
+        return {"heads": self.heads, "branches": [_branch_to_json(branch) for branch in self.branches]}
 
     @staticmethod
     def from_json(data: dict[str, Any]) -> Plan:
@@ -127,7 +145,26 @@ class Plan:
         return Plan(int(data["heads"]), tuple(_branch_from_json(branch) for branch in data["branches"]))
 
 
+def relation_of(text: str, tables: Sequence[str] = ()) -> Relation:
+    """The relation that a text says, of what the language has built in and of the runtime tables named.
+
+    Raises AttnError for a text with errors.
+    """
+    parameters = f"({', '.join(f'{name}: table' for name in tables)})" if tables else ""
+    return loads(f"pattern branch{parameters} = {text}").relation
+
+
+def _branch_to_json(branch: Branch) -> dict[str, Any]:
+    if isinstance(branch, Tiles):
+        tables = [name for name, _ in table_axes(branch.relation)]
+        text = relation_text(branch.relation)
+        return {"kind": "tiles", "heads": branch.heads, "relation": text, "tables": tables}
+    return {"kind": type(branch).__name__.lower(), **asdict(branch)}
+
+
 def _branch_from_json(data: dict[str, Any]) -> Branch:
+    if data["kind"] == "tiles":
+        return Tiles(tuple(data["heads"]), relation_of(data["relation"], data["tables"]))
     fields = {key: _tuples(value) for key, value in data.items() if key not in ("kind", "band", "runs")}
     band = Band(**data["band"])
     match data["kind"]:
@@ -137,11 +174,15 @@ def _branch_from_json(data: dict[str, Any]) -> Branch:
         case "columns":
             return Columns(**fields, band=band)
         case kind:
-            raise ValueError(f"a branch is a lattice or columns, not {kind!r}")
+            raise ValueError(f"a branch is a lattice, columns or tiles, not {kind!r}")
 
 
 def _tuples(value: Any) -> Any:
     return tuple(cast("list[Any]", value)) if isinstance(value, list) else value
+
+
+def _shortened(text: str, width: int) -> str:
+    return text if len(text) <= width else f"{text[: width - 3]}..."
 
 
 def _ranges(numbers: Sequence[int]) -> str:

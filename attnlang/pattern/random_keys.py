@@ -8,6 +8,12 @@ finaliser of SplitMix64 (Steele, Lea and Flood, Fast Splittable Pseudorandom Num
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # numpy is imported where it is used: checking a text does without
+    import numpy as np
+    from numpy.typing import NDArray
+
 _MASK = 2**64 - 1
 _ROUNDS = 4
 
@@ -42,3 +48,39 @@ def _permuted(place: int, half: int, rounds: list[int]) -> int:
     for key in rounds:
         left, right = right, left ^ (_mix(key ^ right) & mask)
     return left << half | right
+
+
+def drawn_keys(count: int, length: int, seed: int, head: int, queries: NDArray[np.int64]) -> NDArray[np.int64]:
+    """`keys` of many queries at once, by the same arithmetic on arrays: (queries, keys)."""
+    import numpy as np
+
+    half = max(1, ((length - 1).bit_length() + 1) // 2)
+    start = np.uint64(_mix(_mix(seed & _MASK) ^ (head & _MASK)))
+    state = _mixed(start ^ queries.astype(np.uint64))
+    rounds = [_mixed(state + np.uint64(number))[:, None] for number in range(_ROUNDS)]
+    places = np.broadcast_to(
+        np.arange(max(0, min(count, length)), dtype=np.uint64), (len(queries), max(0, min(count, length)))
+    )
+    places = _shuffled(places, half, rounds)
+    while (outside := places >= np.uint64(max(length, 1))).any():
+        places = np.where(outside, _shuffled(places, half, rounds), places)
+    return places.astype(np.int64)
+
+
+def _mixed(value: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    import numpy as np
+
+    value = value + np.uint64(0x9E3779B97F4A7C15)
+    value = (value ^ (value >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    value = (value ^ (value >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return value ^ (value >> np.uint64(31))
+
+
+def _shuffled(places: NDArray[np.uint64], half: int, rounds: list[NDArray[np.uint64]]) -> NDArray[np.uint64]:
+    import numpy as np
+
+    bits, mask = np.uint64(half), np.uint64((1 << half) - 1)
+    left, right = places >> bits, places & mask
+    for key in rounds:
+        left, right = right, left ^ (_mixed(key ^ right) & mask)
+    return left << bits | right

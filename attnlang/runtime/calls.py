@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import takewhile
 
-from attnlang.plan import FULL, Band, Columns, Lattice, Plan, Runs
+from attnlang.plan import FULL, Band, Columns, Lattice, Plan, Runs, Tiles
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,9 +65,14 @@ class Call:
 
 @lru_cache(maxsize=256)
 def resolve(plan: Plan, n: int) -> tuple[Call, ...]:
-    """The calls of a plan for a sequence of n tokens, in the plan's order."""
+    """The calls of a plan's lattices and columns for a sequence of n tokens, in the plan's order.
+
+    Tiles are no calls: `attnlang.runtime.blocks` says what they hold.
+    """
     calls: list[Call] = []
     for number, branch in enumerate(plan.branches):
+        if isinstance(branch, Tiles):
+            continue
         found = list(_lattice(branch, n) if isinstance(branch, Lattice) else _columns(branch, n))
         distinct_rows = isinstance(branch, Lattice) and number == 0
         calls += [replace(call, fresh=True) if distinct_rows else call for call in found]

@@ -12,11 +12,13 @@ from torch import Tensor
 
 
 def merge_(out: Tensor, lse: Tensor, part: Tensor, part_lse: Tensor) -> None:
-    """Merge a partial result (.., I, D), (.., I) into `out` and `lse` in place. `part_lse` must be finite."""
+    """Merge a partial result (.., I, D), (.., I) into `out` and `lse` in place; a row without keys has lse -inf."""
     merged = torch.logaddexp(lse, part_lse)
+    none = merged == float("-inf")
+    merged = merged.masked_fill(none, 0.0)
     out.mul_((lse - merged).exp_().unsqueeze(-1))
     out.addcmul_(part.to(out.dtype), (part_lse - merged).exp_().unsqueeze(-1))
-    lse.copy_(merged)
+    lse.copy_(merged.masked_fill_(none, float("-inf")))
 
 
 def accumulator_dtype(dtype: torch.dtype) -> torch.dtype:

@@ -1,4 +1,4 @@
-"""The `sdpa` backend: every branch as strided views into torch's own attention kernels, merged by lse.
+"""The `sdpa` backend: lattices as strided views into torch's own attention kernels, tiles by matrix products, merged.
 
 Forward: each call's (out, lse) is merged into one accumulator. Backward: each call's ordinary flash backward with the
 merged (out, lse) and the plain d_out; dq, dk and dv add up. Both are exact. q, k and v are never copied, and nothing
@@ -9,6 +9,7 @@ Shape legend: B batch, H heads, N tokens, D head dimension.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from typing import Any
 
@@ -16,11 +17,13 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from attnlang.plan import Plan
+from attnlang.plan import Plan, Tiles
+from attnlang.runtime.blocks import BlockLists
 from attnlang.runtime.calls import Call, resolve
 from attnlang.runtime.kernels import Kernel, kernel_for
 from attnlang.runtime.launches import Strides, launches
 from attnlang.runtime.merge import accumulator_dtype, merge_
+from attnlang.runtime.tile_attention import backward_, forward_, lists_of
 from attnlang.runtime.tiles import tiles
 
 
@@ -33,41 +36,53 @@ def kernel_calls(plan: Plan, n: int, kernel: Kernel) -> tuple[Call, ...]:
     return tuple(calls)
 
 
-def attention(q: Tensor, k: Tensor, v: Tensor, plan: Plan, scale: float) -> tuple[Tensor, Tensor]:
+def attention(
+    q: Tensor, k: Tensor, v: Tensor, plan: Plan, scale: float, tables: Mapping[str, Tensor] | None = None
+) -> tuple[Tensor, Tensor]:
     """Attention under a plan: out (B, H, N, D) in q's dtype, lse (B, H, N) in float32 (float64 for float64).
 
     Differentiable in q, k and v once; lse is not differentiable. Rows without keys have out 0 and lse -inf.
     """
     q, k, v = (x if x.stride(-1) == 1 else x.contiguous() for x in (q, k, v))
-    return _Attention.apply(q, k, v, plan, scale)
+    return _Attention.apply(q, k, v, plan, scale, tables or {})
 
 
 class _Attention(torch.autograd.Function):
     @staticmethod
-    def forward(q: Tensor, k: Tensor, v: Tensor, plan: Plan, scale: float) -> tuple[Tensor, Tensor]:
-        return _forward(q, k, v, plan, scale)
+    def forward(
+        q: Tensor, k: Tensor, v: Tensor, plan: Plan, scale: float, tables: Mapping[str, Tensor]
+    ) -> tuple[Tensor, Tensor]:
+        return _forward(q, k, v, plan, scale, tables)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-        q, k, v, plan, scale = inputs
+        q, k, v, plan, scale, tables = inputs
         ctx.save_for_backward(q, k, v, *output)
-        ctx.plan, ctx.scale = plan, scale
+        ctx.plan, ctx.scale, ctx.tables = plan, scale, tables
         ctx.mark_non_differentiable(output[1])
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
         # (torch hands every gradient by position; its stub names a context that no one passes by name)
         q, k, v, out, lse = ctx.saved_tensors
-        dq, dk, dv = _backward(grads[0], q, k, v, out, lse, ctx.plan, ctx.scale)
-        return dq, dk, dv, None, None
+        dq, dk, dv = _backward(grads[0], q, k, v, out, lse, ctx.plan, ctx.scale, ctx.tables)
+        return dq, dk, dv, None, None, None
 
 
 def _strides(*tensors: Tensor) -> tuple[Strides, ...]:
     return tuple(tensor.stride()[:3] for tensor in tensors)
 
 
-def _forward(q: Tensor, k: Tensor, v: Tensor, plan: Plan, scale: float) -> tuple[Tensor, Tensor]:
+def _tiles(plan: Plan, n: int, tables: Mapping[str, Tensor]) -> Iterator[BlockLists]:
+    for branch in plan.branches:
+        if isinstance(branch, Tiles):
+            yield from lists_of(branch, plan.heads, n, tables)
+
+
+def _forward(
+    q: Tensor, k: Tensor, v: Tensor, plan: Plan, scale: float, tables: Mapping[str, Tensor]
+) -> tuple[Tensor, Tensor]:
     batch, heads, n, _ = q.shape
     out = q.new_zeros(q.shape, dtype=accumulator_dtype(q.dtype))
     lse = out.new_full((batch, heads, n), float("-inf"))
@@ -85,11 +100,21 @@ def _forward(q: Tensor, k: Tensor, v: Tensor, plan: Plan, scale: float) -> tuple
                 lse_.copy_(part_lse)
             else:
                 merge_(out_, lse_, part, part_lse)
+    for lists in _tiles(plan, n, tables):
+        forward_(out, lse, q, k, v, lists, scale)
     return out.to(q.dtype), lse
 
 
 def _backward(
-    dout: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, plan: Plan, scale: float
+    dout: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    out: Tensor,
+    lse: Tensor,
+    plan: Plan,
+    scale: float,
+    tables: Mapping[str, Tensor],
 ) -> tuple[Tensor, Tensor, Tensor]:
     dout = dout if dout.stride(-1) == 1 else dout.contiguous()
     dq, dk, dv = (x.new_zeros(x.shape, dtype=accumulator_dtype(x.dtype)) for x in (q, k, v))
@@ -104,6 +129,8 @@ def _backward(
                 parts = kernel.backward(dout_, q_, k_, v_, out_, lse_, call, scale)
                 for total, part in zip((dq_, dk_, dv_), parts, strict=True):
                     _add_(total, part)
+        for lists in _tiles(plan, q.size(2), tables):
+            backward_((dq, dk, dv), dout, q, k, v, out, lse, lists, scale)
     return dq.to(q.dtype), dk.to(k.dtype), dv.to(v.dtype)
 
 

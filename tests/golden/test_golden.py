@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import attnc
+import numpy as np
 import pytest
 from attnc.analysis.properties import check
 from attnc.emit.python import emit
@@ -38,18 +39,14 @@ def test_there_are_enough_faulty_files_and_they_cover_the_codes() -> None:
 
 @pytest.mark.parametrize("name", library_names())
 def test_plans_of_the_library(name: str, golden: Golden) -> None:
-    texts: list[str] = []
-    for pattern in default_patterns(attnlang.load(name).source):  # one, or the first of each kind of layer
-        try:
-            texts.append(str(lower(pattern, 12)))
-        except attnlang.AttnError as refused:
-            (diagnostic,) = refused.diagnostics
-            texts.append(f"{diagnostic.code}: {diagnostic.message}: {diagnostic.label}")
+    patterns = default_patterns(attnlang.load(name).source)  # one, or the first of each kind of layer
+    texts = [str(lower(pattern, 12)) for pattern in patterns]
     golden(HERE / "plans" / f"{name}.txt", "\n\n".join(dict.fromkeys(texts)) + "\n")
 
 
-@pytest.mark.parametrize("name", ["longnet", "fixed", "sliding"])
+@pytest.mark.parametrize("name", ["longnet", "fixed", "sliding", "longformer", "packed"])
 def test_emitted_modules(name: str, golden: Golden) -> None:
-    report = attnc.report(name, n=32768, heads=12)
+    tables = {"doc": np.arange(2048) // 300} if name == "packed" else {}
+    report = attnc.report(name, n=2048 if name in ("longformer", "packed") else 32768, heads=12, tables=tables)
     assert report.plan is not None
     golden(HERE / "python" / f"{name}.py.txt", emit(report, report.plan))

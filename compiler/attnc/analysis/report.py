@@ -8,7 +8,8 @@ from typing import Any
 
 from attnc.analysis.counting import bag_count, distinct_count, inclusion_exclusion
 from attnc.analysis.formula import Formula, formula, text
-from attnc.lower.lowering import head_pieces, lower
+from attnc.lower import lower
+from attnc.lower.lowering import head_pieces
 from attnc.lower.pieces import Inexpressible, Piece
 from attnlang.diagnostics import AttnError
 from attnlang.pattern import Pattern
@@ -17,8 +18,7 @@ from attnlang.pattern.pattern import value_text
 from attnlang.pattern.tables import check_names
 from attnlang.pattern.walk import require_layer
 from attnlang.plan import Plan
-from attnlang.runtime.calls import resolve
-from attnlang.runtime.tiles import tiles
+from attnlang.runtime.work import pairs_computed
 
 FORWARD_FLOPS = 4
 """Per pair and head dimension: two products of 2 FLOPs each, q k and p v."""
@@ -87,8 +87,7 @@ class Report:
         """FLOPs that the sdpa backend's launches compute on cpu, edge tiles included."""
         if self.plan is None:
             return None
-        computed = sum(part.pairs_computed for call in resolve(self.plan, self.n) for part in tiles(call))
-        return FORWARD_FLOPS * self.head_dim * computed
+        return FORWARD_FLOPS * self.head_dim * pairs_computed(self.plan, self.n, self.tables)
 
     @property
     def memory_bytes(self) -> int:
@@ -153,11 +152,11 @@ def report(pattern: Pattern, n: int, heads: int, head_dim: int, tables: Mapping[
     require_layer(pattern.relation)
     given = dict(tables or {})
     check_names(pattern.tables, given, f"pattern {pattern.name}")
+    plan = lower(pattern, heads)
     try:
-        plan = lower(pattern, heads)
+        by_head = [tuple(head_pieces(pattern, head, heads)) for head in range(heads)]
     except AttnError as reason:
-        return _enumerated(pattern, n, heads, head_dim, given, reason)
-    by_head = [tuple(head_pieces(pattern, head, heads)) for head in range(heads)]
+        return _enumerated(pattern, n, heads, head_dim, given, plan, reason)
     try:
         per_head = tuple(HeadPairs(bag_count(pieces, n), distinct_count(pieces, n)) for pieces in by_head)
         distinct = _distinct_formula(by_head)
@@ -177,14 +176,14 @@ def _distinct_formula(by_head: list[tuple[Piece, ...]]) -> Formula:
 
 
 def _enumerated(
-    pattern: Pattern, n: int, heads: int, head_dim: int, tables: dict[str, Any], reason: AttnError
+    pattern: Pattern, n: int, heads: int, head_dim: int, tables: dict[str, Any], plan: Plan, reason: AttnError
 ) -> Report:
-    """The report of a pattern that is no sum of lattices: counted pair by pair, run by `reference`."""
+    """The report of a pattern that is no sum of lattices: counted pair by pair."""
     per_head = _count_one_by_one(pattern, n, heads, tables)
     if per_head is None:
         raise reason
-    why = "it is not made of lattices, so only backend reference runs it, densely; counted pair by pair"
-    return Report(pattern, n, heads, head_dim, per_head, None, None, None, why, tables)
+    why = "what is no strided view runs tile by tile, and tiles without pairs are skipped; counted pair by pair"
+    return Report(pattern, n, heads, head_dim, per_head, None, None, plan, why, tables)
 
 
 def _count_one_by_one(pattern: Pattern, n: int, heads: int, tables: dict[str, Any]) -> tuple[HeadPairs, ...] | None:

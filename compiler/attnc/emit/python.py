@@ -9,9 +9,11 @@ from collections.abc import Iterator
 
 import attnlang
 from attnc.analysis.report import Report
+from attnlang.pattern.algebra import Relation, relation_text
 from attnlang.pattern.expr import Known
 from attnlang.pattern.pattern import Pattern, value_text
-from attnlang.plan import Band, Branch, Columns, Lattice, Plan, Runs
+from attnlang.pattern.walk import table_axes
+from attnlang.plan import Band, Branch, Columns, Lattice, Plan, Runs, Tiles
 from attnlang.syntax.tree import Node
 
 WIDTH = 120
@@ -76,9 +78,11 @@ def _wrapped(text: str) -> list[str]:
 
 def _names(plan: Plan) -> list[str]:
     kinds = {"Band", "Plan", *(type(branch).__name__ for branch in plan.branches)}
+    if "Tiles" in kinds:
+        kinds.add("relation_of")
     if any(isinstance(branch, Lattice) and branch.runs is not None for branch in plan.branches):
         kinds.add("Runs")
-    if all(branch.band == Band() for branch in plan.branches):
+    if all(isinstance(branch, Tiles) or branch.band == Band() for branch in plan.branches):
         kinds.discard("Band")
     return sorted(kinds)
 
@@ -143,6 +147,8 @@ def _branch(branch: Branch) -> str:
                 parts += [f"dilation={dilation}", f"phases={_phases(heads, phases, dilation)}"]
         case Columns(heads, period, first, last, band):
             parts = [f"heads={_numbers(heads)}", f"period={period}", f"first={first}", f"last={last}"]
+        case Tiles(heads, relation):
+            return _tiles(heads, relation)
     if band != Band():
         parts.append(f"band=Band({band.lo}, {band.hi})")
     text = f"{type(branch).__name__}({', '.join(parts)})"
@@ -150,6 +156,24 @@ def _branch(branch: Branch) -> str:
         return text
     inner = "".join(f"            {part},\n" for part in parts)
     return f"{type(branch).__name__}(\n{inner}        )"
+
+
+def _tiles(heads: tuple[int, ...], relation: Relation) -> str:
+    names = tuple(name for name, _ in table_axes(relation))
+    quoted = ", ".join(f'"{name}"' for name in names) + ("," if len(names) == 1 else "")
+    tables = f", tables=({quoted})" if names else ""
+    text = relation_text(relation)
+    one = f'Tiles(heads={_numbers(heads)}, relation=relation_of("{text}"{tables}))'
+    if len(one) + 9 <= WIDTH:
+        return one
+    wrapped = textwrap.wrap(text, WIDTH - 24, break_long_words=False, drop_whitespace=False)
+    parts = [f'"{line}"' for line in wrapped]
+    if names:
+        parts[-1] += ","
+        parts.append(f"tables=({quoted}),")
+    inner = "\n".join(f"                {part}" for part in parts)
+    relation_lines = f"            relation=relation_of(\n{inner}\n            ),"
+    return f"Tiles(\n            heads={_numbers(heads)},\n{relation_lines}\n        )"
 
 
 def _runs(runs: Runs) -> str:

@@ -1,5 +1,5 @@
-"""Pattern to Plan: relations become pieces (lattices and columns), pieces of all heads become branches."""
+"""Pattern to Plan: relations become pieces (lattices and columns) and tiles; those of all heads become branches."""
 
-from attnc.lower.lowering import lower
+from attnc.lower.split import lower
 
 __all__ = ["lower"]

@@ -1,4 +1,4 @@
-"""Pattern to Plan: each head's relation as a bag of pieces, and pieces that differ by phase alone as one branch.
+"""Relations as bags of pieces, for each head; and pieces of all heads that differ by phase alone as one branch.
 
 p + q  -->  the pieces of both                      a bag needs nothing more
 p & q  -->  every piece of p with every piece of q  products distribute over sums
@@ -31,25 +31,18 @@ from attnlang.pattern import Pattern, algebra
 from attnlang.pattern.arithmetic import known
 from attnlang.pattern.expr import Scope, bindings, fold, free_names
 from attnlang.pattern.values import at_least_one, head_range, scope_integer
-from attnlang.pattern.walk import require_layer
-from attnlang.plan import FULL, Band, Branch, Columns, Lattice, Plan, Runs
+from attnlang.plan import FULL, Band, Branch, Columns, Lattice, Runs
 from attnlang.syntax import tree
 
 
-def lower(pattern: Pattern, heads: int) -> Plan:
-    """The plan of a pattern for a number of heads, for every N.
-
-    Raises AttnError (A0301) if the pattern is not made of lattices and columns.
-    """
-    if heads < 1:
-        raise ValueError(f"heads must be at least 1, not {heads}")
-    require_layer(pattern.relation)
-    return _merge_heads([head_pieces(pattern, head, heads) for head in range(heads)])
-
-
 def head_pieces(pattern: Pattern, head: int, heads: int) -> list[Piece]:
-    """The pieces whose sum is the pattern on one head."""
-    return _Lowering({"h": head, "H": heads}).pieces(pattern.relation)
+    """The pieces whose sum is the pattern on one head. Raises AttnError (A0301) where pieces cannot say it."""
+    return relation_pieces(pattern.relation, head, heads)
+
+
+def relation_pieces(relation: algebra.Relation, head: int, heads: int) -> list[Piece]:
+    """The pieces whose sum is a relation on one head. Raises AttnError (A0301) where pieces cannot say it."""
+    return _Lowering({"h": head, "H": heads}).pieces(relation)
 
 
 def is_set(pieces: list[Piece]) -> bool:
@@ -108,7 +101,7 @@ class _Lowering:
             case algebra.Plus(left, right):
                 return self.pieces(left) + self.pieces(right)
             case algebra.Union(left, right):
-                return _union(self.pieces(left), self.pieces(right))
+                return union(self.pieces(left), self.pieces(right))
             case algebra.Without(left, right):
                 return _without(self.pieces(left), self.pieces(right))
             case algebra.Not(body):
@@ -149,11 +142,11 @@ class _Lowering:
         parts = [_Lowering(scope).pieces(relation.body) for scope in scopes]
         result: list[Piece] = []
         for part in parts:
-            result = result + part if relation.kind == "mix" else _union(result, part)
+            result = result + part if relation.kind == "mix" else union(result, part)
         return result
 
 
-def _union(left: list[Piece], right: list[Piece]) -> list[Piece]:
+def union(left: list[Piece], right: list[Piece]) -> list[Piece]:
     """P | q  -->  p + (q - p), in whichever order can be said; needs q to be a set."""
     attempts: tuple[tuple[list[Piece], list[Piece]], ...] = ((left, right), (right, left))
     failure: Inexpressible | None = None
@@ -287,7 +280,7 @@ def _moduli(node: tree.Expr) -> Iterator[int | None]:
 # branches -----------------------------------------------------------------------------------------------------------
 
 
-def _merge_heads(by_head: list[list[Piece]]) -> Plan:
+def merge_heads(by_head: list[list[Piece]]) -> tuple[Branch, ...]:
     """Pieces that differ by phase alone, one a head, become one branch; order is that of first appearance."""
     groups: dict[tuple[Piece, int], list[tuple[int, Piece]]] = {}
     for head, pieces in enumerate(by_head):
@@ -296,7 +289,7 @@ def _merge_heads(by_head: list[list[Piece]]) -> Plan:
             shape = _shape(piece)
             count = seen[shape] = seen.get(shape, 0) + 1
             groups.setdefault((shape, count), []).append((head, piece))
-    return Plan(len(by_head), tuple(_branch(members) for members in groups.values()))
+    return tuple(_branch(members) for members in groups.values())
 
 
 def _shape(piece: Piece) -> Piece:

@@ -1,0 +1,193 @@
+"""The meaning of a relation at chosen pairs of positions: what the runtime asks where it must not make a matrix.
+
+The same meaning as `attnlang.pattern.oracle`, computed the other way round: the oracle makes the matrix of an inner
+frame and puts it into the outer one, here every pair is carried into the inner frame. Work and memory follow the
+number of pairs asked for, not the length of the sequence.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from math import prod
+from typing import TypeAlias, assert_never
+
+import numpy as np
+from numpy.typing import NDArray
+
+from attnlang import codes
+from attnlang.pattern import algebra
+from attnlang.pattern.arrays import evaluate_at
+from attnlang.pattern.expr import Scope, bindings, evaluate, integer
+from attnlang.pattern.functions import fail
+from attnlang.pattern.random_keys import drawn_keys
+from attnlang.pattern.values import at_least_one, head_range, scope_integer
+
+Positions: TypeAlias = NDArray[np.int64]
+Counts: TypeAlias = NDArray[np.int64]
+
+
+def multiplicity_at(relation: algebra.Relation, q: Positions, k: Positions, n: int, scope: Scope) -> Counts:
+    """How often each pair (q, k) counts, for positions of a sequence of n; q and k are broadcast together.
+
+    `scope` holds N, H, h and the content of tables. Raises AttnError where the relation has no meaning there.
+    """
+    q, k = np.broadcast_arrays(np.asarray(q, np.int64), np.asarray(k, np.int64))
+    return _at(relation, q.reshape(-1), k.reshape(-1), n, scope).reshape(q.shape)
+
+
+def _at(relation: algebra.Relation, q: Positions, k: Positions, n: int, scope: Scope) -> Counts:
+    """M at pairs of positions 0..n-1 of one frame; q and k are flat."""
+    scope = {**scope, "n": n}
+    match relation:
+        case algebra.Everything():
+            return np.ones(len(q), np.int64)
+        case algebra.Nothing():
+            return np.zeros(len(q), np.int64)
+        case algebra.Offset():
+            return _offset(relation, k - q, scope)
+        case algebra.Same(value):
+            return (evaluate_at(value, scope, {"pos": q}) == evaluate_at(value, scope, {"pos": k})).astype(np.int64)
+        case algebra.Key(condition):
+            return evaluate_at(condition, scope, {"pos": k}).astype(np.int64)
+        case algebra.Query(condition):
+            return evaluate_at(condition, scope, {"pos": q}).astype(np.int64)
+        case algebra.Pairs(condition):
+            return evaluate_at(condition, scope, {"q": q, "k": k}).astype(np.int64)
+        case algebra.Neighborhood():
+            first, last = neighborhood(relation, q, n, scope)
+            return ((first <= k) & (k <= last)).astype(np.int64)
+        case algebra.Random():
+            return _random(relation, q, k, n, scope)
+        case algebra.Grid():
+            sizes = grid_sizes(relation, n, scope)
+            result = np.ones(len(q), np.int64)
+            for body, size, i, j in zip(
+                relation.bodies, sizes, np.unravel_index(q, sizes), np.unravel_index(k, sizes), strict=True
+            ):
+                result *= _at(body, i, j, size, scope)
+            return result
+        case algebra.Segment():
+            return _segment(relation, q, k, n, scope)
+        case algebra.Dilate():
+            return _dilate(relation, q, k, n, scope)
+        case algebra.Blocks(size, body):
+            b = at_least_one(integer(size, scope), "block size", size.span)
+            return _at(body, q // b, k // b, -(-n // b), scope)
+        case algebra.Heads(lo, hi, body):
+            chosen = scope_integer(scope, "h") in head_range(lo, hi, scope, relation.span)
+            return _at(body if chosen else algebra.Nothing(), q, k, n, scope)
+        case algebra.Union(left, right):
+            return np.maximum(_at(left, q, k, n, scope), _at(right, q, k, n, scope))
+        case algebra.Both(left, right):
+            return _where(_at(left, q, k, n, scope), right, q, k, n, scope, lambda mine, other: mine * other)
+        case algebra.Without(left, right):
+            return _where(_at(left, q, k, n, scope), right, q, k, n, scope, lambda mine, other: mine * (other == 0))
+        case algebra.Not(body):
+            return (_at(body, q, k, n, scope) == 0).astype(np.int64)
+        case algebra.Plus(left, right):
+            return _at(left, q, k, n, scope) + _at(right, q, k, n, scope)
+        case algebra.Choice(condition, then, otherwise):
+            return _at(then if evaluate(condition, scope) else otherwise, q, k, n, scope)
+        case algebra.Fold(kind, body, clauses):
+            result = np.zeros(len(q), np.int64)
+            for inner in bindings(clauses, scope) or ():
+                part = _at(body, q, k, n, inner)
+                result = result + part if kind == "mix" else np.maximum(result, part)
+            return result
+        case _:
+            assert_never(relation)
+
+
+def _where(
+    mine: Counts,
+    other: algebra.Relation,
+    q: Positions,
+    k: Positions,
+    n: int,
+    scope: Scope,
+    join: Callable[[Counts, Counts], Counts],
+) -> Counts:
+    """Join a factor with another one, which is looked at only where the first is not 0."""
+    chosen = mine > 0
+    if chosen.all():
+        return join(mine, _at(other, q, k, n, scope))
+    if chosen.any():
+        mine[chosen] = join(mine[chosen], _at(other, q[chosen], k[chosen], n, scope))
+    return mine
+
+
+def _offset(relation: algebra.Offset, distance: Positions, scope: Scope) -> Counts:
+    holds = np.ones(len(distance), bool)
+    if relation.lo is not None:
+        holds &= distance >= integer(relation.lo, scope)
+    if relation.hi is not None:
+        holds &= distance <= integer(relation.hi, scope)
+    if relation.step is not None:
+        step = at_least_one(integer(relation.step, scope), "step", relation.step.span)
+        holds &= distance % step == 0
+    return holds.astype(np.int64)
+
+
+def neighborhood(relation: algebra.Neighborhood, q: Positions, n: int, scope: Scope) -> tuple[Positions, Positions]:
+    """First and last key of each query; both grow with the query."""
+    width = at_least_one(integer(relation.width, scope), "width", relation.width.span)
+    stride = at_least_one(integer(relation.stride, scope), "stride", relation.stride.span)
+    group = q // stride * stride
+    if evaluate(relation.causal, scope):
+        return np.maximum(np.minimum(group + stride - 1, n - 1) - width + 1, 0), q
+    leader = np.minimum(group + stride // 2, n - 1)
+    first = np.maximum(np.minimum(leader - width // 2, n - width), 0)
+    return first, np.minimum(first + width, n) - 1
+
+
+def _random(relation: algebra.Random, q: Positions, k: Positions, n: int, scope: Scope) -> Counts:
+    count, seed = integer(relation.count, scope), integer(relation.seed, scope)
+    queries, place = np.unique(q, return_inverse=True)
+    chosen = drawn_keys(count, n, seed, scope_integer(scope, "h"), queries)
+    result = np.zeros(len(q), bool)
+    for column in chosen.T:
+        result |= column[place] == k
+    return result.astype(np.int64)
+
+
+def grid_sizes(relation: algebra.Grid, n: int, scope: Scope) -> list[int]:
+    """The sizes of a grid's axes. Raises AttnError where they do not make n."""
+    sizes = [at_least_one(integer(size, scope), "size of an axis", size.span) for size in relation.sizes]
+    if prod(sizes) != n:
+        shape = " x ".join(map(str, sizes))
+        label = f"{shape} = {prod(sizes)} positions, but the frame has {n}"
+        fail(codes.OUT_OF_RANGE, "the grid does not fit the sequence", relation.span, label)
+    return sizes
+
+
+def _segment(relation: algebra.Segment, q: Positions, k: Positions, n: int, scope: Scope) -> Counts:
+    width = at_least_one(integer(relation.width, scope), "segment width", relation.width.span)
+    shift = integer(relation.shift, scope) % width
+    run = (q + shift) // width
+    together = run == (k + shift) // width
+    lengths = np.minimum(width, n + shift - run * width)
+    return _inside(relation.body, (q + shift) % width, (k + shift) % width, lengths, together, scope)
+
+
+def _dilate(relation: algebra.Dilate, q: Positions, k: Positions, n: int, scope: Scope) -> Counts:
+    rate = at_least_one(integer(relation.rate, scope), "dilation", relation.rate.span)
+    together = q % rate == k % rate
+    if relation.shift is not None:
+        together &= q % rate == integer(relation.shift, scope) % rate
+    lengths = -((q % rate - n) // rate)
+    return _inside(relation.body, q // rate, k // rate, lengths, together, scope)
+
+
+def _inside(
+    body: algebra.Relation, q: Positions, k: Positions, lengths: Positions, together: NDArray[np.bool_], scope: Scope
+) -> Counts:
+    """The body at the pairs that stand together in one inner frame; frames of one length at a time."""
+    result = np.zeros(len(q), np.int64)
+    for length, chosen in _by_length(lengths, together):
+        result[chosen] = _at(body, q[chosen], k[chosen], length, scope)
+    return result
+
+
+def _by_length(lengths: Positions, chosen: NDArray[np.bool_]) -> Iterator[tuple[int, NDArray[np.bool_]]]:
+    for length in np.unique(lengths[chosen]).tolist():
+        yield length, chosen & (lengths == length)

@@ -1,0 +1,88 @@
+"""Pairs asked for one by one, bounds of rectangles, and tiles: each against the oracle, on random patterns."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import attnlang
+from attnlang.pattern.bounds import Bounds, Rectangles
+from attnlang.pattern.pointwise import multiplicity_at
+from attnlang.pattern.random_keys import drawn_keys, keys
+from attnlang.plan import Tiles
+from attnlang.runtime.blocks import BlockLists, block_lists
+from tests.strategies import examples, heads, lengths, relations
+
+
+def pattern_of(text: str) -> attnlang.Pattern:
+    return attnlang.loads(f"pattern p = {text}")
+
+
+def dense(lists: tuple[BlockLists, ...], heads: int, n: int) -> np.ndarray:
+    """The multiplicity that tiles hold."""
+    found = np.zeros((heads, n, n), int)
+    for group in lists:
+        padded = np.zeros((n + group.block_q, n + group.block_k), int)
+        for entry, (i, j) in enumerate(zip(group.rows, group.blocks, strict=True)):
+            q, k = i * group.block_q, j * group.block_k
+            padded[q : q + group.block_q, k : k + group.block_k] += group.mask(entry)
+        assert not padded[n:].any()
+        assert not padded[:, n:].any()
+        found[list(group.heads)] += padded[:n, :n]
+    return found
+
+
+@given(relations, lengths, heads)
+@examples(200)
+def test_pairs_asked_for_are_those_of_the_oracle(text: str, n: int, heads: int) -> None:
+    pattern = pattern_of(text)
+    m = pattern.multiplicity(n, heads)
+    q, k = np.arange(n)[:, None], np.arange(n)[None, :]
+    for head in range(heads):
+        scope = {"N": n, "H": heads, "h": head}
+        assert (multiplicity_at(pattern.relation, q, k, n, scope) == m[head]).all()
+
+
+@given(relations, st.integers(1, 48), heads, st.integers(1, 12), st.integers(1, 12))
+@examples(200)
+def test_bounds_hold_every_multiplicity(text: str, n: int, heads: int, tall: int, wide: int) -> None:
+    pattern = pattern_of(text)
+    m = pattern.multiplicity(n, heads)[-1]
+    q, k = (x.reshape(-1) for x in np.meshgrid(np.arange(0, n, tall), np.arange(0, n, wide), indexing="ij"))
+    where = Rectangles(q, np.minimum(q + tall, n) - 1, k, np.minimum(k + wide, n) - 1)
+    lo, hi = Bounds(pattern.relation, n, {"N": n, "H": heads, "h": heads - 1})(where)
+    for place in range(len(where)):
+        inside = m[q[place] : q[place] + tall, k[place] : k[place] + wide]
+        assert lo[place] <= inside.min()
+        assert inside.max() <= hi[place]
+
+
+@given(relations, st.integers(0, 70), heads, st.sampled_from([(16, 16), (16, 32), (32, 16)]))
+@examples(150)
+def test_tiles_hold_the_pairs_of_the_pattern(text: str, n: int, heads: int, sides: tuple[int, int]) -> None:
+    pattern = pattern_of(text)
+    lists = block_lists(Tiles(tuple(range(heads)), pattern.relation), heads, n, *sides)
+    assert (dense(lists, heads, n) == pattern.multiplicity(n, heads)).all()
+    for group in lists:
+        turned, rows = group.by_key(), group.rows
+        mine = sorted(zip(rows, group.blocks, group.masks, strict=True))
+        assert sorted(zip(turned.blocks, turned.rows, turned.masks, strict=True)) == mine
+        full = group.masks == -1
+        assert len({group.bits[i].tobytes() for i in range(len(group.bits))}) == len(group.bits)
+        assert not any(group.mask(entry).all() for entry in np.flatnonzero(~full))
+
+
+@pytest.mark.parametrize("name", ["longformer", "streaming", "tri_shape", "bigbird", "natten1d", "phi3_small"])
+def test_tiles_of_the_library_at_a_length_of_many_tiles(name: str) -> None:
+    pattern = attnlang.load(name)
+    n = 1000
+    lists = block_lists(Tiles((0, 1), pattern.relation), 2, n, 64, 64)
+    assert (dense(lists, 2, n) == pattern.multiplicity(n, 2)).all()
+
+
+def test_keys_drawn_together_are_those_drawn_alone() -> None:
+    for count, length in ((0, 5), (3, 1), (3, 2), (7, 64), (5, 1000)):
+        together = drawn_keys(count, length, 7, 3, np.arange(40))
+        assert together.tolist() == [keys(count, length, 7, 3, query) for query in range(40)]
