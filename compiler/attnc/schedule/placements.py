@@ -32,6 +32,8 @@ def placement(kind: str, plan: Plan, n: int, ranks: int) -> Placement:
         stripes = tuple((Rows(rank, (n - 1 - rank) // ranks + 1, ranks),) for rank in range(ranks))
         return Placement(kind, n, stripes)
     if kind == "zigzag":
+        if n < 2 * ranks:
+            raise ValueError(f"zigzag cuts {n} tokens into {2 * ranks} stretches: use fewer ranks, or 'contiguous'")
         pieces = _stretches(n, 2 * ranks, quantum(plan, n, 2 * ranks))
         pairs = ((pieces[rank], pieces[2 * ranks - 1 - rank]) for rank in range(ranks))
         return Placement(kind, n, tuple(tuple(piece for piece in pair if piece is not None) for pair in pairs))
@@ -53,8 +55,6 @@ def period(branches: Iterable[object]) -> int:
 
 def _periods(branch: object) -> tuple[int, ...]:
     match branch:
-        case Lattice(runs=None, phases=None):
-            return ()
         case Lattice(runs=None, dilation=dilation):
             return (dilation,)
         case Lattice(runs=runs) if runs is not None:
