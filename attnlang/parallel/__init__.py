@@ -14,22 +14,22 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from attnlang.parallel.audit import WireAudit
-    from attnlang.parallel.distribute import DistributedAttention, distribute, schedule_of
+    from attnlang.parallel.module import DistributedAttention, distribute, schedule_of
     from attnlang.parallel.loss import mean_loss
     from attnlang.parallel.sharding import positions, shard, unshard
-    from attnlang.parallel.simulate import simulate
+    from attnlang.parallel.simulator import simulate
     from attnlang.parallel.streaming import attention_by_ranks
 
 _WHERE = {
     "WireAudit": "audit",
-    "DistributedAttention": "distribute",
-    "distribute": "distribute",
-    "schedule_of": "distribute",
+    "DistributedAttention": "module",
+    "distribute": "module",
+    "schedule_of": "module",
     "mean_loss": "loss",
     "positions": "sharding",
     "shard": "sharding",
     "unshard": "sharding",
-    "simulate": "simulate",
+    "simulate": "simulator",
     "attention_by_ranks": "streaming",
 }
 

@@ -18,6 +18,7 @@ COMMANDS = {
     "report": "Say what a pattern costs, exactly.",
     "show": "Draw a pattern, into a file or the terminal.",
     "compile": "Write a pattern as a PyTorch module.",
+    "plan": "Write the sequence-parallel schedule, with its certificate.",
     "verify": "Compare the compiled pattern with its definition.",
     "list": "List the patterns of the library.",
     "explain": "Say what a diagnostic means.",

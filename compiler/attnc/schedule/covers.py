@@ -130,6 +130,11 @@ def _one_side(items: Sequence[_Item], query_weight: int, key_weight: int) -> Cov
     return Cover(tuple(keys), (), of_keys, bound)
 
 
+def every_key(pairs: Iterable[Pairs], group: int) -> list[Node]:
+    """The rows of k and v of all pairs, each once: what moves where every query stays at home."""
+    return disjoint(dict.fromkeys((head // group, part.k) for part in pairs for head in part.heads))
+
+
 def disjoint(nodes: Iterable[Node]) -> list[Node]:
     """The same rows, each once."""
     result: list[Node] = []

@@ -7,16 +7,16 @@ lengths, the same distance as far as the pattern can see) have the same transfer
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from attnc.schedule.covers import Cover, least_cover
+from attnc.schedule.covers import Cover, every_key, least_cover
 from attnc.schedule.placements import period
-from attnc.schedule.support import dense_pairs, grouped, least_dense_cover
+from attnc.schedule.support import dense_pairs, every_dense_key, grouped, least_dense_cover
 from attnlang.parallel.units import inner_rows, units
 from attnlang.plan import Columns, Lattice, Plan
 from attnlang.rows import Rows
@@ -30,7 +30,10 @@ NOTHING = Transfer((), ())
 
 @dataclass(frozen=True)
 class Problem:
-    """What is to be scheduled: a plan on a placement, and what a row costs."""
+    """What is to be scheduled: a plan on a placement, and what a row costs.
+
+    queries_stay  every pair is computed where its query lives: more may move, but work stays as the placement has it
+    """
 
     plan: Plan
     placement: Placement
@@ -38,6 +41,7 @@ class Problem:
     row: RowBytes
     backward: bool = True
     tables: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    queries_stay: bool = False
 
     @property
     def group(self) -> int:
@@ -274,6 +278,8 @@ class _Solver:
         if not every:
             return Picture(NOTHING, 0, 0, (), ())
         cover = least_cover(every, group, *self.problem.weights)
+        if self.problem.queries_stay:
+            cover = replace(cover, keys=tuple(every_key(every, group)), queries=())
         totals = [sum(pairs.count for pairs in found) for found in of_branch]
         here = [at_query_home(found, cover, group) for found in of_branch]
         there = tuple(float(total - at) for total, at in zip(totals, here, strict=True))
@@ -293,6 +299,8 @@ class _Solver:
         if not total.any():
             return Picture(NOTHING, 0, 0, (), ())
         cover = least_dense_cover(total, problem.group, *problem.weights)
+        if problem.queries_stay:
+            cover = replace(cover, keys=tuple(every_dense_key(total, problem.group)), queries=())
         sent = np.zeros((problem.kv_heads, self.placement.sizes[b]), bool)
         for kv_head, rows in cover.keys:
             sent[kv_head, rows.first : rows.last + 1 : rows.step] = True

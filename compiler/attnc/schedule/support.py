@@ -50,6 +50,12 @@ def least_dense_cover(pairs: NDArray[Any], group: int, query_weight: int, key_we
     return Cover(tuple(keys), tuple(queries), weight, bound)
 
 
+def every_dense_key(pairs: NDArray[Any], group: int) -> list[Node]:
+    """The rows of k and v of all pairs, in local rows."""
+    used = (pairs > 0).any(1).reshape(-1, group, pairs.shape[2]).any(1)
+    return [(kv_head, part) for kv_head, rows in enumerate(used) for part in progressions_of(np.flatnonzero(rows))]
+
+
 def _of_kv_head(held: NDArray[np.bool_], query_weight: int, key_weight: int) -> Cover:
     group, rows, _ = held.shape
     flat = held.reshape(group * rows, -1)
