@@ -19,7 +19,7 @@ from attnlang.pattern.expr import Scope, bindings, evaluate, integer
 from attnlang.pattern.intervals import Interval, interval, truth
 from attnlang.pattern.pointwise import grid_sizes, neighborhood
 from attnlang.pattern.random_keys import drawn_keys
-from attnlang.pattern.ranges import Counts, Extremes
+from attnlang.pattern.ranges import Cells, Counts, Extremes
 from attnlang.pattern.values import at_least_one, head_range, scope_integer
 from attnlang.syntax import tree
 
@@ -27,8 +27,10 @@ Array: TypeAlias = NDArray[np.int64]
 
 MOST = 2**20
 """Stands for any multiplicity of this size and more."""
+MOST_CELLS = 4096
+"""Up to this length of a frame all keys that `random` draws are known at once: 64 MiB."""
 FEW_QUERIES = 16
-"""Rectangles of at most this many queries ask `random` for its keys."""
+"""In a longer frame, rectangles of at most this many queries ask `random` for its keys."""
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -86,7 +88,7 @@ class Bounds:
                 certain = (at.k0 >= last_first) & (at.k1 <= first_last)
                 return Interval(certain + 0, possible + 0)
             case algebra.Random():
-                return _random(relation, at, n, scope)
+                return self._random(relation, at, n, scope)
             case algebra.Grid():
                 return self._grid(relation, at, n, scope)
             case algebra.Segment():
@@ -144,6 +146,14 @@ class Bounds:
             sides = [Interval(*row(*ends)) for ends in ((at.q0, at.q1), (at.k0, at.k1))]
         (a, b), (c, d) = sides
         return Interval(((a == b) & (c == d) & (a == c)) + 0, ((a <= d) & (c <= b)) + 0)
+
+    def _random(self, relation: algebra.Random, at: Rectangles, n: int, scope: Scope) -> Interval:
+        if n > MOST_CELLS:
+            return _random(relation, at, n, scope)
+        cells: Cells = self._kept(relation, n, lambda: _drawn_cells(relation, n, scope))
+        held = cells(at.q0, at.q1, at.k0, at.k1)
+        area = (at.q1 - at.q0 + 1) * (at.k1 - at.k0 + 1)
+        return Interval((held == area) + 0, (held > 0) + 0)
 
     # frames ---------------------------------------------------------------------------------------------------------
 
@@ -211,6 +221,12 @@ def _offset(relation: algebra.Offset, at: Rectangles, scope: Scope) -> Interval:
         possible = possible & (last // step * step >= first)
         certain = certain & ((step == 1) | ((least == most) & (least % step == 0)))
     return Interval(certain + 0, possible + 0)
+
+
+def _drawn_cells(relation: algebra.Random, n: int, scope: Scope) -> Cells:
+    count, seed = integer(relation.count, scope), integer(relation.seed, scope)
+    drawn = drawn_keys(count, n, seed, scope_integer(scope, "h"), np.arange(n))
+    return Cells(n, np.repeat(np.arange(n), drawn.shape[1]), drawn.reshape(-1))
 
 
 def _random(relation: algebra.Random, at: Rectangles, n: int, scope: Scope) -> Interval:

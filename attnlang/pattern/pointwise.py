@@ -7,9 +7,9 @@ number of pairs asked for, not the length of the sequence.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from math import prod
-from typing import TypeAlias, assert_never
+from typing import Any, TypeAlias, assert_never
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +21,7 @@ from attnlang.pattern.expr import Scope, bindings, evaluate, integer
 from attnlang.pattern.functions import fail
 from attnlang.pattern.random_keys import drawn_keys
 from attnlang.pattern.values import at_least_one, head_range, scope_integer
+from attnlang.syntax import tree
 
 Positions: TypeAlias = NDArray[np.int64]
 Counts: TypeAlias = NDArray[np.int64]
@@ -31,40 +32,46 @@ def multiplicity_at(relation: algebra.Relation, q: Positions, k: Positions, n: i
 
     `scope` holds N, H, h and the content of tables. Raises AttnError where the relation has no meaning there.
     """
-    q, k = np.broadcast_arrays(np.asarray(q, np.int64), np.asarray(k, np.int64))
-    return _at(relation, q.reshape(-1), k.reshape(-1), n, scope).reshape(q.shape)
+    q, k = np.asarray(q, np.int64), np.asarray(k, np.int64)
+    axes = max(q.ndim, k.ndim)
+    q, k = (x.reshape((1,) * (axes - x.ndim) + x.shape) for x in (q, k))
+    return np.broadcast_to(_at(relation, q, k, n, scope), np.broadcast_shapes(q.shape, k.shape))
 
 
 def _at(relation: algebra.Relation, q: Positions, k: Positions, n: int, scope: Scope) -> Counts:
-    """M at pairs of positions 0..n-1 of one frame; q and k are flat."""
+    """The multiplicity at pairs of positions 0..n-1 of one frame.
+
+    q and k have as many axes as each other, and are broadcast as late as possible: what is asked of queries or keys
+    alone is computed once for each. The result can be broadcast to their common shape.
+    """
     scope = {**scope, "n": n}
     match relation:
         case algebra.Everything():
-            return np.ones(len(q), np.int64)
+            return np.ones((1,) * q.ndim, np.int64)
         case algebra.Nothing():
-            return np.zeros(len(q), np.int64)
+            return np.zeros((1,) * q.ndim, np.int64)
         case algebra.Offset():
             return _offset(relation, k - q, scope)
         case algebra.Same(value):
-            return (evaluate_at(value, scope, {"pos": q}) == evaluate_at(value, scope, {"pos": k})).astype(np.int64)
+            return (_asked(value, q, scope) == _asked(value, k, scope)).astype(np.int64)
         case algebra.Key(condition):
-            return evaluate_at(condition, scope, {"pos": k}).astype(np.int64)
+            return _asked(condition, k, scope).astype(np.int64)
         case algebra.Query(condition):
-            return evaluate_at(condition, scope, {"pos": q}).astype(np.int64)
+            return _asked(condition, q, scope).astype(np.int64)
         case algebra.Pairs(condition):
-            return evaluate_at(condition, scope, {"q": q, "k": k}).astype(np.int64)
+            queries, keys = np.broadcast_arrays(q, k)
+            found = evaluate_at(condition, scope, {"q": queries.reshape(-1), "k": keys.reshape(-1)})
+            return found.reshape(queries.shape).astype(np.int64)
         case algebra.Neighborhood():
             first, last = neighborhood(relation, q, n, scope)
             return ((first <= k) & (k <= last)).astype(np.int64)
         case algebra.Random():
             return _random(relation, q, k, n, scope)
         case algebra.Grid():
-            sizes = grid_sizes(relation, n, scope)
-            result = np.ones(len(q), np.int64)
-            for body, size, i, j in zip(
-                relation.bodies, sizes, np.unravel_index(q, sizes), np.unravel_index(k, sizes), strict=True
-            ):
-                result *= _at(body, i, j, size, scope)
+            result, stride = np.ones((1,) * q.ndim, np.int64), n
+            for body, size in zip(relation.bodies, grid_sizes(relation, n, scope), strict=True):
+                stride //= size
+                result = result * _on_axis(body, q // stride % size, k // stride % size, size, scope)
             return result
         case algebra.Segment():
             return _segment(relation, q, k, n, scope)
@@ -89,13 +96,27 @@ def _at(relation: algebra.Relation, q: Positions, k: Positions, n: int, scope: S
         case algebra.Choice(condition, then, otherwise):
             return _at(then if evaluate(condition, scope) else otherwise, q, k, n, scope)
         case algebra.Fold(kind, body, clauses):
-            result = np.zeros(len(q), np.int64)
+            result = np.zeros((1,) * q.ndim, np.int64)
             for inner in bindings(clauses, scope) or ():
                 part = _at(body, q, k, n, inner)
                 result = result + part if kind == "mix" else np.maximum(result, part)
             return result
         case _:
             assert_never(relation)
+
+
+def _asked(expression: tree.Expr, places: Positions, scope: Scope) -> NDArray[Any]:
+    """An expression over `pos` at positions of any shape."""
+    return evaluate_at(expression, scope, {"pos": places.reshape(-1)}).reshape(places.shape)
+
+
+def _on_axis(body: algebra.Relation, i: Positions, j: Positions, size: int, scope: Scope) -> Counts:
+    """One axis of a grid; where many pairs are asked for, all pairs of the axis are computed once and looked up."""
+    if size * size > np.broadcast(i, j).size:
+        return _at(body, i, j, size, scope)
+    places = np.arange(size)
+    every = np.broadcast_to(_at(body, places[:, None], places[None, :], size, scope), (size, size))
+    return every[i, j]
 
 
 def _where(
@@ -111,13 +132,17 @@ def _where(
     chosen = mine > 0
     if chosen.all():
         return join(mine, _at(other, q, k, n, scope))
-    if chosen.any():
-        mine[chosen] = join(mine[chosen], _at(other, q[chosen], k[chosen], n, scope))
-    return mine
+    if not chosen.any():
+        return mine
+    shape = np.broadcast_shapes(q.shape, k.shape)
+    mine, chosen, q, k = (np.broadcast_to(x, shape) for x in (mine, chosen, q, k))
+    result = mine.copy()
+    result[chosen] = join(mine[chosen], _at(other, q[chosen], k[chosen], n, scope))
+    return result
 
 
 def _offset(relation: algebra.Offset, distance: Positions, scope: Scope) -> Counts:
-    holds = np.ones(len(distance), bool)
+    holds = np.ones(distance.shape, bool)
     if relation.lo is not None:
         holds &= distance >= integer(relation.lo, scope)
     if relation.hi is not None:
@@ -144,9 +169,9 @@ def _random(relation: algebra.Random, q: Positions, k: Positions, n: int, scope:
     count, seed = integer(relation.count, scope), integer(relation.seed, scope)
     queries, place = np.unique(q, return_inverse=True)
     chosen = drawn_keys(count, n, seed, scope_integer(scope, "h"), queries)
-    result = np.zeros(len(q), bool)
+    result = np.zeros((1,) * q.ndim, bool)
     for column in chosen.T:
-        result |= column[place] == k
+        result = result | (column[place].reshape(q.shape) == k)
     return result.astype(np.int64)
 
 
@@ -182,12 +207,10 @@ def _inside(
     body: algebra.Relation, q: Positions, k: Positions, lengths: Positions, together: NDArray[np.bool_], scope: Scope
 ) -> Counts:
     """The body at the pairs that stand together in one inner frame; frames of one length at a time."""
-    result = np.zeros(len(q), np.int64)
-    for length, chosen in _by_length(lengths, together):
+    shape = together.shape
+    q, k, lengths = (np.broadcast_to(x, shape) for x in (q, k, lengths))
+    result = np.zeros(shape, np.int64)
+    for length in np.unique(lengths[together]).tolist():
+        chosen = together & (lengths == length)
         result[chosen] = _at(body, q[chosen], k[chosen], length, scope)
     return result
-
-
-def _by_length(lengths: Positions, chosen: NDArray[np.bool_]) -> Iterator[tuple[int, NDArray[np.bool_]]]:
-    for length in np.unique(lengths[chosen]).tolist():
-        yield length, chosen & (lengths == length)

@@ -18,6 +18,7 @@ from attnlang.pattern import algebra
 from attnlang.pattern.bounds import Bounds, Rectangles
 from attnlang.pattern.expr import Scope
 from attnlang.pattern.pointwise import multiplicity_at
+from attnlang.pattern.specialise import on_head
 from attnlang.pattern.tables import Content, key
 from attnlang.pattern.walk import free_names_of, nodes
 from attnlang.plan import Tiles
@@ -111,12 +112,15 @@ def _fixed(branch: Tiles, heads: int, n: int, block_q: int, block_k: int) -> tup
 def _grouped(
     branch: Tiles, heads: int, n: int, block_q: int, block_k: int, tables: Mapping[str, Content]
 ) -> tuple[BlockLists, ...]:
-    alike = not differs_by_head(branch.relation)
-    asked = [branch.heads] if alike else [(head,) for head in branch.heads]
+    groups: dict[algebra.Relation | tuple[algebra.Relation, int], list[int]] = {}
+    for head in branch.heads:
+        relation = on_head(branch.relation, head, heads)
+        groups.setdefault((relation, head) if _speaks_of_heads(relation) else relation, []).append(head)
     found: list[BlockLists] = []
-    for members in asked:
+    for members in groups.values():
         scope: Scope = {**tables, "N": n, "H": heads, "h": members[0]}
-        lists = replace(_Builder(branch.relation, n, block_q, block_k, scope).lists(), heads=members)
+        relation = on_head(branch.relation, members[0], heads)
+        lists = replace(_Builder(relation, n, block_q, block_k, scope).lists(), heads=tuple(members))
         same = next((i for i, other in enumerate(found) if lists.same_tiles(other)), None)
         if same is None:
             found.append(lists)
@@ -125,12 +129,9 @@ def _grouped(
     return tuple(found)
 
 
-@lru_cache(maxsize=256)
-def differs_by_head(relation: algebra.Relation) -> bool:
-    """Whether a relation can hold other pairs on one head than on another."""
-    return "h" in free_names_of(relation) or any(
-        isinstance(node, algebra.Heads | algebra.Random) for node in nodes(relation)
-    )
+def _speaks_of_heads(relation: algebra.Relation) -> bool:
+    """Whether a relation on one head may still hold other pairs than the same one on another."""
+    return "h" in free_names_of(relation) or any(isinstance(node, algebra.Random) for node in nodes(relation))
 
 
 class _Builder:

@@ -82,6 +82,15 @@ def test_tiles_of_the_library_at_a_length_of_many_tiles(name: str) -> None:
     assert (dense(lists, 2, n) == pattern.multiplicity(n, 2)).all()
 
 
+@pytest.mark.parametrize(
+    "text", ["natten2d(rows=9, cols=64)", "swin(rows=24, cols=24, w=6)", "axial(rows=18, cols=32)"]
+)
+def test_tiles_of_grids_with_rows_longer_than_a_tile_is_wide(text: str) -> None:
+    pattern = pattern_of(text)
+    lists = block_lists(Tiles((0,), pattern.relation), 1, 576, 64, 32)
+    assert (dense(lists, 1, 576) == pattern.multiplicity(576, 1)).all()
+
+
 def test_keys_drawn_together_are_those_drawn_alone() -> None:
     for count, length in ((0, 5), (3, 1), (3, 2), (7, 64), (5, 1000)):
         together = drawn_keys(count, length, 7, 3, np.arange(40))
