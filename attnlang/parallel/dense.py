@@ -12,13 +12,14 @@ from typing import Any, assert_never
 import numpy as np
 from numpy.typing import NDArray
 
+from attnlang.pattern import algebra
 from attnlang.pattern.bounds import Bounds, Rectangles
 from attnlang.pattern.expr import Scope
 from attnlang.pattern.pointwise import multiplicity_at
 from attnlang.pattern.tables import Content, key
+from attnlang.pattern.walk import free_names_of, nodes
 from attnlang.plan import FULL, Band, Columns, Lattice, Plan, Tiles
 from attnlang.rows import Rows
-from attnlang.runtime.blocks import differs_by_head
 from attnlang.runtime.pairs import branch_pairs
 from attnlang.schedule import Placement
 
@@ -47,7 +48,10 @@ def scope_of(plan: Plan, n: int, head: int, tables: Mapping[str, Any]) -> Scope:
 
 def alike_heads(branch: Tiles) -> list[tuple[int, ...]]:
     """Heads that surely have the same pairs, together."""
-    return [(head,) for head in branch.heads] if differs_by_head(branch.relation) else [branch.heads]
+    differ = "h" in free_names_of(branch.relation) or any(
+        isinstance(node, algebra.Heads | algebra.Random) for node in nodes(branch.relation)
+    )
+    return [(head,) for head in branch.heads] if differ else [branch.heads]
 
 
 def held_blocks(

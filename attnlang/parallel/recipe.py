@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from attnlang.parallel.dense import BLOCK, Places, held_blocks, numbers, positions, scope_of
+from attnlang.parallel.dense import BLOCK, Places, alike_heads, held_blocks, numbers, positions, scope_of
 from attnlang.parallel.units import Unit, inner_rows, units
 from attnlang.plan import FULL, Band, Columns, Lattice, Plan, Tiles
 from attnlang.rows import Rows
@@ -189,6 +189,7 @@ class _Builder:
         self.group = schedule.group
         self.ranks = range(schedule.ranks)
         self.tables: Mapping[str, Any] = dict(schedule.tables)
+        self.held: dict[Any, dict[int, list[tuple[int, Any]]]] = {}
         self.units: list[list[Unit]] = []  # by gathered branch
         for number in schedule.gathered:
             branch = schedule.plan.branches[number]
@@ -236,11 +237,13 @@ class _Builder:
             queries.append([])
             for unit in of_branch:
                 if unit.owner == to:
-                    for rank, tokens in unit.parts:
-                        if rank == self.rank:
-                            local = self.placement.local(rank, tokens)
-                            keys[-1].append(local.moved(unit.kv_head * self.rows))
-                            queries[-1] += [local.moved(head * self.rows) for head in unit.heads]
+                    keys[-1] += [self._flat_own(tokens, unit.kv_head) for r, tokens in unit.key_parts if r == self.rank]
+                    queries[-1] += [
+                        self._flat_own(tokens, head)
+                        for r, tokens in unit.query_parts
+                        if r == self.rank
+                        for head in unit.heads
+                    ]
         return keys, queries
 
     def _of_heads(self, part: HeadRows) -> Iterator[Rows]:
@@ -260,11 +263,10 @@ class _Builder:
             key_base = self._number(self.keys, sender, mine.keys if mine else (), key_base)
             query_base = self._number(self.queries, sender, theirs.queries if theirs else (), query_base)
             for place, unit in enumerate(owned):
-                for rank, tokens in unit.parts:
-                    if rank != sender:
-                        continue
+                for tokens in (tokens for r, tokens in unit.key_parts if r == sender):
                     unit_keys[place].append(Rows(key_base, tokens.count))
                     key_base += tokens.count
+                for tokens in (tokens for r, tokens in unit.query_parts if r == sender):
                     for head in unit.heads:
                         unit_queries[place][head].append(Rows(query_base, tokens.count))
                         query_base += tokens.count
@@ -384,13 +386,9 @@ class _Builder:
     def _gathered(self) -> _Work:
         work = _Work()
         for unit, keys, queries in zip(self.owned, self.unit_keys, self.unit_queries, strict=True):
-            tokens = next(rows for _, rows in unit.parts if rows.count > 1) if unit.rows > len(unit.parts) else None
-            step = tokens.step if tokens is not None else _step(unit)
-            line = Rows(unit.parts[0][1].first, unit.rows, step)
+            band = _index_band(Pairs(unit.heads, unit.queries, unit.keys, unit.band))
             for head in unit.heads:
-                for part in exact(Pairs((head,), line, line, unit.band)):
-                    q = _picked(queries[head], line.numbered(part.q))
-                    work.add(q, _picked(keys, line.numbered(part.k)), _index_band(part))
+                work.add(queries[head], keys, band)
         return work
 
     def _between(self, branch: Lattice | Columns, a: int, b: int) -> Iterator[Pairs]:
@@ -435,11 +433,14 @@ class _Builder:
         self, work: _Work, branch: Tiles, head: int, q: tuple[Places, Places], k: tuple[Places, Places]
     ) -> None:
         """Blocks of queries, each with all its keys; q and k are (ascending tokens, flat rows)."""
-        scope = scope_of(self.s.plan, self.s.n, head, self.tables)
-        by_block: dict[int, list[tuple[int, Any]]] = {}
-        for i, j, counts in held_blocks(branch, self.s.n, scope, q[0], k[0]):
-            by_block.setdefault(i, []).append((j, counts))
-        for i, found in by_block.items():
+        alike = next(heads[0] for heads in alike_heads(branch) if head in heads)
+        name = id(branch), alike, q[0].tobytes(), k[0].tobytes()
+        if name not in self.held:
+            scope = scope_of(self.s.plan, self.s.n, alike, self.tables)
+            self.held[name] = {}
+            for i, j, counts in held_blocks(branch, self.s.n, scope, q[0], k[0]):
+                self.held[name].setdefault(i, []).append((j, counts))
+        for i, found in self.held[name].items():
             rows = q[1][i : i + BLOCK]
             keys = [k[1][j : j + BLOCK] for j, _ in found]
             times = [np.broadcast_to(counts, (len(rows), len(part))) for (_, counts), part in zip(found, keys, strict=True)]
@@ -463,23 +464,3 @@ def _index_band(pairs: Pairs) -> Band:
     band = pairs.index_band
     low = None if band.lo is not None and band.lo <= 1 - pairs.q.count else band.lo
     return Band(low, None if band.hi is not None and band.hi >= pairs.k.count - 1 else band.hi)
-
-
-def _step(unit: Unit) -> int:
-    """The common step of a unit's rows where no part has two of them."""
-    firsts = [rows.first for _, rows in unit.parts]
-    return firsts[1] - firsts[0] if len(firsts) > 1 else 1
-
-
-def _picked(parts: Flat, chosen: Rows) -> Flat:
-    """Rows by their numbers among all rows of the parts, one after another."""
-    found: list[Rows] = []
-    base = 0
-    for part in parts:
-        common = chosen & Rows(base, part.count)
-        if common is not None:
-            found.append(Rows(part.first + (common.first - base) * part.step, common.count, common.step * part.step))
-        base += part.count
-    return tuple(found)
-
-

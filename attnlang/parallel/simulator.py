@@ -100,12 +100,10 @@ def row_traffic(schedule: Schedule, rank: int) -> tuple[int, int, int, int]:
         branch = schedule.plan.branches[number]
         assert isinstance(branch, Lattice)
         for unit in units(schedule.placement, branch, schedule.group, rank):
-            for holder, tokens in unit.parts:
-                if holder == unit.owner:
-                    continue
-                moved = tokens.count, tokens.count * len(unit.heads)
-                if holder == rank:
-                    keys_out, queries_out = keys_out + moved[0], queries_out + moved[1]
-                if unit.owner == rank:
-                    keys_in, queries_in = keys_in + moved[0], queries_in + moved[1]
+            for holder, tokens in unit.key_parts:
+                keys_out += tokens.count if holder == rank != unit.owner else 0
+                keys_in += tokens.count if unit.owner == rank != holder else 0
+            for holder, tokens in unit.query_parts:
+                queries_out += tokens.count * len(unit.heads) if holder == rank != unit.owner else 0
+                queries_in += tokens.count * len(unit.heads) if unit.owner == rank != holder else 0
     return keys_out, queries_out, keys_in, queries_in

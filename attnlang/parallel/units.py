@@ -13,24 +13,22 @@ from dataclasses import dataclass
 
 from attnlang.plan import Band, Lattice
 from attnlang.rows import Rows
-from attnlang.runtime.pairs import touched
+from attnlang.runtime.pairs import Pairs, exact, touched
 from attnlang.schedule import Placement
 
 
 @dataclass(frozen=True, slots=True)
 class Unit:
-    """Queries and keys at the same tokens: `parts` says which rank holds which of them, in order."""
+    """What one owner computes: `queries` and `keys` are all its tokens, the parts say which rank holds which, in order."""
 
     kv_head: int
     heads: tuple[int, ...]
     owner: int
-    parts: tuple[tuple[int, Rows], ...]
+    queries: Rows
+    keys: Rows
+    query_parts: tuple[tuple[int, Rows], ...]
+    key_parts: tuple[tuple[int, Rows], ...]
     band: Band
-
-    @property
-    def rows(self) -> int:
-        """How many tokens it has."""
-        return sum(tokens.count for _, tokens in self.parts)
 
 
 def units(placement: Placement, branch: Lattice, group: int, rank: int | None = None) -> Iterator[Unit]:
@@ -50,9 +48,14 @@ def units(placement: Placement, branch: Lattice, group: int, rank: int | None = 
             if rows is None:
                 continue
             owner = s0 + number * (s1 - s0 + 1) // len(kinds)
-            parts = [(r, part) for r in range(s0, s1 + 1) if (part := rows.within(*spans[r])) is not None]
-            if rank is None or owner == rank or any(r == rank for r, _ in parts):
-                yield Unit(kv_head, heads, owner, tuple(parts), branch.band)
+            for pairs in exact(Pairs(heads, rows, rows, branch.band)):
+                q_parts, k_parts = (_parts(side, spans, s0, s1) for side in (pairs.q, pairs.k))
+                if rank is None or owner == rank or any(r == rank for r, _ in (*q_parts, *k_parts)):
+                    yield Unit(kv_head, heads, owner, pairs.q, pairs.k, q_parts, k_parts, pairs.band)
+
+
+def _parts(rows: Rows, spans: list[tuple[int, int]], first: int, last: int) -> tuple[tuple[int, Rows], ...]:
+    return tuple((r, part) for r in range(first, last + 1) if (part := rows.within(*spans[r])) is not None)
 
 
 def _runs(placement: Placement, branch: Lattice, first: int, last: int) -> Iterator[tuple[int, int, int]]:

@@ -33,11 +33,15 @@ def outcomes(ranks: int, function: Callable[[int], Any], timeout: float = 60.0) 
             context.Process(target=_run, args=(rank, ranks, store, function, pipe[1], timeout), daemon=True)
             for rank, pipe in enumerate(pipes)
         ]
-        for process in processes:
+        for process, (_, sender) in zip(processes, pipes, strict=True):
             process.start()
+            sender.close()
         found: list[tuple[bool, Any]] = []
         for (receiver, _), process in zip(pipes, processes, strict=True):
-            found.append(receiver.recv() if receiver.poll(timeout) else (False, "no answer"))
+            try:
+                found.append(receiver.recv() if receiver.poll(timeout) else (False, "no answer"))
+            except EOFError:
+                found.append((False, "ended without an answer"))
             process.join(1)
         for process in processes:
             if process.is_alive():

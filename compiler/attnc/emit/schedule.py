@@ -99,10 +99,10 @@ def memory(found: Found) -> list[int]:
 def certificate_text(schedule: Schedule, moved: int) -> str:
     """What the certificate proves, in a sentence."""
     certificate = schedule.certificate
+    least = f"{certificate.minimum:,} bytes" if certificate.exact else f"{certificate.bound:,} bytes or more"
     if schedule.gathered:
-        rest = "" if not certificate.minimum else f"; of what is left at home {certificate.minimum:,} bytes, "
-        proof = ("proved least" if certificate.exact else f"within {certificate.gap:.2%} of the least") if rest else ""
-        return f"owners compute {len(schedule.gathered)} of {len(schedule.plan.branches)} branches{rest}{proof}"
+        how = f"owners compute {len(schedule.gathered)} of {len(schedule.plan.branches)} branches"
+        return f"{how}; with each pair at one of its two homes {least} would move"
     if moved > certificate.minimum:
         more = moved / max(certificate.minimum, 1) - 1
         return f"{more:.1%} above the least, {certificate.minimum:,} bytes, to keep the work even"

@@ -191,17 +191,17 @@ class _Solver:
         heads = branch.phases is not None or branch.dilation == 1
         s.kinds[number].add("all-to-all by head" if heads else "re-shard by residue")
         for unit in units(self.placement, branch, self.problem.group):
-            r = branch.dilation
-            band = type(branch.band)(*(None if end is None else end // r for end in (branch.band.lo, branch.band.hi)))
-            s.owned[unit.owner] += len(unit.heads) * band_count(unit.rows, unit.rows, band)
-            for rank, tokens in unit.parts:
+            s.owned[unit.owner] += Pairs(unit.heads, unit.queries, unit.keys, unit.band).count
+            for rank, tokens in unit.key_parts:
                 if rank != unit.owner:
                     s.keys_in[unit.owner] += tokens.count
                     s.keys_out[rank] += tokens.count
-                    s.queries_in[unit.owner] += tokens.count * len(unit.heads)
-                    s.queries_out[rank] += tokens.count * len(unit.heads)
                     s.peers[unit.owner] += 1
                     s.peers[rank] += 1
+            for rank, tokens in unit.query_parts:
+                if rank != unit.owner:
+                    s.queries_in[unit.owner] += tokens.count * len(unit.heads)
+                    s.queries_out[rank] += tokens.count * len(unit.heads)
 
     def _distances(self) -> Iterator[int]:
         """b - a for which ranks a and b can have anything to do with each other."""
