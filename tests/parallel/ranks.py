@@ -12,7 +12,10 @@ from datetime import timedelta
 from typing import Any
 
 import torch
+import torch._dynamo  # imported before the fork: once, and not by every rank
 import torch.distributed as dist
+import torch.distributed.fsdp
+import torch.distributed.tensor
 
 
 def on_ranks(ranks: int, function: Callable[[int], Any], timeout: float = 60.0) -> list[Any]:
