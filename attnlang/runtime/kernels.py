@@ -150,21 +150,27 @@ def _expanded_mask(q: Tensor, call: Call) -> Tensor | None:
     return mask.expand(q.size(0), q.size(1), call.q_len, call.k_len)
 
 
-def kernel_for(device: torch.device, dtype: torch.dtype, head_dim: int) -> Kernel:
-    """The kernel that runs a device and dtype. Raises ValueError, naming what can, where torch has none."""
+def no_kernel(device: torch.device, dtype: torch.dtype, head_dim: int) -> str | None:
+    """Why torch has no kernel for a device, dtype and head dimension, naming what can; None if it has one."""
     if device.type == "cpu":
-        return CpuFlash()
+        return None
     if device.type != "cuda":
-        raise ValueError(
-            f"backend 'sdpa' runs on cpu and cuda, not on {device.type}; backend 'reference' runs anywhere"
-        )
+        return f"backend 'sdpa' runs on cpu and cuda, not on {device.type}; backend 'reference' runs anywhere"
     if dtype == torch.float64:
-        raise ValueError(
-            "backend 'sdpa' has no float64 kernel on cuda: use float32, or backend 'reference', or the cpu"
-        )
+        return "backend 'sdpa' has no float64 kernel on cuda: use float32, or backend 'reference', or the cpu"
     if head_dim % 8 or head_dim > 256:
-        raise ValueError(
+        return (
             f"backend 'sdpa' on cuda needs a head dimension that is a multiple of 8 and at most 256, not {head_dim}; "
             "pad it with zeros, or use backend 'reference'"
         )
+    return None
+
+
+def kernel_for(device: torch.device, dtype: torch.dtype, head_dim: int) -> Kernel:
+    """The kernel that runs a device and dtype. Raises ValueError, naming what can, where torch has none."""
+    reason = no_kernel(device, dtype, head_dim)
+    if reason is not None:
+        raise ValueError(reason)
+    if device.type == "cpu":
+        return CpuFlash()
     return CudaEfficient() if dtype == torch.float32 else CudaFlash()

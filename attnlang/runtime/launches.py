@@ -1,7 +1,8 @@
 """Calls as strided 4-D views: what a library kernel accepts, without a gather and without a copy.
 
 A call spans batch, its axes and rows; a kernel takes two outer dimensions. Dimensions that follow one another in
-memory in every tensor are folded; of what remains, the two largest become the kernel's and the others a loop.
+memory in every tensor are folded; of what remains, the two largest become the kernel's and the others a loop. Where
+keys have fewer heads than queries, query head h reads head h // group of the keys.
 
 Shape legend: B batch, H heads, N tokens, D head dimension; a launch has outer sizes X, Y and rows of q or of k.
 """
@@ -18,6 +19,7 @@ import torch
 from torch import Tensor
 
 from attnlang.runtime.calls import Call
+from attnlang.runtime.groups import Grouped, grouped
 
 Strides: TypeAlias = tuple[int, ...]
 
@@ -40,31 +42,36 @@ class Launch:
 
 
 @lru_cache(maxsize=4096)
-def launches(call: Call, batch: int, queries: tuple[Strides, ...], keys: tuple[Strides, ...]) -> tuple[Launch, ...]:
+def launches(
+    call: Call, batch: int, queries: tuple[Strides, ...], keys: tuple[Strides, ...], group: int = 1
+) -> tuple[Launch, ...]:
     """The launches of a call. `queries` and `keys` are strides (B, H, N) of tensors indexed by query and by key.
 
     Tensors are numbered in this order: queries first, then keys.
     """
-    return tuple(_launches(call, batch, queries, keys))
+    return tuple(launch for part in grouped(call, group) for launch in _launches(part, batch, queries, keys))
 
 
-def _launches(call: Call, batch: int, queries: tuple[Strides, ...], keys: tuple[Strides, ...]) -> Iterator[Launch]:
+def _launches(part: Grouped, batch: int, queries: tuple[Strides, ...], keys: tuple[Strides, ...]) -> Iterator[Launch]:
+    call = part.call
     dims = [(batch, tuple(s[0] for s in (*queries, *keys)))]
-    for axis in call.axes:
+    for axis in part.axes:
         strides = (
             *(axis.head * s[1] + axis.token * s[2] for s in queries),
-            *(axis.head * s[1] + axis.key_token * s[2] for s in keys),
+            *(axis.key_head * s[1] + axis.key_token * s[2] for s in keys),
         )
         dims.append((axis.size, strides))
     dims = _folded([dim for dim in dims if dim[0] > 1])
-    dims.sort(key=lambda dim: dim[0])
-    looped, inner = dims[:-2], dims[-2:]
+    dims.sort(key=lambda dim: (min(dim[1]) >= 0, dim[0]))  # no view has a negative stride, but a loop can go back
+    forwards = sum(min(stride) >= 0 for _, stride in dims)
+    split = len(dims) - min(forwards, 2)
+    looped, inner = dims[:split], dims[split:]
     zeros = (0,) * len(queries + keys)
     while len(inner) < 2:
         inner.insert(0, (1, zeros))
     first = (
-        *(call.head * s[1] + call.q * s[2] for s in queries),
-        *(call.head * s[1] + call.k * s[2] for s in keys),
+        *(part.head * s[1] + part.q * s[2] for s in queries),
+        *(part.key_head * s[1] + part.k * s[2] for s in keys),
     )
     rows = tuple(call.step * s[2] for s in (*queries, *keys))
     sizes = (inner[0][0], inner[1][0])

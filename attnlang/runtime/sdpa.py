@@ -11,16 +11,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from functools import lru_cache
-from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from attnlang.plan import Plan, Tiles
 from attnlang.runtime.blocks import BlockLists
 from attnlang.runtime.calls import Call, resolve
-from attnlang.runtime.kernels import Kernel, kernel_for
+from attnlang.runtime.kernels import Kernel, kernel_for, no_kernel
 from attnlang.runtime.launches import Strides, launches
 from attnlang.runtime.merge import accumulator_dtype, merge_
 from attnlang.runtime.tile_attention import backward_, forward_, lists_of
@@ -36,38 +34,9 @@ def kernel_calls(plan: Plan, n: int, kernel: Kernel) -> tuple[Call, ...]:
     return tuple(calls)
 
 
-def attention(
-    q: Tensor, k: Tensor, v: Tensor, plan: Plan, scale: float, tables: Mapping[str, Tensor] | None = None
-) -> tuple[Tensor, Tensor]:
-    """Attention under a plan: out (B, H, N, D) in q's dtype, lse (B, H, N) in float32 (float64 for float64).
-
-    Differentiable in q, k and v once; lse is not differentiable. Rows without keys have out 0 and lse -inf.
-    """
-    q, k, v = (x if x.stride(-1) == 1 else x.contiguous() for x in (q, k, v))
-    return _Attention.apply(q, k, v, plan, scale, tables or {})
-
-
-class _Attention(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        q: Tensor, k: Tensor, v: Tensor, plan: Plan, scale: float, tables: Mapping[str, Tensor]
-    ) -> tuple[Tensor, Tensor]:
-        return _forward(q, k, v, plan, scale, tables)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-        q, k, v, plan, scale, tables = inputs
-        ctx.save_for_backward(q, k, v, *output)
-        ctx.plan, ctx.scale, ctx.tables = plan, scale, tables
-        ctx.mark_non_differentiable(output[1])
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        # (torch hands every gradient by position; its stub names a context that no one passes by name)
-        q, k, v, out, lse = ctx.saved_tensors
-        dq, dk, dv = _backward(grads[0], q, k, v, out, lse, ctx.plan, ctx.scale, ctx.tables)
-        return dq, dk, dv, None, None, None
+def refusal(plan: Plan, device: torch.device, dtype: torch.dtype, head_dim: int) -> str | None:
+    """Why this backend cannot run a plan there, naming what can; None if it can."""
+    return no_kernel(device, dtype, head_dim)
 
 
 def _strides(*tensors: Tensor) -> tuple[Strides, ...]:
@@ -80,18 +49,28 @@ def _tiles(plan: Plan, n: int, tables: Mapping[str, Tensor]) -> Iterator[BlockLi
             yield from lists_of(branch, plan.heads, n, tables)
 
 
-def _forward(
+def _totals(plan: Plan, *tensors: Tensor) -> tuple[Tensor, ...]:
+    """Zeros to add gradients up in: in each tensor's own layout, or contiguous, as tiles want them."""
+    tiled = any(isinstance(branch, Tiles) for branch in plan.branches)
+    layout = torch.contiguous_format if tiled else torch.preserve_format
+    return tuple(torch.zeros_like(x, dtype=accumulator_dtype(x.dtype), memory_format=layout) for x in tensors)
+
+
+def forward(
     q: Tensor, k: Tensor, v: Tensor, plan: Plan, scale: float, tables: Mapping[str, Tensor]
 ) -> tuple[Tensor, Tensor]:
+    """Out (B, H, N, D) in q's dtype and lse (B, H, N) in float32, or float64 for float64. No autograd.
+
+    k and v may have fewer heads (B, Hkv, N, D). The last dimension of all three has stride 1. Rows without keys have
+    out 0 and lse -inf.
+    """
     batch, heads, n, _ = q.shape
-    out = q.new_zeros(q.shape, dtype=accumulator_dtype(q.dtype))
+    out = torch.zeros_like(q, dtype=accumulator_dtype(q.dtype))
     lse = out.new_full((batch, heads, n), float("-inf"))
-    if not q.numel():
-        return out.to(q.dtype), lse
     kernel = kernel_for(q.device, q.dtype, q.size(-1))
     strides = _strides(q, out, lse), _strides(k, v)
     for call in kernel_calls(plan, n, kernel):
-        for launch in launches(call, batch, *strides):
+        for launch in launches(call, batch, *strides, heads // k.size(1)):
             q_, out_, lse_ = (launch.view(x, i, call.q_len) for i, x in enumerate((q, out, lse)))
             k_, v_ = (launch.view(x, i, call.k_len) for i, x in enumerate((k, v), 3))
             part, part_lse = kernel.forward(q_, k_, v_, call, scale)
@@ -105,7 +84,7 @@ def _forward(
     return out.to(q.dtype), lse
 
 
-def _backward(
+def backward(
     dout: Tensor,
     q: Tensor,
     k: Tensor,
@@ -116,21 +95,20 @@ def _backward(
     scale: float,
     tables: Mapping[str, Tensor],
 ) -> tuple[Tensor, Tensor, Tensor]:
-    dout = dout if dout.stride(-1) == 1 else dout.contiguous()
-    dq, dk, dv = (x.new_zeros(x.shape, dtype=accumulator_dtype(x.dtype)) for x in (q, k, v))
-    if q.numel():
-        kernel = kernel_for(q.device, q.dtype, q.size(-1))
-        strides = _strides(dout, q, out, lse, dq), _strides(k, v, dk, dv)
-        for call in kernel_calls(plan, q.size(2), kernel):
-            for launch in launches(call, q.size(0), *strides):
-                rows = (launch.view(x, i, call.q_len) for i, x in enumerate((dout, q, out, lse, dq)))
-                columns = (launch.view(x, i, call.k_len) for i, x in enumerate((k, v, dk, dv), 5))
-                (dout_, q_, out_, lse_, dq_), (k_, v_, dk_, dv_) = rows, columns
-                parts = kernel.backward(dout_, q_, k_, v_, out_, lse_, call, scale)
-                for total, part in zip((dq_, dk_, dv_), parts, strict=True):
-                    _add_(total, part)
-        for lists in _tiles(plan, q.size(2), tables):
-            backward_((dq, dk, dv), dout, q, k, v, out, lse, lists, scale)
+    """Dq, dk and dv from the merged (out, lse) of `forward`; lse carries no gradient."""
+    dq, dk, dv = _totals(plan, q, k, v)
+    kernel = kernel_for(q.device, q.dtype, q.size(-1))
+    strides = _strides(dout, q, out, lse, dq), _strides(k, v, dk, dv)
+    for call in kernel_calls(plan, q.size(2), kernel):
+        for launch in launches(call, q.size(0), *strides, q.size(1) // k.size(1)):
+            rows = (launch.view(x, i, call.q_len) for i, x in enumerate((dout, q, out, lse, dq)))
+            columns = (launch.view(x, i, call.k_len) for i, x in enumerate((k, v, dk, dv), 5))
+            (dout_, q_, out_, lse_, dq_), (k_, v_, dk_, dv_) = rows, columns
+            parts = kernel.backward(dout_, q_, k_, v_, out_, lse_, call, scale)
+            for total, part in zip((dq_, dk_, dv_), parts, strict=True):
+                _add_(total, part)
+    for lists in _tiles(plan, q.size(2), tables):
+        backward_((dq, dk, dv), dout, q, k, v, out, lse, lists, scale)
     return dq.to(q.dtype), dk.to(k.dtype), dv.to(v.dtype)
 
 

@@ -43,22 +43,18 @@ def compile(  # noqa: A001 - the field's word for it
 
     pattern  a Pattern, a library name, a file, or file:name; parameters of the pattern by keyword
     heads    the number of query heads
-    backend  'auto', 'sdpa' (torch's kernels on strided views; what 'auto' means on cpu and cuda) or 'reference'
-             (the formula, dense, for small N)
+    backend  'auto' (chosen by the device of the inputs), or a backend by name: see `attnlang.nn.PatternAttention`
 
     The module is called as `module(q, k, v)` with (B, H, N, D) tensors; see `attnlang.nn.PatternAttention`.
     Raises AttnError for a faulty pattern or one that the backend cannot run, ValueError for unsuitable arguments.
     """
     from attnc.lower import lower
-    from attnlang.nn import BACKENDS, PatternAttention
+    from attnlang.nn import PatternAttention, backend_name
 
     found = _pattern(pattern, params)
-    if backend not in ("auto", *BACKENDS):
-        raise ValueError(f"unknown backend {backend!r}: there are 'auto', {', '.join(map(repr, BACKENDS))}")
+    chosen = backend_name(backend)
     whole_number("heads", heads, 1)
-    if backend == "reference":
-        return PatternAttention(found, None, heads, "reference")
-    return PatternAttention(found, lower(found, heads), heads, "sdpa")
+    return PatternAttention(found, None if chosen == "reference" else lower(found, heads), heads, chosen)
 
 
 def report(

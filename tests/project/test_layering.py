@@ -29,7 +29,7 @@ LAYERS = [
     "runtime",
     "nn",
 ]
-TORCH = ("attnlang/runtime", "attnlang/parallel", "attnlang/nn.py", "attnlang/integrations")
+TORCH = ("attnlang/runtime", "attnlang/parallel", "attnlang/nn/", "attnlang/integrations")
 BACKENDS = ("reference", "sdpa", "flex", "xformers", "triton")
 
 

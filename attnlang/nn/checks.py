@@ -1,0 +1,94 @@
+"""What may be passed to a module, and what is said about the rest."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from attnlang.pattern import Pattern
+from attnlang.pattern.tables import check_names
+
+
+def check_inputs(q: Tensor, k: Tensor, v: Tensor, heads: int) -> None:
+    """Raise ValueError unless q, k and v fit one another and a module of so many heads."""
+    given = {"q": q, "k": k, "v": v}
+    for name, x in given.items():
+        if x.dim() != 4:
+            raise ValueError(f"{name} must be (batch, heads, length, head_dim), but has shape {tuple(x.shape)}")
+        if x.dtype not in (torch.float64, torch.float32, torch.bfloat16, torch.float16):
+            raise ValueError(f"{name} must be float64, float32, bfloat16 or float16, but is {_name(x.dtype)}")
+    for what in ("dtype", "device"):
+        kinds = {name: str(getattr(x, what)).removeprefix("torch.") for name, x in given.items()}
+        if len(set(kinds.values())) > 1:
+            raise ValueError(f"q, k and v must have one {what}, but have {_listed(kinds)}")
+    if q.size(1) != heads:
+        raise ValueError(
+            f"this module was compiled for {heads} heads, but q has {q.size(1)} (shape {tuple(q.shape)}); "
+            f"compile it with heads={q.size(1)}"
+        )
+    shapes = {name: tuple(x.shape) for name, x in given.items()}
+    if k.shape != v.shape:
+        raise ValueError(f"k and v must have one shape, but the shapes are {_listed(shapes)}")
+    if k.size(0) != q.size(0) or k.size(3) != q.size(3) or not q.size(3):
+        raise ValueError(
+            "q, k and v must have one batch size and one head dimension of at least 1, but the shapes are "
+            f"{_listed(shapes)}"
+        )
+    if not k.size(1) or heads % k.size(1):
+        raise ValueError(
+            f"the {heads} heads of q must be a multiple of the heads of k and v, but those are {k.size(1)}: with "
+            "grouped heads, query head h reads key head h // (heads // kv heads)"
+        )
+    if q.size(2) > k.size(2):
+        raise ValueError(
+            f"q has {q.size(2)} positions, more than the {k.size(2)} of k: queries are the last positions of the "
+            "sequence, so there may be fewer of them, not more"
+        )
+
+
+def check_lengths(lengths: Tensor | None, q: Tensor, k: Tensor) -> None:
+    """Raise ValueError unless lengths are integers (B,), given for queries and keys of one length."""
+    if lengths is None:
+        return
+    if not isinstance(lengths, Tensor) or _is_no_integer(lengths):  # pyright: ignore[reportUnnecessaryIsInstance]
+        kind = _name(lengths.dtype) if isinstance(lengths, Tensor) else type(lengths).__name__  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise ValueError(f"lengths must be a tensor of integers, one for each sequence of the batch, not {kind}")
+    if tuple(lengths.shape) != (q.size(0),):
+        raise ValueError(
+            f"lengths must have shape ({q.size(0)},), one for each sequence, but has {tuple(lengths.shape)}"
+        )
+    if q.size(2) != k.size(2):
+        raise ValueError(
+            f"with lengths, q and k must be padded to one length, but have {q.size(2)} and {k.size(2)} positions: "
+            "which of a padded sequence's positions fewer queries would be, no one has said"
+        )
+
+
+def check_tables(pattern: Pattern, tables: Mapping[str, Tensor], batch: int) -> list[Tensor]:
+    """The tables in the pattern's order. Raises ValueError unless they are those that the pattern asks for."""
+    check_names(pattern.tables, tables, f"pattern {pattern.name}")
+    for name, axes in pattern.tables:
+        table = tables[name]
+        if not isinstance(table, Tensor):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise ValueError(f"table {name} must be a tensor of integers, not {type(table).__name__}")
+        if _is_no_integer(table):
+            raise ValueError(f"table {name} must hold integers, but is {_name(table.dtype)}")
+        if table.dim() != axes and (table.dim() != axes + 1 or table.size(0) != batch):
+            axis, shape = "axis" if axes == 1 else "axes", tuple(table.shape)
+            wanted = f"{axes} {axis}, or a batch axis of {batch} before"
+            raise ValueError(f"table {name} must have {wanted}, but has shape {shape}")
+    return [tables[name] for name, _ in pattern.tables]
+
+
+def _is_no_integer(x: Tensor) -> bool:
+    return x.is_floating_point() or x.is_complex()
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def _listed(values: Mapping[str, object]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in values.items())

@@ -1,0 +1,260 @@
+"""The operators `attnlang::forward` and `attnlang::backward`: one boundary around all backends, and its autograd.
+
+    forward(q, k, v, tables, lengths, backend, program, scale) -> (out, lse)
+    backward(dout, q, k, v, out, lse, tables, lengths, backend, program, scale) -> (dq, dk, dv)
+
+What torch.compile, torch.export and activation checkpointing see is one opaque operator each way, told by a text what
+to run (`attnlang.runtime.program`). Choosing a backend, padding, tables that differ within a batch, and queries fewer
+than keys are dealt with inside, once for all backends. Differentiable once in q, k and v; lse is not differentiable,
+for the backward of every backend takes the merged (out, lse), and no kernel's own lse gradient is needed.
+
+Shape legend: B batch, H heads, Hkv heads of k and v, M queries, N keys, D head dimension.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
+from typing import Any, NoReturn
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+from torch.utils.flop_counter import register_flop_formula
+
+from attnlang.runtime.backends import Backend, choose, load
+from attnlang.runtime.batches import NEVER, Piece, padded_rows, work
+from attnlang.runtime.flops import backward_flops, forward_flops
+from attnlang.runtime.merge import accumulator_dtype
+from attnlang.runtime.program import Program, program
+
+_library = torch.library.Library("attnlang", "DEF")
+_REST = "Tensor[] tables, Tensor? lengths, str backend, str program, float? scale"
+_TAGS = (torch.Tag.pt2_compliant_tag,)
+_library.define(f"forward(Tensor q, Tensor k, Tensor v, {_REST}) -> (Tensor, Tensor)", tags=_TAGS)
+_library.define(
+    f"backward(Tensor dout, Tensor q, Tensor k, Tensor v, Tensor out, Tensor lse, {_REST}) -> (Tensor, Tensor, Tensor)",
+    tags=_TAGS,
+)
+forward_op = torch.ops.attnlang.forward.default
+backward_op = torch.ops.attnlang.backward.default
+
+
+def attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    program: str,
+    *,
+    backend: str = "auto",
+    scale: float | None = None,
+    tables: Sequence[Tensor] = (),
+    lengths: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Attention under a program: out (B, H, M, D) in q's dtype, lse (B, H, M) in float32 (float64 for float64).
+
+    q (B, H, M, D), k and v (B, Hkv, N, D) with Hkv a divisor of H; the M <= N queries are the last positions. `tables`
+    are in the program's order; `lengths` (B,) are integers, and M = N with it. scale is D ** -0.5 unless given.
+
+    Raises ValueError where no backend can run it, and for lengths outside of 0..N.
+    """
+    if torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad):
+        return _Attention.apply(q, k, v, lengths, backend, program, scale, *tables)
+    return forward_op(q, k, v, list(tables), lengths, backend, program, scale)
+
+
+class _Attention(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        lengths: Tensor | None,
+        backend: str,
+        program: str,
+        scale: float | None,
+        *tables: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        return forward_op(q, k, v, list(tables), lengths, backend, program, scale)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+        q, k, v, lengths, backend, program, scale, *tables = inputs
+        ctx.save_for_backward(q, k, v, *output, lengths, *tables)
+        ctx.rest = backend, program, scale
+        ctx.mark_non_differentiable(output[1])
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        # (torch hands every gradient by position; its stub names a context that no one passes by name)
+        q, k, v, out, lse, lengths, *tables = ctx.saved_tensors
+        found = backward_op(grads[0], q, k, v, out, lse, tables, lengths, *ctx.rest)
+        return (*found, None, None, None, None, *(None for _ in tables))
+
+    @staticmethod
+    def vmap(info: Any, in_dims: Any, *args: Any) -> NoReturn:
+        _no_vmap()
+
+
+def _no_vmap(*_: Any) -> NoReturn:
+    raise ValueError("attention under a pattern cannot be mapped by vmap: fold the mapped dimension into the batch")
+
+
+# what runs ----------------------------------------------------------------------------------------------------------
+
+
+def _forward(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    tables: list[Tensor],
+    lengths: Tensor | None,
+    backend: str,
+    program_text: str,
+    scale: float | None,
+) -> tuple[Tensor, Tensor]:
+    if not q.numel():
+        return _empty_forward(q)
+    what, runner = _chosen(backend, program_text, q)
+    factor = q.size(-1) ** -0.5 if scale is None else scale
+    q_, k_, v_ = _full_length(_readable(q), k.size(2)), _readable(k), _readable(v)
+    padding = _padding(what, lengths, q_)
+    if padding is not None:
+        q_, k_, v_ = (x.masked_fill(padding[..., None], 0.0) for x in (q_, k_, v_))
+    with _no_autocast(q.device):
+        todo = work(what, q_.size(0), q_.size(2), tables, lengths)
+        if len(todo) == 1 and _is_whole(todo[0], q_):
+            out, lse = runner.forward(q_, k_, v_, what.plan, factor, todo[0].tables)
+        else:
+            out, lse = torch.zeros_like(q_), _lse_like(q_).fill_(float("-inf"))
+            for piece in todo:
+                q1, k1, v1 = map(piece.of, (q_, k_, v_))
+                part, part_lse = runner.forward(q1, k1, v1, what.plan, factor, piece.tables)
+                piece.of(out).copy_(part)
+                piece.of(lse).copy_(part_lse)
+        if padding is not None:
+            out, lse = out.masked_fill(padding[..., None], 0.0), lse.masked_fill(padding, float("-inf"))
+    queries = slice(q_.size(2) - q.size(2), None)
+    return _like(out[:, :, queries], q), lse[:, :, queries].contiguous()
+
+
+def _backward(
+    dout: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    out: Tensor,
+    lse: Tensor,
+    tables: list[Tensor],
+    lengths: Tensor | None,
+    backend: str,
+    program_text: str,
+    scale: float | None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    if not q.numel():
+        return torch.zeros_like(q), torch.zeros_like(k), torch.zeros_like(v)
+    what, runner = _chosen(backend, program_text, q)
+    factor = q.size(-1) ** -0.5 if scale is None else scale
+    n = k.size(2)
+    k_, v_ = _readable(k), _readable(v)
+    dout_, q_, out_ = (_full_length(_readable(x), n) for x in (dout, q, out))
+    lse_ = torch.nn.functional.pad(lse, (n - q.size(2), 0), value=NEVER)
+    padding = _padding(what, lengths, q_)
+    if padding is not None:
+        dout_, q_, k_, v_ = (x.masked_fill(padding[..., None], 0.0) for x in (dout_, q_, k_, v_))
+        lse_ = lse_.masked_fill(padding, NEVER)
+    with _no_autocast(q.device):
+        todo = work(what, q_.size(0), q_.size(2), tables, lengths)
+        if len(todo) == 1 and _is_whole(todo[0], q_):
+            grads = runner.backward(dout_, q_, k_, v_, out_, lse_, what.plan, factor, todo[0].tables)
+        else:
+            grads = torch.zeros_like(q_), torch.zeros_like(k_), torch.zeros_like(v_)
+            for piece in todo:
+                dout1, q1, k1, v1, out1, lse1 = map(piece.of, (dout_, q_, k_, v_, out_, lse_))
+                parts = runner.backward(dout1, q1, k1, v1, out1, lse1, what.plan, factor, piece.tables)
+                for total, part in zip(grads, parts, strict=True):
+                    piece.of(total).copy_(part)
+    dq, dk, dv = grads
+    return _like(dq[:, :, n - q.size(2) :], q), _like(dk, k), _like(dv, v)
+
+
+def _chosen(backend: str, program_text: str, q: Tensor) -> tuple[Program, Backend]:
+    what = program(program_text)
+    return what, load(choose(backend, what.plan, q.device, q.dtype, q.size(-1)).name)
+
+
+def _padding(what: Program, lengths: Tensor | None, q: Tensor) -> Tensor | None:
+    """Rows (B, 1, N) to be blanked before and after a run at full length: they may hold anything, even NaNs."""
+    return padded_rows(lengths, q.size(2), q.device) if lengths is not None and what.ignores_padding else None
+
+
+def _is_whole(piece: Piece, q: Tensor) -> bool:
+    return (piece.first, piece.last, piece.n) == (0, q.size(0), q.size(2))
+
+
+def _readable(x: Tensor) -> Tensor:
+    """The tensor with last stride 1, and on cuda with every row at a multiple of 16 bytes, as kernels read them."""
+    if x.stride(-1) != 1 and x.size(-1) != 1:
+        return x.contiguous()
+    if x.device.type == "cuda":
+        unit = max(1, 16 // x.element_size())
+        strides = [stride for stride, size in zip(x.stride()[:-1], x.shape[:-1], strict=True) if size > 1]
+        if x.data_ptr() % 16 or any(stride % unit for stride in strides):
+            return x.clone(memory_format=torch.contiguous_format)
+    return x
+
+
+def _full_length(x: Tensor, n: int) -> Tensor:
+    """Rows (B, H, M, D) as the last of n rows; the others are 0 and cut off again."""
+    return x if x.size(2) == n else torch.nn.functional.pad(x, (0, 0, n - x.size(2), 0))
+
+
+def _like(x: Tensor, model: Tensor) -> Tensor:
+    """The tensor in the layout that the operator promises: that of torch.empty_like(model)."""
+    wanted = _layout(model)
+    return x if x.stride() == wanted.stride() else wanted.copy_(x)
+
+
+def _layout(model: Tensor) -> Tensor:
+    return torch.empty_like(model, memory_format=torch.preserve_format)
+
+
+def _lse_like(q: Tensor) -> Tensor:
+    return torch.empty(q.shape[:3], dtype=accumulator_dtype(q.dtype), device=q.device)
+
+
+def _empty_forward(q: Tensor) -> tuple[Tensor, Tensor]:
+    return torch.zeros_like(q), _lse_like(q).fill_(float("-inf"))
+
+
+@contextmanager
+def _no_autocast(device: torch.device) -> Generator[None]:
+    """Inputs have their dtype by now; what is added up inside keeps its own."""
+    if not torch.is_autocast_enabled(device.type):
+        yield
+        return
+    with torch.autocast(device.type, enabled=False):
+        yield
+
+
+# what torch is told ---------------------------------------------------------------------------------------------------
+
+
+def _fake_forward(q: Tensor, k: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
+    return _layout(q), _lse_like(q)
+
+
+def _fake_backward(dout: Tensor, q: Tensor, k: Tensor, v: Tensor, *_: Any) -> tuple[Tensor, Tensor, Tensor]:
+    return _layout(q), _layout(k), _layout(v)
+
+
+def _register(name: str, run: Callable[..., Any], fake: Callable[..., Any], flops: Callable[..., int]) -> None:
+    _library.impl(name, run, "CompositeExplicitAutograd")
+    torch.library.register_fake(f"attnlang::{name}", fake, lib=_library)
+    torch.library.register_vmap(f"attnlang::{name}", _no_vmap, lib=_library)
+    register_flop_formula(getattr(torch.ops.attnlang, name), get_raw=True)(flops)
+
+
+_register("forward", _forward, _fake_forward, forward_flops)
+_register("backward", _backward, _fake_backward, backward_flops)
