@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from attnlang.parallel.recipe import Group
-from attnlang.plan import FULL, Plan
+from attnlang.plan import Plan
 from attnlang.runtime.calls import Axis, Call, resolve
 from attnlang.runtime.kernels import Kernel, kernel_for
 from attnlang.runtime.launches import launches
@@ -90,14 +90,19 @@ def plan_calls(plan: Plan, n: int, windows: bool) -> tuple[Call, ...]:
 def run_calls(
     q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, calls: Sequence[Call], scale: float, kernel: Kernel
 ) -> None:
-    """Merge calls into out (B, H, N, D) and lse (B, H, N); k and v may have another length than q."""
+    """Merge calls into out (B, H, N, D) and lse (B, H, N); k and v may have another length than q, and fewer heads."""
+    group = q.size(1) // k.size(1)
     strides = tuple(x.stride()[:3] for x in (q, out, lse)), tuple(x.stride()[:3] for x in (k, v))
     for call in calls:
-        for launch in launches(call, q.size(0), *strides):
+        for launch in launches(call, q.size(0), *strides, group):
             q_, out_, lse_ = (launch.view(x, i, call.q_len) for i, x in enumerate((q, out, lse)))
             k_, v_ = (launch.view(x, i, call.k_len) for i, x in enumerate((k, v), 3))
             part, part_lse = kernel.forward(q_, k_, v_, call, scale)
-            merge_(out_, lse_, part, part_lse)
+            if call.fresh:
+                out_.copy_(part)
+                lse_.copy_(part_lse)
+            else:
+                merge_(out_, lse_, part, part_lse)
 
 
 def run_calls_backward(
@@ -106,10 +111,11 @@ def run_calls_backward(
 ) -> None:  # fmt: skip
     """Add the gradients of calls, from the merged out and lse, to dq, dk and dv."""
     dq, dk, dv = grads
+    group = q.size(1) // k.size(1)
     of_q, of_k = (dout, q, out, lse, dq), (k, v, dk, dv)
     strides = tuple(x.stride()[:3] for x in of_q), tuple(x.stride()[:3] for x in of_k)
     for call in calls:
-        for launch in launches(call, q.size(0), *strides):
+        for launch in launches(call, q.size(0), *strides, group):
             dout_, q_, out_, lse_, dq_ = (launch.view(x, i, call.q_len) for i, x in enumerate(of_q))
             k_, v_, dk_, dv_ = (launch.view(x, i, call.k_len) for i, x in enumerate(of_k, 5))
             parts = kernel.backward(dout_, q_, k_, v_, out_, lse_, call, scale)
@@ -199,6 +205,3 @@ def _product(a: Tensor, b: Tensor) -> Tensor:
     if a.dtype in (torch.float16, torch.bfloat16):
         return a.float() @ b.float()
     return a @ b
-
-
-__all__ = ["FULL", "Partial", "Work", "add_rows", "plan_calls", "prepared", "run", "run_backward", "run_calls", "run_calls_backward"]

@@ -47,6 +47,11 @@ class DistributedAttention(nn.Module):
         self._agreed: set[tuple[tuple[str, str], ...]] = set()
 
     @property
+    def _backend(self) -> str:
+        """What runs a rank's own rows; rows from elsewhere run on torch's kernels."""
+        return "auto" if self.attention.backend == "reference" else self.attention.backend
+
+    @property
     def rank(self) -> int:
         """This rank's place on the mesh."""
         return dist.get_rank(self.group)
@@ -67,6 +72,7 @@ class DistributedAttention(nn.Module):
         Raises RanksDisagreeError on every rank where any was called with something that does not fit, PeerLostError
         where a rank is gone.
         """
+        q, k, v = (_readable(x) for x in (q, k, v))
         fault = self._fault(q, k, v, lengths, tables)
         factor = max(q.size(-1), 1) ** -0.5 if scale is None else float(scale)
         self._agree(q, k, factor, fault)
@@ -112,7 +118,7 @@ class DistributedAttention(nn.Module):
     def _work(self, q: Tensor) -> RankWork:
         key = q.device, q.size(-1)
         if key not in self._works:
-            self._works[key] = RankWork(self.schedule, self.rank, q.device, q.size(-1))
+            self._works[key] = RankWork(self.schedule, self.rank, q.device, q.size(-1), self._backend)
         return self._works[key]
 
     def extra_repr(self) -> str:
@@ -122,12 +128,20 @@ class DistributedAttention(nn.Module):
         raise TypeError("a distributed module belongs to its process group: pickle the module it was made from")
 
 
+def _readable(x: Tensor) -> Tensor:
+    """With its rows in one piece, and in the dtype of an autocast that is on (float64 stays)."""
+    if x.is_floating_point() and x.dtype != torch.float64 and torch.is_autocast_enabled(x.device.type):
+        x = x.to(torch.get_autocast_dtype(x.device.type))
+    return x if x.dim() == 0 or x.stride(-1) == 1 else x.contiguous()
+
+
 class _Distributed(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any, q: Tensor, k: Tensor, v: Tensor, work: RankWork, scale: float, module: DistributedAttention
     ) -> tuple[Tensor, Tensor]:
-        out, lse, kept = drive(work.forward(q, k, v, scale), module.group, module.timeout)
+        with torch.autocast(q.device.type, enabled=False):
+            out, lse, kept = drive(work.forward(q, k, v, scale), module.group, module.timeout)
         ctx.save_for_backward(q, k, v, out, lse, kept.k, kept.v, kept.q)
         ctx.work, ctx.scale, ctx.module = work, scale, module
         ctx.mark_non_differentiable(lse)

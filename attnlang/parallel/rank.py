@@ -12,8 +12,8 @@ Shape legend: B batch, H heads, C rows of this rank, R flat rows, D head dimensi
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -22,7 +22,6 @@ from torch import Tensor
 
 from attnlang.parallel.engine import (
     Partial,
-    Work,
     add_rows,
     plan_calls,
     prepared,
@@ -31,10 +30,12 @@ from attnlang.parallel.engine import (
     run_calls,
     run_calls_backward,
 )
-from attnlang.parallel.recipe import Group, Recipe, recipe
+from attnlang.parallel.recipe import Recipe, recipe
 from attnlang.plan import Plan, Tiles
+from attnlang.runtime.backends import choose, load
+from attnlang.runtime.calls import Call
 from attnlang.runtime.kernels import kernel_for
-from attnlang.runtime.merge import accumulator_dtype
+from attnlang.runtime.merge import accumulator_dtype, merge_
 from attnlang.runtime.tile_attention import backward_, forward_, lists_of
 from attnlang.schedule import Schedule
 
@@ -68,8 +69,11 @@ class Kept:
 class RankWork:
     """A schedule on one rank and device, with everything derived from it that does not depend on the batch."""
 
-    def __init__(self, schedule: Schedule, rank: int, device: torch.device, head_dim: int) -> None:
+    def __init__(
+        self, schedule: Schedule, rank: int, device: torch.device, head_dim: int, backend: str = "auto"
+    ) -> None:
         self.schedule = schedule
+        self.backend = backend
         self.recipe: Recipe = recipe(schedule, rank)
         self.device = device
         self.key_rows = self._rows(self.recipe.key_sends)
@@ -249,17 +253,23 @@ class RankWork:
 
     # own rows ------------------------------------------------------------------------------------------------------
 
+    def _backend(self, plan: Plan, q: Tensor) -> str:
+        return choose(self.backend, plan, q.device, q.dtype, q.size(-1)).name
+
     def _local(self, q: Tensor, k: Tensor, v: Tensor, mine: Partial, scale: float) -> None:
         out, lse = mine.out.view(q.shape), mine.lse.view(q.shape[:3])
-        k, v = self._repeated(k), self._repeated(v)
-        for rows, plan in self.recipe.local:
+        for number, (rows, plan) in enumerate(self.recipe.local):
             part = slice(rows.first, rows.first + rows.count)
             q_, k_, v_, out_, lse_ = (x[:, :, part] for x in (q, k, v, out, lse))
-            if q_.numel():
-                kernel = kernel_for(q.device, q.dtype, q.size(-1))
-                run_calls(q_, k_, v_, out_, lse_, plan_calls(plan, rows.count, kernel.windows), scale, kernel)
+            name = self._backend(plan, q)
+            if name != "sdpa":
+                found, found_lse = load(name).forward(q_, k_, v_, plan, scale, self.tables)
+                merge_(out_, lse_, found, found_lse)
+                continue
+            kernel = kernel_for(q.device, q.dtype, q.size(-1))
+            run_calls(q_, k_, v_, out_, lse_, self._calls(number, kernel.windows), scale, kernel)
             for branch in plan.branches:
-                if isinstance(branch, Tiles) and q_.numel():
+                if isinstance(branch, Tiles):
                     for lists in lists_of(branch, plan.heads, rows.count, self.tables):
                         forward_(out_, lse_, q_, k_, v_, lists, scale)
 
@@ -267,31 +277,32 @@ class RankWork:
         self, dout: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor,
         grads: tuple[Tensor, Tensor, Tensor], scale: float,
     ) -> None:  # fmt: skip
-        if not self.recipe.local or not q.numel():
-            return
-        k, v = self._repeated(k), self._repeated(v)
-        dq, dk, dv = grads
-        grouped = self.schedule.group > 1
-        wide = [x.new_zeros(x.shape, dtype=dq.dtype) for x in (k, v)] if grouped else [dk, dv]
         dout = dout if dout.stride(-1) == 1 else dout.contiguous()
-        for rows, plan in self.recipe.local:
+        for number, (rows, plan) in enumerate(self.recipe.local):
             part = slice(rows.first, rows.first + rows.count)
-            dout_, q_, k_, v_, out_, lse_, dq_, dk_, dv_ = (
-                x[:, :, part] for x in (dout, q, k, v, out, lse, dq, *wide)
-            )
+            inputs = [x[:, :, part] for x in (dout, q, k, v, out, lse)]
+            dq_, dk_, dv_ = (x[:, :, part] for x in grads)
+            name = self._backend(plan, q)
+            if name != "sdpa":
+                found = load(name).backward(*inputs, plan, scale, self.tables)
+                for total, added in zip((dq_, dk_, dv_), found, strict=True):
+                    total += added
+                continue
             kernel = kernel_for(q.device, q.dtype, q.size(-1))
-            calls = plan_calls(plan, rows.count, kernel.windows)
-            run_calls_backward(dout_, q_, k_, v_, out_, lse_, (dq_, dk_, dv_), calls, scale, kernel)
+            calls = self._calls(number, kernel.windows)
+            run_calls_backward(*inputs, (dq_, dk_, dv_), calls, scale, kernel)
             for branch in plan.branches:
                 if isinstance(branch, Tiles):
                     for lists in lists_of(branch, plan.heads, rows.count, self.tables):
-                        backward_((dq_, dk_, dv_), dout_, q_, k_, v_, out_, lse_, lists, scale)
-        if grouped:
-            for total, found in zip((dk, dv), wide, strict=True):
-                total += found.unflatten(1, (self.schedule.kv_heads, -1)).sum(2)
+                        backward_((dq_, dk_, dv_), *inputs, lists, scale)
 
-    def _repeated(self, x: Tensor) -> Tensor:
-        return x if self.schedule.group == 1 else x.repeat_interleave(self.schedule.group, 1)
+    def _calls(self, number: int, windows: bool) -> tuple[Call, ...]:
+        """The calls of a local plan; rows that an earlier one has touched are merged, not stored."""
+        rows, plan = self.recipe.local[number]
+        calls = plan_calls(plan, rows.count, windows)
+        touched = any(other.first < rows.first + rows.count and rows.first < other.first + other.count
+                      for other, _ in self.recipe.local[:number])  # fmt: skip
+        return tuple(replace(call, fresh=False) for call in calls) if touched else calls
 
     def _start(self, messages: Sequence[Sequence[Tensor]], receives: Sequence[int], like: Tensor) -> Start:
         sends = tuple(sum(part.numel() for part in message) for message in messages)
@@ -308,6 +319,3 @@ def communicates(schedule: Schedule) -> bool:
 def ships_queries(schedule: Schedule) -> bool:
     """Whether any query is computed away from home."""
     return schedule.ranks > 1 and bool(schedule.gathered or any(t.queries for t in schedule.transfers))
-
-
-__all__ = ["Group", "Kept", "Mapping", "Plan", "RankWork", "Start", "Steps", "Wait", "Work", "communicates", "ships_queries"]

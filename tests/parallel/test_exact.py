@@ -52,7 +52,8 @@ def results(
     inputs = [x.requires_grad_() for x in (q, k, v)]
     if schedule is None:
         wide = [inputs[0], *(x.repeat_interleave(group, 1) for x in inputs[1:])]
-        out, lse = reference.attention(*wide, pattern, HEAD_DIM**-0.5, tables=tables)
+        contents = [tables[name] for name, _ in pattern.tables]
+        out, lse = reference.attention(*wide, pattern, HEAD_DIM**-0.5, tables=contents)
     else:
         out, lse = attention_by_ranks(*inputs, schedule)
     return [out.detach(), lse.detach().masked_fill(lse == float("-inf"), -1e6), *torch.autograd.grad(out, inputs, dout)]
