@@ -41,6 +41,12 @@ NO_KEY: Final = "A0401"
 DEAD: Final = "A0402"
 EMPTY: Final = "A0403"
 UNUSED: Final = "A0404"
+UNREAD: Final = "A0405"
+UNCOVERED: Final = "A0406"
+UNREACHABLE: Final = "A0407"
+COUNTED_TWICE: Final = "A0408"
+UNDIVIDED: Final = "A0409"
+IDLE_ROWS: Final = "A0410"
 
 CODES: Final[dict[str, str]] = {
     UNEXPECTED_CHARACTER: "The text holds a character that no part of the language uses.",
@@ -76,5 +82,11 @@ CODES: Final[dict[str, str]] = {
     DEAD: "A part of a union adds no pair that the other parts do not hold.",
     EMPTY: "A pattern, or a part of it, holds no pair on any head at any length.",
     UNUSED: "A parameter or an imported name is never used.",
+    UNREAD: "Some keys are read by no query on any head.",
+    UNCOVERED: "A dilated branch has residue classes that belong to no head.",
+    UNREACHABLE: "Some pairs never meet, in any number of layers.",
+    COUNTED_TWICE: "A sum counts some pairs more than once.",
+    UNDIVIDED: "Segments of different branches do not divide one another.",
+    IDLE_ROWS: "The rows of a dilated segment fill no whole number of tensor-core tiles.",
 }
 """Every code with what it means."""

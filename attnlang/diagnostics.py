@@ -13,7 +13,7 @@ from typing import Literal, TypeAlias
 
 from attnlang.source import Span
 
-Severity: TypeAlias = Literal["error", "warning"]
+Severity: TypeAlias = Literal["error", "warning", "note"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +55,14 @@ class AttnError(ValueError):
         return "\n\n".join(render(diagnostic) for diagnostic in self.diagnostics)
 
 
-_COLOURS = {"error": "\x1b[1;31m", "warning": "\x1b[1;33m", "rule": "\x1b[1;34m", "bold": "\x1b[1m", "off": "\x1b[0m"}
+_COLOURS = {
+    "error": "\x1b[1;31m",
+    "warning": "\x1b[1;33m",
+    "note": "\x1b[1;36m",
+    "rule": "\x1b[1;34m",
+    "bold": "\x1b[1m",
+    "off": "\x1b[0m",
+}
 
 
 @dataclass(frozen=True, slots=True)

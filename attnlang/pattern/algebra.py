@@ -80,10 +80,14 @@ class Neighborhood(RelationNode):
 
 @dataclass(frozen=True, slots=True)
 class Random(RelationNode):
-    """`random(count, seed=s)`: for every head and query that many distinct keys, by `attnlang.pattern.random_keys`."""
+    """`random(count, seed=s) { body }`: for every head and query that many distinct keys of those that the body holds.
+
+    The keys are drawn by `attnlang.pattern.random_keys`; without a body, from all.
+    """
 
     count: Expr
     seed: Expr
+    body: Relation | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,7 +207,9 @@ def children(relation: Relation) -> tuple[Relation, ...]:
             return (relation.body,)
         case Grid(_, bodies):
             return bodies
-        case Everything() | Nothing() | Offset() | Same() | Key() | Query() | Pairs() | Neighborhood() | Random():
+        case Random(_, _, body):
+            return () if body is None else (body,)
+        case Everything() | Nothing() | Offset() | Same() | Key() | Query() | Pairs() | Neighborhood():
             return ()
         case _:
             assert_never(relation)
@@ -234,8 +240,9 @@ def _text(relation: Relation) -> tuple[str, int]:
         case Neighborhood(width, stride, causal):
             extras = (("stride", stride, "1"), ("causal", causal, "False"))
             return f"neighborhood({expression_text(width)}{_keywords(extras)})", 12
-        case Random(count, seed):
-            return f"random({expression_text(count)}{_keywords((('seed', seed, '0'),))})", 12
+        case Random(count, seed, body):
+            among = "" if body is None else f" {{ {relation_text(body)} }}"
+            return f"random({expression_text(count)}{_keywords((('seed', seed, '0'),))}){among}", 12
         case Grid(sizes, bodies):
             axes = " * ".join(relation_text(body, 9) for body in bodies)
             return f"grid({', '.join(map(expression_text, sizes))}) {{ {axes} }}", 12

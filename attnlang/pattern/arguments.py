@@ -42,7 +42,7 @@ def given_values(definition: tree.PatternDef, params: Mapping[str, Argument]) ->
             close = get_close_matches(name, by_name, 1, 0.5)
             takes = f"it takes {', '.join(by_name)}" if by_name else "it takes none"
             message = f"pattern `{definition.name}` has no parameter `{name}`"
-            hint = f"did you mean `{close[0]}`?" if close else takes
+            hint = f"did you mean `{close[0]}`?" if close else None
             raise AttnError(Diagnostic(codes.PARAMETER, message, definition.name_span, takes, help=hint))
         values[name] = _given(definition, by_name[name], argument)
     return values

@@ -7,7 +7,7 @@ branches of `if else`, are looked at only where they count, so a guard protects 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -58,6 +58,11 @@ def _values(node: tree.Expr, scope: Scope, places: Places) -> Values:
                 _values(then, scope, _chosen(places, chosen)),
                 _values(otherwise, scope, _chosen(places, ~chosen)),
             )
+        case tree.Call("abs", (tree.Node() as operand,)):
+            return np.abs(_values(cast("tree.Expr", operand), scope, places))
+        case tree.Call("min" | "max" as name, (_, _, *_) as operands):
+            sides = [_values(cast("tree.Expr", side), scope, places) for side in operands]
+            return (np.minimum if name == "min" else np.maximum).reduce(sides)
         case tree.Index() if (entry := table_entry(node)) and isinstance(table := scope.get(key(entry[0])), Content):
             return table.entries([_values(index, scope, places) for index in entry[1]], node.span)
         case _:

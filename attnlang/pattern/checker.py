@@ -29,6 +29,7 @@ class Checker(KindChecker):
     def file(self, file: tree.File) -> None:
         """Check a whole file."""
         seen: dict[str, Span] = {}
+        self._faulty = file.faulty
         for item in file.items:
             if isinstance(item, tree.PatternDef):
                 self._definition_name(item, seen)

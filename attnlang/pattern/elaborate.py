@@ -10,6 +10,7 @@ from attnlang import codes
 from attnlang.diagnostics import AttnError, Diagnostic
 from attnlang.pattern import algebra
 from attnlang.pattern.arithmetic import known
+from attnlang.pattern.budget import spend
 from attnlang.pattern.expr import Known, Scope, bindings, fold, free_names
 from attnlang.pattern.functions import fail
 from attnlang.pattern.modules import Module
@@ -98,6 +99,7 @@ class Elaborator:
     def relation(self, node: tree.Expr, scope: Scope) -> algebra.Relation:
         """The relation that an expression denotes."""
         self.nodes[0] += 1
+        spend(2, node.span)
         if self.nodes[0] > MAX_NODES:
             fail(codes.PATTERN_TOO_LARGE, "the pattern is too large", node.span, f"more than {MAX_NODES} parts")
         match node:
@@ -135,7 +137,10 @@ class Elaborator:
     ) -> algebra.Relation:
         decided = known(condition)
         if decided is not None:
-            return self.relation(then if decided else otherwise, scope)
+            chosen = then if decided else otherwise
+            if chosen == tree.Name("none"):  # who writes it there means it: it has no place that one could complain of
+                return algebra.Nothing()
+            return self.relation(chosen, scope)
         return algebra.Choice(condition, self.relation(then, scope), self.relation(otherwise, scope), span=span)
 
     def _fold(self, node: tree.Call, scope: Scope) -> algebra.Relation:
@@ -174,7 +179,8 @@ class Elaborator:
                 return self._neighborhood(node, scope)
             case "random":
                 count = _check(self._argument(node, scope, 0, "n"), "number of keys", least=0)
-                return algebra.Random(count, self._optional(node, scope, "seed") or ZERO, span=node.span)
+                body = None if node.body is None else self.relation(node.body, scope)
+                return algebra.Random(count, self._optional(node, scope, "seed") or ZERO, body, span=node.span)
             case "grid":
                 assert node.body is not None
                 sizes = [
@@ -240,8 +246,11 @@ class Elaborator:
         found = self.module.find(node.name)
         assert found is not None
         definition, module = found
-        if node.name in self.calls or len(self.calls) >= MAX_CALL_DEPTH:
+        if node.name in self.calls:
             _recursion(node, self.calls)
+        if len(self.calls) >= MAX_CALL_DEPTH:
+            label = f"a call within {MAX_CALL_DEPTH} others"
+            fail(codes.PATTERN_TOO_LARGE, "patterns call one another too deeply", node.span, label)
         names = [parameter.name for parameter in definition.params]
         given: dict[str, Known] = {}
         for place, argument in enumerate(node.arguments):
@@ -255,7 +264,7 @@ class Elaborator:
 
 
 def _recursion(node: tree.Call, calls: tuple[str, ...]) -> NoReturn:
-    chain = " -> ".join((*calls[calls.index(node.name) if node.name in calls else 0 :], node.name))
+    chain = " -> ".join((*calls[calls.index(node.name) :], node.name))
     raise AttnError(Diagnostic(codes.RECURSION, f"pattern `{node.name}` calls itself", node.span, chain))
 
 

@@ -11,6 +11,7 @@ from typing import NoReturn, TypeAlias, assert_never
 
 from attnlang import codes
 from attnlang.pattern.arithmetic import fold_binary, fold_compare, fold_unary, known, literal
+from attnlang.pattern.budget import spend
 from attnlang.pattern.functions import FUNCTIONS, MAX_ITEMS, fail, too_long
 from attnlang.pattern.kinds import Value
 from attnlang.pattern.tables import Content, key
@@ -53,6 +54,7 @@ def _undecided(node: tree.Expr, folded: tree.Expr) -> NoReturn:
 def fold(node: tree.Expr, scope: Scope) -> tree.Expr:
     """Replace known names by their values and compute what can be computed:  `w // r + h`, w=8, r=2  -->  `4 + h`"""
     span = node.span
+    spend(1, span)
     match node:
         case tree.Int() | tree.Bool() | tree.Table():
             return node
@@ -90,6 +92,8 @@ def _named(node: tree.Name, found: Known | None) -> tree.Expr:
         case tree.Node():
             return found
         case _:
+            if isinstance(found, tuple):
+                spend(len(found), node.span)
             return literal(found, node.span)
 
 
@@ -176,6 +180,7 @@ def bindings(clauses: tuple[tree.Clause, ...], scope: Scope) -> list[dict[str, K
             items = known(fold(clause.iterable, outer))
             if not isinstance(items, tuple):
                 return None
+            spend(2 * len(items), clause.span)
             for item in items:
                 inner = {**outer, **_bind(clause, item)}
                 verdict = [known(fold(condition, inner)) for condition in clause.conditions]
@@ -205,7 +210,10 @@ def _fold_call(name: str, arguments: tuple[tree.Expr, ...], span: Span) -> tree.
     values = [known(argument) for argument in arguments]
     if any(value is None for value in values) or name not in FUNCTIONS:
         return tree.Call(name, arguments, span=span)
-    return literal(FUNCTIONS[name]([value for value in values if value is not None], span), span)
+    result = FUNCTIONS[name]([value for value in values if value is not None], span)
+    if isinstance(result, tuple):
+        spend(len(result), span)
+    return literal(result, span)
 
 
 def free_names(node: tree.Expr) -> frozenset[str]:

@@ -11,7 +11,7 @@ from attnlang import codes
 from attnlang.diagnostics import AttnError, Diagnostic
 from attnlang.source import Source
 
-MAX_BYTES = 1_000_000
+MAX_BYTES = 2**18
 """The largest file that is read."""
 
 
@@ -44,15 +44,29 @@ def unreadable(message: str, hint: str | None = None) -> AttnError:
 def read(path: Path) -> Source:
     """Read a file. Raises AttnError (A0005) if it is missing, no regular file, too large, or not UTF-8 text."""
     try:
-        if path.exists() and not path.is_file():
-            what = "a folder" if path.is_dir() else "no regular file"
-            raise unreadable(f"cannot read {path}: it is {what}", "`-` reads standard input, where a command allows it")
-        with path.open("rb") as file:
-            data = file.read(MAX_BYTES + 1)
+        odd = path.exists() and not path.is_file()
+        is_folder = path.is_dir()
+        data = b"" if odd else _bytes(path)
     except (OSError, ValueError) as error:  # ValueError: a path with a null character
         reason = error.strerror if isinstance(error, OSError) else str(error)
-        raise unreadable(f"cannot read {path}: {reason or error}") from None
+        raise unreadable(f"cannot read {path}: {reason or error}", _instead_of(path)) from None
+    if is_folder:
+        raise unreadable(f"cannot read {path}: it is a folder", f"name the files in it, as in {path}/*.attn")
+    if odd:
+        raise unreadable(f"cannot read {path}: it is no regular file", "`-` reads standard input, where it is allowed")
     return decode(str(path), data)
+
+
+def _bytes(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(MAX_BYTES + 1)
+
+
+def _instead_of(path: Path) -> str | None:
+    """What may have been meant by a file that is not there."""
+    if path.stem in library_names() and path.name == str(path):
+        return f"`{path.stem}` is in the library; `attnc new mine --like {path.stem}` writes a copy of its text"
+    return None
 
 
 def decode(name: str, data: bytes) -> Source:

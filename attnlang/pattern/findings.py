@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from difflib import get_close_matches
+from itertools import islice
 
 from attnlang import codes
 from attnlang.diagnostics import Diagnostic, Label
@@ -12,12 +14,26 @@ from attnlang.source import Span
 from attnlang.syntax import tree
 from attnlang.syntax.printer import expression_text
 
+MAX_HINTS = 30
+"""How many unknown names of a file get a `did you mean`."""
+MAX_CANDIDATES = 2000
+"""How many names are compared with an unknown one."""
+
 
 @dataclass
 class Findings:
     """Collects diagnostics."""
 
     diagnostics: list[Diagnostic] = field(default_factory=list[Diagnostic])
+    _hints: int = 0
+
+    def did_you_mean(self, name: str, candidates: Iterable[str], least: float) -> str | None:
+        """A hint at the nearest of some names, if one is near. Only so many are looked for: that takes its time."""
+        self._hints += 1
+        if self._hints > MAX_HINTS:
+            return None
+        close = get_close_matches(name, list(islice(candidates, MAX_CANDIDATES)), 1, least)
+        return f"did you mean `{close[0]}`?" if close else None
 
     def no_position(self, name: str, span: Span, here: frozenset[str]) -> None:
         if here:
@@ -55,9 +71,8 @@ class Findings:
         self.report(codes.WRONG_KIND, f"{what} must be {wanted.a}", node.span, f"is {found.a}", help=hint)
 
     def unknown_keyword(self, node: tree.Call, argument: tree.Keyword, names: list[str]) -> None:
-        close = get_close_matches(argument.name, names, 1, 0.5)
         known = f"it takes {', '.join(f'`{name}`' for name in names)}" if names else "it takes no names"
-        hint = f"did you mean `{close[0]}`?" if close else known
+        hint = self.did_you_mean(argument.name, names, 0.5) or known
         message = f"`{node.name}` has no parameter `{argument.name}`"
         self.report(codes.WRONG_ARGUMENTS, message, argument.span, "not known", help=hint)
 

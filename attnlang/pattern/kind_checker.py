@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from difflib import get_close_matches
+from itertools import chain
 
 from attnlang import codes
 from attnlang.pattern import vocabulary
@@ -22,12 +22,14 @@ from attnlang.syntax.printer import expression_text
 class KindChecker(Findings, ABC):
     """Finds the kind of an expression. What calls are worth is said by `Checker`.
 
-    `patterns` maps callable names to their definitions; `_positions` says which of `pos`, `q` and `k` have a value.
+    `patterns` maps callable names to their definitions; `_positions` says which of `pos`, `q` and `k` have a value;
+    `_faulty` are the names of definitions that could not be read, so that nothing is said about calls of them.
     """
 
     patterns: Mapping[str, tree.PatternDef] = field(default_factory=dict[str, tree.PatternDef])
     _locals: dict[str, Kind] = field(default_factory=dict[str, Kind])
     _positions: frozenset[str] = frozenset()
+    _faulty: frozenset[str] = frozenset()
 
     @abstractmethod
     def _call(self, node: tree.Call) -> Kind: ...
@@ -98,9 +100,9 @@ class KindChecker(Findings, ABC):
         return ANYTHING
 
     def _unknown(self, name: str, span: Span) -> None:
-        candidates = [*self._locals, *self.patterns, *vocabulary.BUILT_IN]
-        close = get_close_matches(name, candidates, 1, 0.6)
-        hint = f"did you mean `{close[0]}`?" if close else None
+        if name in self._faulty:
+            return
+        hint = self.did_you_mean(name, chain(self._locals, self.patterns, vocabulary.BUILT_IN), 0.6)
         self.report(codes.UNKNOWN_NAME, f"unknown name `{name}`", span, "not in scope", help=hint)
 
     def _list(self, items: tuple[tree.Expr, ...]) -> Kind:
@@ -121,10 +123,8 @@ class KindChecker(Findings, ABC):
             wanted = BOOLEAN
         elif op in ("|", "&"):
             wanted = RELATION
-        elif op == "*" and RELATION in (self._quiet_kind(left), self._quiet_kind(right)):
-            help_ = "joined by `&`, relations hold together; `grid(a, b) { p * q }` takes one relation an axis"
-            self.report(codes.WRONG_KIND, "`*` joins the axes of a grid", node.span, "is not in a grid", help=help_)
-            return RELATION
+        elif op == "*":
+            return self._product(node, left, right)
         elif op in ("+", "-"):
             kind = self._kind(left)
             wanted = kind if kind in (RELATION, ANYTHING) or (kind.name == "list" and op == "+") else INTEGER
@@ -140,11 +140,16 @@ class KindChecker(Findings, ABC):
         self._expect(right, wanted, f"the right side of `{op}`")
         return wanted
 
-    def _quiet_kind(self, node: tree.Expr) -> Kind:
-        before = len(self.diagnostics)
-        kind = self._kind(node)
-        del self.diagnostics[before:]
-        return kind
+    def _product(self, node: tree.Binary, left: tree.Expr, right: tree.Expr) -> Kind:
+        kinds = self._kind(left), self._kind(right)
+        if RELATION in kinds:
+            help_ = "joined by `&`, relations hold together; `grid(a, b) { p * q }` takes one relation an axis"
+            self.report(codes.WRONG_KIND, "`*` joins the axes of a grid", node.span, "is not in a grid", help=help_)
+            return RELATION
+        for side, part, kind in zip(("left", "right"), (left, right), kinds, strict=True):
+            if not kind.fits(INTEGER):
+                self.wrong_kind(part, kind, INTEGER, f"the {side} side of `*`")
+        return INTEGER
 
     def _compare(self, first: tree.Expr, ops: tuple[str, ...], rest: tuple[tree.Expr, ...]) -> Kind:
         kind = self._kind(first)

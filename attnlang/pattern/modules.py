@@ -10,7 +10,7 @@ import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Protocol
 
@@ -22,6 +22,10 @@ from attnlang.syntax import parse, tree
 
 MAX_FILES = 200
 """How many files one file may import, directly or not."""
+MAX_CHARACTERS = 2**19
+"""How long all files that one file imports may be together."""
+MAX_MISSING = 20
+"""How many names that a file does not define are reported of one import."""
 MAX_CHAIN = 40
 """How long a chain of files that import one another may be."""
 
@@ -34,7 +38,7 @@ class Module:
     file: tree.File
     imported: Mapping[str, Module] = field(default_factory=dict[str, "Module"])
 
-    @property
+    @cached_property
     def own(self) -> Mapping[str, tree.PatternDef]:
         """The file's own patterns by name; the first, where a name is taken twice."""
         return {item.name: item for item in reversed(self.file.patterns)}
@@ -148,6 +152,7 @@ class _Loader:
     reader: Reader
     diagnostics: list[Diagnostic] = field(default_factory=list[Diagnostic])
     loaded: dict[str, Module | None] = field(default_factory=dict[str, "Module | None"])
+    characters: int = 0
 
     def module(self, path: str, source: Source, chain: tuple[str, ...]) -> Module:
         file, found = parse(source)
@@ -176,9 +181,12 @@ class _Loader:
         module = self._load(item, target, chain)
         if module is None:
             return
+        missing = 0
         for name in item.names if item.names is not None else module.own:
             if name not in module.own:
-                self._no_such_pattern(item, module, name)
+                missing += 1
+                if missing <= MAX_MISSING:
+                    self._no_such_pattern(item, module, name)
             elif name in places and imported[name] is not module:
                 first = Label(places[name], "first imported here")
                 message = f"pattern `{name}` is imported from two files"
@@ -207,6 +215,10 @@ class _Loader:
             source = self.reader.read(target)
         except AttnError as error:
             self._report(codes.IMPORT, error.diagnostics[0].message, item.span, "cannot be imported")
+            return None
+        self.characters += len(source.text)
+        if self.characters > MAX_CHARACTERS:
+            self._report(codes.IMPORT, "too many imports", item.span, f"more than {MAX_CHARACTERS:,} characters in all")
             return None
         before = len(self.diagnostics)
         module = self.module(target, source, chain)

@@ -7,6 +7,7 @@ matrix and put it where it belongs. Nothing here is fast, and nothing here is sh
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import islice
 from math import prod
 from typing import TypeAlias, assert_never
 
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 from attnlang import codes
 from attnlang.pattern import algebra
 from attnlang.pattern.arrays import evaluate_at
+from attnlang.pattern.budget import spend
 from attnlang.pattern.expr import Scope, bindings, evaluate, integer
 from attnlang.pattern.functions import fail
 from attnlang.pattern.random_keys import keys
@@ -37,12 +39,18 @@ def multiplicity(relation: algebra.Relation, n: int, heads: int, tables: Scope) 
         )
     result = np.zeros((heads, n, n), np.int32)
     for head in range(heads):
-        result[head] = _matrix(relation, n, {**tables, "N": n, "H": heads, "h": head})
+        result[head] = on_head(relation, n, head, heads, tables)
     return result
+
+
+def on_head(relation: algebra.Relation, n: int, head: int, heads: int, tables: Scope) -> Matrix:
+    """m(q, k) on one head: an int32 array (n, n)."""
+    return _matrix(relation, n, {**tables, "N": n, "H": heads, "h": head})
 
 
 def _matrix(relation: algebra.Relation, n: int, scope: Scope) -> Matrix:
     """m(q, k) for positions 0..n-1 of one frame."""
+    spend(10 + n * n // 100, relation.span)
     scope = {**scope, "n": n}
     q, k = np.arange(n)[:, None], np.arange(n)[None, :]
     match relation:
@@ -73,12 +81,8 @@ def _matrix(relation: algebra.Relation, n: int, scope: Scope) -> Matrix:
             return evaluate_at(condition, scope, {"q": queries, "k": keys_}).reshape(n, n).astype(np.int32)
         case algebra.Neighborhood():
             return _neighborhood(relation, n, scope)
-        case algebra.Random(count, seed):
-            result = np.zeros((n, n), np.int32)
-            drawn, origin, head = integer(count, scope), integer(seed, scope), scope_integer(scope, "h")
-            for query in range(n):
-                result[query, keys(drawn, n, origin, head, query)] = 1
-            return result
+        case algebra.Random():
+            return _random(relation, n, scope)
         case algebra.Grid():
             return _grid(relation, n, scope)
         case algebra.Segment():
@@ -111,6 +115,23 @@ def _matrix(relation: algebra.Relation, n: int, scope: Scope) -> Matrix:
             assert_never(relation)
 
 
+def _random(relation: algebra.Random, n: int, scope: Scope) -> Matrix:
+    """For every query the first keys of its own order of all, leaving out those that the body does not hold."""
+    spend(n * (n if relation.body else 1), relation.span)
+    result = np.zeros((n, n), np.int32)
+    count, seed, head = integer(relation.count, scope), integer(relation.seed, scope), scope_integer(scope, "h")
+    if count < 0:
+        fail(codes.OUT_OF_RANGE, "number of keys must be at least 0", relation.count.span, f"is {count}")
+    allowed = None if relation.body is None else _matrix(relation.body, n, scope) > 0
+    for query in range(n):
+        if allowed is None:
+            result[query, keys(count, n, seed, head, query)] = 1
+        else:
+            order = (key for key in keys(n, n, seed, head, query) if allowed[query, key])
+            result[query, list(islice(order, count))] = 1
+    return result
+
+
 def _neighborhood(relation: algebra.Neighborhood, n: int, scope: Scope) -> Matrix:
     """NATTEN's reference mask (csrc/include/natten/cuda/reference/mask.hpp), one axis.
 
@@ -138,7 +159,8 @@ def _grid(relation: algebra.Grid, n: int, scope: Scope) -> Matrix:
     if prod(sizes) != n:
         shape = " x ".join(map(str, sizes))
         label = f"{shape} = {prod(sizes)} positions, but the frame has {n}"
-        fail(codes.OUT_OF_RANGE, "the grid does not fit the sequence", relation.span, label)
+        hint = f"choose sizes whose product is {n}, or a sequence of {prod(sizes)} positions"
+        fail(codes.OUT_OF_RANGE, "the grid does not fit the sequence", relation.span, label, hint)
     result = np.ones((n, n), np.int32)
     for body, size, place in zip(relation.bodies, sizes, np.unravel_index(np.arange(n), sizes), strict=True):
         result *= _matrix(body, size, scope)[np.ix_(place, place)]
@@ -163,7 +185,7 @@ def _segment(relation: algebra.Segment, n: int, scope: Scope) -> Matrix:
 
 def _dilate(relation: algebra.Dilate, n: int, scope: Scope) -> Matrix:
     rate = _at_least_one(relation.rate, scope, "dilation")
-    classes = range(rate) if relation.shift is None else [integer(relation.shift, scope) % rate]
+    classes = range(min(rate, n)) if relation.shift is None else [integer(relation.shift, scope) % rate]
     result = np.zeros((n, n), np.int32)
     for residue in classes:
         members = np.arange(residue, n, rate)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import textwrap
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -63,9 +64,20 @@ class Pattern:
         given = ", ".join(f"{name}={value_text(value)}" for name, value in self.parameters)
         return f"{self.name}({given})" if given else self.name
 
+    @property
+    def summary(self) -> str:
+        """The first sentence of the documentation, without its sources: what `attnc list` shows."""
+        sentence = re.split(r"(?<!\.)\. ", " ".join(self.doc.split()), maxsplit=1)[0]
+        return re.sub(r" \([^()]*(?:\([^()]*\)[^()]*)*\)", _without_sources, sentence).rstrip(".")
+
     def __str__(self) -> str:
         body = textwrap.fill(relation_text(self.relation), 112, subsequent_indent="        ", break_long_words=False)
         return f"{self.call}\n    = {body}"
+
+
+def _without_sources(parenthesis: re.Match[str]) -> str:
+    """A remark in parentheses, or nothing where it names a paper or a file."""
+    return "" if re.search(r"arXiv|\.py\b|/", parenthesis.group()) else parenthesis.group()
 
 
 def value_text(value: Known) -> str:

@@ -79,7 +79,9 @@ RELATIONS: dict[str, Form] = {
         ),
         RELATION,
     ),
-    "random": Form((_one("n", INTEGER), Parameter("seed", INTEGER, required=False, keyword_only=True)), RELATION),
+    "random": Form(
+        (_one("n", INTEGER), Parameter("seed", INTEGER, required=False, keyword_only=True)), RELATION, body="optional"
+    ),
     "segment": Form((_one("w", INTEGER), _SHIFT), RELATION, body="optional"),
     "dilate": Form((_one("r", INTEGER), _SHIFT), RELATION, body="optional"),
     "blocks": Form((_one("b", INTEGER),), RELATION, body="required"),

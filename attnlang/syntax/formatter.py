@@ -51,11 +51,12 @@ def _written(lines: Sequence[Sequence[Token]]) -> list[str]:
     result: list[str] = []
     brackets: list[bool] = []  # for every open bracket: does it hold the parameters of a definition?
     before: Token | None = None  # the last token that is no comment
-    for number, line in enumerate(lines):
+    within_item = False
+    for line, begins_item in zip(lines, _begin_items(lines), strict=True):
         if not line:
             result.append("")
             continue
-        indent = _indent(lines, number, len(brackets))
+        indent = _indent(line, begins_item, within_item, len(brackets))
         parts: list[str] = []
         for place, token in enumerate(line):
             gap = "" if place == 0 else _gap(line[place - 1], token, _two_before(line, place, before), brackets)
@@ -65,27 +66,32 @@ def _written(lines: Sequence[Sequence[Token]]) -> list[str]:
             elif token.type in _CLOSE and brackets:
                 brackets.pop()
         before = next((token for token in reversed(line) if token.type != "COMMENT"), before)
+        within_item = within_item or any(token.type in _ITEMS for token in line)
         result.append(INDENT * indent + "".join(parts))
     return result
 
 
-def _indent(lines: Sequence[Sequence[Token]], number: int, depth: int) -> int:
+def _begin_items(lines: Sequence[Sequence[Token]]) -> list[bool]:
+    """For every line, whether its first token that is no comment, there or further on, begins an item (or is none)."""
+    found: list[bool] = []
+    begins = True
+    for line in reversed(lines):
+        first = next((token for token in line if token.type != "COMMENT"), None)
+        begins = begins if first is None else first.type in _ITEMS
+        found.append(begins)
+    return found[::-1]
+
+
+def _indent(line: Sequence[Token], begins_item: bool, within_item: bool, depth: int) -> int:
     """Levels before a line: its open brackets, or one for a line that continues a definition."""
-    first = lines[number][0]
-    if first.type in _CLOSE:
+    if line[0].type in _CLOSE:
         return max(0, depth - 1)
-    following = (token for line in lines[number:] for token in line if token.type != "COMMENT")
-    starts = next(following, None)
-    if depth == 0 and (starts is None or starts.type in _ITEMS):
-        return 0
-    if depth == 0:
-        return 1 if any(token.type in _ITEMS for line in lines[:number] for token in line) else 0
-    return depth
+    return depth or int(within_item and not begins_item)
 
 
 def _opens_parameters(line: Sequence[Token], place: int, before: Token | None) -> bool:
     """Whether a bracket is the one after `pattern name`."""
-    previous = [*([before] if before else []), *line[:place]]
+    previous = [*([before] if before and place < 2 else []), *line[max(0, place - 2) : place]]
     return [token.type for token in previous[-2:]] == ["PATTERN", "NAME"] and line[place].type == "LPAR"
 
 

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Sequence
+from bisect import bisect_left
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import cache, partial
 from importlib.resources import files
 from typing import Any, cast
@@ -25,6 +27,8 @@ from attnlang.syntax.expected import describe_expected, describe_token
 
 MAX_DEPTH = 120
 """How deep expressions may nest; far beyond any pattern, and safely within Python's own stack."""
+MAX_WORDS = 50_000
+"""How many words a definition may have; the parser takes more than proportional time."""
 MAX_INT = 2**63 - 1
 
 _ITEM_STARTS = frozenset({"PATTERN", "IMPORT", "FROM"})
@@ -75,19 +79,30 @@ def parse(source: Source) -> tuple[tree.File, list[Diagnostic]]:
     tokens = tokens_of(source.text)
     comments = tuple((_span(source, token), str(token)) for token in tokens if token.type == "COMMENT")
     diagnostics = _strays(source, tokens)
+    strays = [found.span.start for found in diagnostics if found.span is not None]
+    docs = _documentation(source, comments)
     items: list[tree.PatternDef | tree.Import] = []
+    faulty: set[str] = set()
     for group in _split([token for token in tokens if token.type not in ("COMMENT", "UNEXPECTED")]):
         found: list[Diagnostic] = []
         item = _parse_tokens(source, group, "item", found)
-        if _has_stray(group, diagnostics):
+        has_stray = _has_stray(group, strays)
+        if found or item is None or has_stray:
+            faulty |= _defined(group)
+        if has_stray:
             continue
         diagnostics += found
         if isinstance(item, tree.PatternDef):
-            items.append(_with_doc(item, comments))
+            items.append(_with_doc(item, docs))
         elif isinstance(item, tree.Import):
             items.append(item)
     diagnostics.sort(key=lambda diagnostic: diagnostic.span.start if diagnostic.span else 0)
-    return tree.File(source, tuple(items), comments), diagnostics
+    return tree.File(source, tuple(items), comments, frozenset(faulty)), diagnostics
+
+
+def _defined(group: Sequence[Token]) -> set[str]:
+    """The name that a definition gives, as far as it can be read."""
+    return {str(group[1])} if [token.type for token in group[:2]] == ["PATTERN", "NAME"] else set()
 
 
 def parse_expression(source: Source) -> tuple[tree.Expr | None, list[Diagnostic]]:
@@ -128,11 +143,11 @@ def _stray(span: Span) -> Diagnostic:
     return Diagnostic(codes.UNEXPECTED_CHARACTER, message, span, "has no meaning here", help=hint)
 
 
-def _has_stray(group: Sequence[Token], diagnostics: Sequence[Diagnostic]) -> bool:
+def _has_stray(group: Sequence[Token], strays: Sequence[int]) -> bool:
     """Whether an item holds a stray character: then what is left of it is not what was meant, and is not judged."""
     start, end = group[0].start_pos or 0, group[-1].end_pos or 0
-    spans = [d.span for d in diagnostics if d.code == codes.UNEXPECTED_CHARACTER]
-    return any(span is not None and start <= span.start <= end + 1 for span in spans)
+    place = bisect_left(strays, start)
+    return place < len(strays) and strays[place] <= end + 1
 
 
 def _split(tokens: Sequence[Token]) -> list[list[Token]]:
@@ -149,9 +164,9 @@ def _split(tokens: Sequence[Token]) -> list[list[Token]]:
 def _parse_tokens(
     source: Source, tokens: Sequence[Token], start: str, diagnostics: list[Diagnostic]
 ) -> tree.Node | None:
-    too_deep = _bracket_depth(source, tokens)
-    if too_deep is not None:
-        diagnostics.append(too_deep)
+    refused = _too_long(source, tokens) or _bracket_depth(source, tokens)
+    if refused is not None:
+        diagnostics.append(refused)
         return None
     parser = _lark().parse_interactive(start=start)
     try:
@@ -176,6 +191,13 @@ def _build(source: Source, result: Any, tokens: Sequence[Token], diagnostics: li
 def _too_deep(span: Span) -> Diagnostic:
     label = f"more than {MAX_DEPTH} levels"
     return Diagnostic(codes.TOO_DEEP, "nested too deeply", span, label, help="give inner parts names of their own")
+
+
+def _too_long(source: Source, tokens: Sequence[Token]) -> Diagnostic | None:
+    if len(tokens) <= MAX_WORDS:
+        return None
+    label, hint = f"more than {MAX_WORDS} words", "`range` and comprehensions write long lists in short"
+    return Diagnostic(codes.PATTERN_TOO_LARGE, "the definition is too long", _span(source, tokens[0]), label, help=hint)
 
 
 def _bracket_depth(source: Source, tokens: Sequence[Token]) -> Diagnostic | None:
@@ -238,15 +260,20 @@ def _syntax_hint(source: Source, tokens: Sequence[Token], token: Token) -> str |
     return next((hint for fits, hint in _HINTS if fits(token.type, before)), None)
 
 
-def _with_doc(item: tree.PatternDef, comments: Sequence[tuple[Span, str]]) -> tree.PatternDef:
+def _documentation(source: Source, comments: Sequence[tuple[Span, str]]) -> dict[int, str]:
+    """The text of every line that begins with `##`, by its number."""
+    return {
+        source.position(span.start)[0]: re.sub(r"^##+ ?", "", text).rstrip()
+        for span, text in comments
+        if text.startswith("##")
+    }
+
+
+def _with_doc(item: tree.PatternDef, docs: Mapping[int, str]) -> tree.PatternDef:
     """Attach the `##` lines that stand directly above the definition."""
-    position = item.span.source.position
-    by_line = {position(span.start)[0]: text for span, text in comments if text.startswith("##")}
-    line = position(item.span.start)[0] - 1
+    line = item.span.source.position(item.span.start)[0] - 1
     lines: list[str] = []
-    while line in by_line:
-        lines.insert(0, re.sub(r"^##+ ?", "", by_line[line]))
+    while line in docs:
+        lines.append(docs[line])
         line -= 1
-    return tree.PatternDef(
-        item.name, item.params, item.where, item.within, item.body, "\n".join(lines), item.name_span, span=item.span
-    )
+    return replace(item, doc="\n".join(reversed(lines)))

@@ -170,11 +170,15 @@ class Import(Node):
 
 @dataclass(frozen=True, slots=True)
 class File(Node):
-    """A whole text: its patterns and imports in order, and all of its comments with their places."""
+    """A whole text: its patterns and imports in order, and all of its comments with their places.
+
+    `faulty` are the names of definitions that do not follow the grammar: they are no items, but their names exist.
+    """
 
     source: Source = field(compare=False)
     items: tuple[PatternDef | Import, ...]
     comments: tuple[tuple[Span, str], ...] = field(compare=False, repr=False)
+    faulty: frozenset[str] = field(default=frozenset(), compare=False, repr=False)
 
     @property
     def patterns(self) -> tuple[PatternDef, ...]:

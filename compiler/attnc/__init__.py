@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from attnc.api import compile, plan, report  # noqa: A004 - the field's word for it
+from attnc.api import compile, dependency, plan, report  # noqa: A004 - the field's word for it
 
-__all__ = ["compile", "plan", "report"]
+__all__ = ["compile", "dependency", "plan", "report"]

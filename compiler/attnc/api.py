@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from operator import index
 from pathlib import Path
 from typing import TYPE_CHECKING, SupportsIndex
@@ -14,6 +14,7 @@ from attnlang.pattern.kinds import Argument
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
+    from attnc.analysis.dependency import Dependency
     from attnc.analysis.report import Report
     from attnc.schedule.search import Found
     from attnlang.nn import PatternAttention
@@ -64,18 +65,47 @@ def report(
     heads: int = 12,
     head_dim: int = 64,
     tables: Mapping[str, ArrayLike] | None = None,
+    dependency: bool | None = True,
+    gpu: str = "h100",
     **params: Argument,
 ) -> Report:
-    """What a pattern costs at length n: exact pairs, FLOPs, formula, plan. See `attnc.analysis.report.Report`.
+    """What a pattern costs at length n, and how information travels through it. See `attnc.analysis.report.Report`.
 
-    `tables` gives the content of runtime tables by name. Raises AttnError for a faulty pattern, or one too large to
-    count; ValueError for sizes out of range and tables that do not fit.
+    `tables` gives the content of runtime tables by name; without it counts are upper bounds over all contents. `gpu`
+    is the GPU whose roofline is wanted. Without `dependency` the report takes a blink; with it, seconds at tens of
+    thousands of tokens; None includes it where it needs no long search. Raises AttnError for a faulty pattern,
+    ValueError for sizes out of range and tables that do not fit.
     """
     from attnc.analysis.report import report as analyse
 
     for name, value, least in (("n", n, 0), ("heads", heads, 1), ("head_dim", head_dim, 1)):
         whole_number(name, value, least)
-    return analyse(_pattern(pattern, params), n, heads, head_dim, tables)
+    return analyse(_pattern(pattern, params), n, heads, head_dim, tables, with_dependency=dependency, gpu=gpu)
+
+
+def dependency(
+    patterns: Pattern | str | Path | Sequence[Pattern],
+    *,
+    n: int,
+    heads: int = 12,
+    tables: Mapping[str, ArrayLike] | None = None,
+    **params: Argument,
+) -> Dependency:
+    """How information travels through layers: reach by layer, hops by distance, pairs that never meet.
+
+    patterns  one pattern for all layers; or one a layer, from the first to the last:
+              `[attnlang.load("gemma2", layer=i, L=26) for i in range(26)]`
+
+    Raises AttnError for a faulty pattern or one without a meaning at this length; ValueError for sizes out of range,
+    tables that are missing, and sequences that are too long to be searched and have no shorter form.
+    """
+    from attnc.analysis.dependency import dependency as analyse
+
+    whole_number("n", n, 0)
+    whole_number("heads", heads, 1)
+    if isinstance(patterns, Pattern | str | Path):
+        return analyse(_pattern(patterns, params), n, heads, tables)
+    return analyse([_pattern(each, params) for each in patterns], n, heads, tables)
 
 
 def plan(

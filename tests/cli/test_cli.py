@@ -27,7 +27,8 @@ def test_check_clean_and_faulty(tmp_path: Path) -> None:
     assert faulty.stdout == ""
     assert "did you mean `causal`?" in faulty.stderr
     assert f"{bad}:3:20" in faulty.stderr
-    assert faulty.stderr.endswith("2 files: 2 errors\n")
+    assert "window width must be at least 1" in faulty.stderr
+    assert faulty.stderr.endswith("2 files: 3 errors\n")
 
 
 def test_check_as_json(tmp_path: Path) -> None:
@@ -76,6 +77,48 @@ def test_fmt(tmp_path: Path) -> None:
     assert (faulty.returncode, "A0002" in faulty.stderr, path.read_text()) == (1, True, "pattern a = (\n")
 
 
+def test_fmt_makes_line_ends_and_marks_those_of_unix_and_goes_on_after_a_faulty_file(tmp_path: Path) -> None:
+    windows, faulty = tmp_path / "w.attn", tmp_path / "f.attn"
+    windows.write_bytes(b"\xef\xbb\xbfpattern a = self\r\npattern b = all")
+    faulty.write_text("pattern a = (\n")
+    assert attnc("fmt", "--check", "w.attn", cwd=tmp_path).returncode == 1
+    assert "\\ No newline at end of file\n" in attnc("fmt", "--diff", "w.attn", cwd=tmp_path).stdout
+    done = attnc("fmt", "f.attn", "no.attn", "w.attn", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (2, "formatted w.attn\n")
+    assert "A0002" in done.stderr
+    assert "cannot read no.attn" in done.stderr
+    assert windows.read_bytes() == b"pattern a = self\npattern b = all\n"
+
+
+def test_an_unreadable_file_hides_nothing_and_machines_are_told(tmp_path: Path) -> None:
+    (tmp_path / "bad.attn").write_text("pattern a = causl\n")
+    done = attnc("check", "no.attn", "bad.attn", "--format", "json", cwd=tmp_path)
+    assert done.returncode == 2
+    assert [found["code"] for found in json.loads(done.stdout)] == ["A0005", "A0101"]
+    log = json.loads(attnc("check", "no.attn", "--format", "sarif", cwd=tmp_path).stdout)
+    assert [found["ruleId"] for found in log["runs"][0]["results"]] == ["A0005"]
+
+
+def test_one_run_reports_the_faults_of_all_definitions(tmp_path: Path) -> None:
+    (tmp_path / "bad.attn").write_text(
+        "pattern a = = 3\npattern b = a | causal\npattern c = windw(3)\npattern d = window(0)\npattern e = d & self\n"
+        "pattern f = key(pos // (2 - 2) == 1)\npattern causal_g = window(left=1, right=1)\npattern h2 = none & self\n"
+    )
+    found = json.loads(attnc("check", "--format", "json", "bad.attn", cwd=tmp_path).stdout)
+    assert [(each["code"], each["location"]["line"]) for each in found] == [
+        ("A0002", 1), ("A0101", 3), ("A0202", 4), ("A0201", 6), ("A0203", 7), ("A0403", 8),
+    ]  # fmt: skip
+
+
+def test_list_finds_by_words_and_says_each_pattern_in_a_line() -> None:
+    (line,) = CliRunner().invoke(main, ["list", "medusa"]).stdout.splitlines()
+    assert line.startswith("tree  ")
+    assert line.endswith("[p, ancestor: table]")
+    (found,) = json.loads(CliRunner().invoke(main, ["list", "--json", "LongNet", "torchscale"]).stdout)
+    assert found["name"] == "longnet_torchscale"
+    assert found["parameters"]["dilations"] == "[1, 2, 4, 6, 12]"
+
+
 def test_explain() -> None:
     assert attnc("explain", "a0104").stdout.startswith("# A0104: wrong kind")
     wrong = attnc("explain", "A9999")
@@ -100,10 +143,10 @@ def test_unreadable_files(tmp_path: Path, content: bytes | None, message: str) -
     [
         (["report", "longnett"], 2, "did you mean `longnet`?"),
         (["report", "sliding", "-p", "w"], 2, "write -p NAME=VALUE"),
-        (["report", "sliding", "-p", "w=["], 1, "the text ends too early"),
-        (["report", "sliding", "-p", "w=x"], 1, "unknown name `x`"),
+        (["report", "sliding", "-p", "w=["], 2, "the text ends too early"),
+        (["report", "sliding", "-p", "w=x"], 2, "unknown name `x`"),
         (["report", "sliding", "-p", "v=3"], 2, "no parameter `v`"),
-        (["report", "sliding", "-p", "w=-3"], 1, "must be at least 1"),
+        (["report", "sliding", "-p", "w=-3"], 2, "must be at least 1"),
         (["report", "sliding", "--n", "-1"], 2, "Invalid value for '--n'"),
         (["show", "causal", "--head", "12"], 2, "heads are 0 to 11"),
         (["show", "causal", "--n", "100000"], 2, "at most 4096"),
@@ -111,6 +154,20 @@ def test_unreadable_files(tmp_path: Path, content: bytes | None, message: str) -
         (["show", "causal", "-o", "no/such/folder/x.png"], 2, "No such file"),
         (["verify", "causal", "--n", "0"], 2, "Invalid value"),
         (["nonsense"], 2, "No such command"),
+        (["lits"], 2, "did you mean `list`?"),
+        (["show", "sliding", "-p", "w="], 2, "write -p NAME=VALUE"),
+        (["show", "sliding", "-p", "w=3", "-p", "w=4"], 2, "w is given twice"),
+        (["show", "x.attn:"], 2, "write x.attn:NAME, or x.attn alone"),
+        (["show", ""], 2, "no library pattern is called ``"),
+        (["show", "packed", "-t", "dcc=[1]"], 2, "has no table 'dcc': it takes doc"),
+        (["show", "packed", "-t", "doc=no.npy"], 2, "cannot read no.npy: No such file"),
+        (["show", "packed", "-t", "doc=[1]", "-t", "doc=[2]"], 2, "doc is given twice"),
+        (["show", "natten2d"], 1, "a sequence of 3136 positions"),
+        (["check", "longnet"], 2, "`longnet` is in the library"),
+        (["check", "."], 2, "cannot read .: it is a folder"),
+        (["check", ""], 2, "a file has no name"),
+        (["check", "/dev/null"], 2, "cannot read /dev/null: it is no regular file"),
+        (["list", "nonsense"], 2, "no pattern of the library speaks of 'nonsense'"),
     ],
 )
 def test_wrong_arguments(arguments: list[str], status: int, message: str, tmp_path: Path) -> None:

@@ -8,10 +8,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import attnc
 import pytest
 from attnc.analysis.properties import check
 from click.testing import CliRunner
 
+import attnlang
 from attnlang.catalogue import pages
 from attnlang.codes import CODES
 from attnlang.source import Source
@@ -22,7 +24,7 @@ ROOT = Path(__file__).parents[2]
 
 def halves(code: str) -> list[list[tuple[str, str, str]]]:
     """The blocks after `Wrong:` and those after `Right:`."""
-    _, wrong, right = re.split(r"^(?:Wrong|Right):$", pages()[code].text, flags=re.MULTILINE)
+    _, wrong, right = re.split(r"^(?:Wrong|Right).*:$", pages()[code].text, flags=re.MULTILINE)
     return [BLOCK.findall(half) for half in (wrong, right)]
 
 
@@ -30,13 +32,18 @@ def codes_of(text: str) -> set[str]:
     return {found.code for found in check(Source("<example>", text))}
 
 
-OF_TEXTS = [code for code in pages() if halves(code)[0][0][0] == "attn" and not halves(code)[0][0][1]]
-OF_COMMANDS = [code for code in pages() if code not in OF_TEXTS]
+SIZES = re.compile(r"^Wrong, at N = (\d+) with (\d+) heads:$", re.MULTILINE)
+OF_REPORTS = [code for code in pages() if SIZES.search(pages()[code].text)]
+OF_TEXTS = [
+    code for code in pages() if code not in OF_REPORTS and halves(code)[0][0][0] == "attn" and not halves(code)[0][0][1]
+]
+OF_COMMANDS = [code for code in pages() if code not in OF_TEXTS and code not in OF_REPORTS]
 
 
 def test_every_code_has_a_page_and_every_page_a_code() -> None:
     assert set(pages()) == set(CODES)
     assert OF_COMMANDS == ["A0005", "A0109", "A0110", "A0301"]
+    assert [f"A04{number:02}" for number in range(5, 11)] == OF_REPORTS
 
 
 @pytest.mark.parametrize("code", OF_TEXTS)
@@ -45,6 +52,21 @@ def test_the_wrong_example_gives_the_code_and_the_right_one_none(code: str) -> N
     assert codes_of(wrong) == {code}
     assert codes_of(right) == set()
     assert wrong != right
+
+
+@pytest.mark.parametrize("code", OF_REPORTS)
+def test_the_report_of_the_wrong_example_gives_the_code_and_that_of_the_right_one_does_not(code: str) -> None:
+    ((_, _, wrong),), ((_, _, right),) = halves(code)
+    n, heads = map(int, SIZES.findall(pages()[code].text)[0])
+    for text, is_wrong in ((wrong, True), (right, False)):
+        assert codes_of(text) <= {"A0401"}  # a first query without keys is not what these pages are about
+        found = attnc.report(attnlang.loads(text), n=n, heads=heads, head_dim=8)
+        given = [each for each in found.diagnostics if each.code == code]
+        assert bool(given) == is_wrong
+        for each in given:
+            assert each.span is not None
+            assert each.label
+            assert each.help
 
 
 @pytest.mark.parametrize("code", OF_COMMANDS)

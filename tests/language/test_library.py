@@ -16,7 +16,9 @@ from tests.language.zoo.frame import Definition, Frame
 
 ANY_LENGTH = {**sequences.DEFINITIONS, **blocks.DEFINITIONS}
 DEFINITIONS: dict[str, Definition] = {**ANY_LENGTH, **images.DEFINITIONS}
-WITHOUT_TABLES = [name for name in library_names() if not attnlang.load(name).tables]
+DRAWN = {"random_blocks"}
+"""Nothing but chance: what holds of it is tested by itself."""
+WITHOUT_TABLES = [name for name in library_names() if not attnlang.load(name).tables and name not in DRAWN]
 FIRST, SECOND = Frame(96, 4), Frame(83, 3)
 EVEN_ONLY = {"block_diffusion", "s2attn_roll"}
 """Defined by their authors for lengths that a half, or a group, divides."""
@@ -41,6 +43,14 @@ def test_library_patterns_at_a_length_that_nothing_divides(name: str) -> None:
 @pytest.mark.parametrize("name", library_names())
 def test_library_patterns_say_where_they_come_from(name: str) -> None:
     assert "arXiv" in (doc := attnlang.load(name).doc) or "torchscale" in doc
+
+
+@pytest.mark.parametrize("name", library_names())
+def test_library_patterns_have_a_summary_of_a_line(name: str) -> None:
+    summary = attnlang.load(name).summary
+    assert 15 < len(summary) <= 88
+    assert "arXiv" not in summary
+    assert ".." not in summary.replace("...", "")
 
 
 @pytest.mark.parametrize("name", library_names())
@@ -96,6 +106,56 @@ def test_random_keys_are_the_same_everywhere() -> None:
     assert hashlib.sha256(drawn.tobytes()).hexdigest()[:16] == "6575e912233083c5"
     few = attnlang.loads("pattern p = random(5, seed=11)").multiplicity(3, 1)
     assert (few == 1).all()
+
+
+@pytest.mark.parametrize("local", [4, 6])
+@pytest.mark.parametrize("horizontal", [False, True])
+def test_deepspeed_fixed_in_all_its_settings(local: int, horizontal: bool) -> None:
+    """Also where the last window has fewer blocks than are global: 83 positions are 11 blocks of 8."""
+    for frame in (FIRST, SECOND, Frame(200, 4)):
+        for verticals in (1, 2, local):
+            for different in range(1, local // verticals + 1):
+                m = attnlang.load(
+                    "deepspeed_fixed", block=8, local=local, verticals=verticals, patterns=different,
+                    horizontal=horizontal,
+                ).multiplicity(frame.N, frame.H)  # fmt: skip
+                expected = blocks.deepspeed_fixed(frame, local, verticals, different, horizontal)
+                assert (m == expected).all()
+
+
+def test_deepspeed_variable_may_be_horizontal_and_draw() -> None:
+    given = {"block": 8, "windows": [2, 1, 3], "globals": [0, 4]}
+    rows = attnlang.load("deepspeed_variable", **given, horizontal=True).multiplicity(96, 2)
+    bare = attnlang.load("deepspeed_variable", **given).multiplicity(96, 2)
+    assert (rows == np.maximum(bare, np.isin(np.arange(96) // 8, [0, 4])[None, :, None])).all()
+    drawn = attnlang.load("deepspeed_variable", **given, r=2).multiplicity(96, 2)
+    assert (drawn > bare).any((2,)).sum() > 0
+    assert (drawn >= bare).all()
+
+
+def test_random_keys_of_a_relation_are_drawn_from_it_alone() -> None:
+    n, heads = 40, 3
+    among = attnlang.loads("pattern p = causal & key(pos % 3 > 0)").multiplicity(n, heads)
+    drawn = attnlang.loads("pattern p = random(4, seed=2) { causal & key(pos % 3 > 0) }").multiplicity(n, heads)
+    assert (drawn <= among).all()
+    assert (drawn.sum(2) == np.minimum(among.sum(2), 4)).all()
+    assert hashlib.sha256(drawn.tobytes()).hexdigest()[:16] == "45b70b0f921955b4"
+    everything = attnlang.loads("pattern p = random(5, seed=11) { all + all }").multiplicity(100, 3)
+    assert (everything == attnlang.loads("pattern p = random(5, seed=11)").multiplicity(100, 3)).all()
+
+
+def test_random_blocks_are_some_of_all() -> None:
+    m = attnlang.load("random_blocks", b=8, r=3).multiplicity(96, 2)
+    tiles = m.reshape(2, 12, 8, 12, 8)
+    assert (tiles.all((2, 4)) == tiles.any((2, 4))).all()
+    assert (tiles.any((2, 4)).sum(2) == 3).all()
+
+
+def test_bigbird_draws_blocks_that_it_does_not_see_anyway() -> None:
+    """The count of the paper's blocks: 2 n + 2 (4 + r) + (n - 4) (5 + r)."""
+    b, n, r = 4, 24, 3
+    m = attnlang.load("bigbird", b=b, r=r).multiplicity(b * n, 3)
+    assert (m.sum((1, 2)) == b * b * (2 * n + 2 * (4 + r) + (n - 4) * (5 + r))).all()
 
 
 @pytest.mark.parametrize("name", ["bigbird", "deepspeed_bigbird"])

@@ -74,6 +74,19 @@ DEFINITIONS: dict[str, tuple[dict[str, Any], dict[str, Any], Any]] = {
     "packed_bidirectional": ({}, {"doc": doc}, documents(lambda n: np.ones((n, n), bool))),
     "packed_sliding": ({"w": 5}, {"doc": doc}, documents(lambda n: lower(n) & ~np.tri(n, k=-5, dtype=bool))),
     "prefix_lm_runtime": ({}, {"prefix": [9]}, lower(N) | (k < 9)),
+    "longformer_mask": (
+        {"w": 5},
+        {"is_global": np.isin(np.arange(N), [0, 20, 21]).astype(int)},
+        (abs(q - k) <= 5) | np.isin(q, [0, 20, 21]) | np.isin(k, [0, 20, 21]),
+    ),
+    "flamingo": (
+        {},
+        {
+            "image": np.where(np.arange(N) < 12, np.arange(N) // 4, -1),
+            "text": np.where(np.arange(N) < 20, -1, np.repeat([-1, 0, 1, 2], 12)),
+        },
+        sum((k // 4 == i) & (k < 12) & (q >= max(20, 12 + 12 * i)) & (q < 24 + 12 * i) for i in range(3)),
+    ),
     "shared_prefix": ({"p": 12}, {"doc": doc}, documents(lower) | (lower(N) & (k < 12))),
     "tree": ({"p": CONTEXT}, {"ancestor": ancestors()}, tree()),
     "vertical_slash": ({}, {"vertical": vertical, "slash": slash}, vertical_slash()),

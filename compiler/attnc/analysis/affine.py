@@ -7,7 +7,7 @@ All functions live on one space, `[N] -> { [q, k, n] }`: query, key and the leng
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import islpy as isl
 
@@ -33,10 +33,15 @@ def variable(name: str) -> PwAff:
     return isl.PwAff.from_aff(isl.Aff.var_on_domain(local, isl.dim_type.set, "qkn".index(name)))
 
 
+def integer_val(value: int) -> Any:
+    """An integer of any size; islpy itself takes those of 64 bits only."""
+    return isl.Val(str(value))
+
+
 def constant(value: int) -> PwAff:
     """An integer as a function."""
     local = isl.LocalSpace.from_space(SPACE)
-    return isl.PwAff.from_aff(isl.Aff.zero_on_domain(local).add_constant_val(isl.Val(value)))
+    return isl.PwAff.from_aff(isl.Aff.zero_on_domain(local).add_constant_val(integer_val(value)))
 
 
 def affine(node: tree.Expr, names: Names) -> PwAff:
@@ -86,15 +91,15 @@ def _binary(op: str, left: tree.Expr, right: tree.Expr, names: Names) -> PwAff:
         case "-":
             return affine(left, names).sub(affine(right, names))
         case "*" if isinstance(factor := known(left), int):
-            return affine(right, names).scale_val(isl.Val(int(factor)))
+            return affine(right, names).scale_val(integer_val(int(factor)))
         case "*" if isinstance(factor := known(right), int):
-            return affine(left, names).scale_val(isl.Val(int(factor)))
+            return affine(left, names).scale_val(integer_val(int(factor)))
         case "//":
             return _floor_divided(affine(left, names), right)
         case "%":
             value = affine(left, names)
             divisor = _divisor(right)
-            return value.sub(_floor_divided(value, right).scale_val(isl.Val(divisor)))
+            return value.sub(_floor_divided(value, right).scale_val(integer_val(divisor)))
         case _:
             raise NotAffineError(f"`{op}` of two unknowns is not affine")
 
@@ -108,7 +113,7 @@ def _divisor(node: tree.Expr) -> int:
 
 def _floor_divided(value: PwAff, by: tree.Expr) -> PwAff:
     divisor = _divisor(by)
-    return (value if divisor > 0 else value.neg()).scale_down_val(isl.Val(abs(divisor))).floor()
+    return (value if divisor > 0 else value.neg()).scale_down_val(integer_val(abs(divisor))).floor()
 
 
 def condition(node: tree.Expr, names: Names) -> Set:

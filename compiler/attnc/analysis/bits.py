@@ -18,8 +18,6 @@ from attnlang.plan import Band, Runs
 
 Bits: TypeAlias = NDArray[np.uint64]
 """(n, words): bit k of row q is set if q has heard of k."""
-CHUNK = 2**26
-"""Bytes that a temporary array may take."""
 
 
 def identity(n: int) -> Bits:
@@ -46,8 +44,11 @@ def unpacked(rows: Bits, n: int) -> NDArray[np.uint8]:
 # steps of lattices --------------------------------------------------------------------------------------------------
 
 
-def add_piece(out: Bits, rows: Bits, piece: Piece) -> None:
-    """Add to each row of `out` the rows of its keys: out |= A rows, where A holds the pairs of a piece."""
+def add_piece(out: Bits, rows: Bits, piece: Piece, *, causal: bool = False) -> None:
+    """Add to each row of `out` the rows of its keys: out |= A rows, where A holds the pairs of a piece.
+
+    causal   whether no row holds a position after its own, nor will: then half of the words need no look
+    """
     if isinstance(piece, ColumnsPiece):
         _add_columns(out, rows, piece)
         return
@@ -57,7 +58,9 @@ def add_piece(out: Bits, rows: Bits, piece: Piece) -> None:
         classes = range(r) if piece.phase is None else (piece.phase,)
         for phase in classes:
             places = slice(begin + (phase - first) % r, end, r)
-            if places.start < end:
+            if places.start < end and causal and lo is None and hi == 0:
+                _add_prefixes(out[places], rows[places], places.start, r)
+            elif places.start < end:
                 _add_windowed(out[places], rows[places], Band(lo, hi))
 
 
@@ -83,11 +86,31 @@ def _add_windowed(out: Bits, rows: Bits, band: Band) -> None:
     if lo == hi:
         _add_shifted(out, rows, lo)
     elif lo == -(m - 1):
-        _add_shifted(out, np.bitwise_or.accumulate(rows, axis=0), hi, fill_end=True)
+        _add_shifted(out, _running(rows), hi, fill_end=True)
     elif hi == m - 1:
-        _add_shifted(out[::-1], np.bitwise_or.accumulate(rows[::-1], axis=0), -lo, fill_end=True)
+        _add_shifted(out[::-1], _running(rows[::-1]), -lo, fill_end=True)
     else:
         _add_sliding(out, rows, lo, hi)
+
+
+def _add_prefixes(out: Bits, rows: Bits, first: int, step: int) -> None:
+    """out[i] |= union of rows[0..i], where row i is that of position first + i step, and holds nothing after it."""
+    heard = np.zeros(rows.shape[1], np.uint64)
+    for i, (mine, row) in enumerate(zip(out, rows, strict=True)):
+        words = (first + i * step) // 64 + 1
+        known = heard[:words]
+        np.bitwise_or(known, row[:words], out=known)
+        np.bitwise_or(mine[:words], known, out=mine[:words])
+
+
+def _running(rows: Bits) -> Bits:
+    """Row i of the result is the union of rows 0..i. Row by row: numpy's accumulate strides through memory instead."""
+    result = np.empty_like(rows)
+    if len(rows):
+        result[0] = rows[0]
+    for i in range(1, len(rows)):
+        np.bitwise_or(result[i - 1], rows[i], out=result[i])
+    return result
 
 
 def _add_shifted(out: Bits, rows: Bits, by: int, fill_end: bool = False) -> None:
@@ -110,8 +133,8 @@ def _add_sliding(out: Bits, rows: Bits, lo: int, hi: int) -> None:
     padded = np.zeros((blocks * length, rows.shape[1]), np.uint64)
     padded[length : length + m] = rows
     cut = padded.reshape(blocks, length, -1)
-    heads = np.bitwise_or.accumulate(cut, axis=1).reshape(padded.shape)
-    tails = np.bitwise_or.accumulate(cut[:, ::-1], axis=1)[:, ::-1].reshape(padded.shape)
+    heads = _running(cut.swapaxes(0, 1)).swapaxes(0, 1).reshape(padded.shape)
+    tails = _running(cut.swapaxes(0, 1)[::-1])[::-1].swapaxes(0, 1).reshape(padded.shape)
     first, last = max(0, -hi), min(m, m - lo)  # the rows whose window meets any row
     out[first:last] |= tails[first + lo + length : last + lo + length]
     ends = np.minimum(np.arange(first, last) + hi + length, len(padded) - 1)
@@ -137,17 +160,15 @@ def _add_columns(out: Bits, rows: Bits, piece: ColumnsPiece) -> None:
 
 
 def add_gathered(out: Bits, rows: Bits, keys: NDArray[np.int64], starts: NDArray[np.int64]) -> None:
-    """out[q] |= union of rows[k] for k in keys[starts[q]:starts[q + 1]], a chunk of queries at a time."""
-    per_chunk = max(1, CHUNK // (rows.shape[1] * 8))
-    q, n = 0, len(rows)
-    while q < n:
-        end = max(q + 1, int(np.searchsorted(starts, starts[q] + per_chunk, side="right")) - 1)
-        mine = starts[q : end + 1]
-        filled = np.flatnonzero(np.diff(mine))
-        if len(filled):
-            gathered = rows[keys[mine[0] : mine[-1]]]
-            out[q + filled] |= np.bitwise_or.reduceat(gathered, mine[filled] - mine[0], axis=0)
-        q = end
+    """out[q] |= union of rows[k], k in keys[starts[q]:starts[q + 1]]: the first key of all queries, the second, .."""
+    degrees = np.diff(starts)
+    order = np.argsort(-degrees, kind="stable")
+    firsts, ascending = starts[:-1][order], degrees[order][::-1]
+    heard = np.zeros_like(out)
+    for place in range(int(degrees.max(initial=0))):
+        active = len(order) - int(np.searchsorted(ascending, place, side="right"))
+        heard[:active] |= rows[keys[firsts[:active] + place]]
+    out[order] |= heard
 
 
 # what the bits say --------------------------------------------------------------------------------------------------
@@ -158,16 +179,31 @@ def counted(rows: Bits) -> int:
     return int(np.bitwise_count(rows).sum(dtype=np.int64))
 
 
-def counted_by_distance(rows: Bits, n: int) -> NDArray[np.int64]:
-    """How many bits are set at each distance: entry d + n - 1 counts the pairs with q - k = d."""
-    total = np.zeros(2 * n - 1, np.int64)
-    step = max(1, CHUNK // max(1, 2 * n))
-    for q in range(0, n, step):
-        bits = unpacked(rows[q : q + step], n)[:, ::-1]
-        count = len(bits)
-        canvas = np.zeros((count, n + count), np.uint8)
-        flat = canvas.reshape(-1)
-        slanted = np.lib.stride_tricks.as_strided(flat, (count, n), (n + count + 1, 1))
-        slanted[:] = bits  # row i begins at column i: equal distances share a column
-        total[q : q + n + count - 1] += canvas[:, : n + count - 1].sum(axis=0, dtype=np.int64)
-    return total
+def distances(rows: Bits, n: int) -> NDArray[np.bool_]:
+    """Which distances occur: entry d + n - 1 says whether any bit is set with q - k = d.
+
+    Rows whose numbers are equal mod 64 are united at whole words, each at the place of its distance, and moved by their
+    common number of bits at the end.
+    """
+    words = rows.shape[1]
+    found = np.zeros(2 * n - 1, bool)
+    for residue in range(min(64, n)):
+        mine = rows[residue::64]
+        united = np.zeros(words + len(mine) - 1, np.uint64)  # bit b is the distance 64 (len - 1) + residue - b
+        for i, row in enumerate(mine):
+            united[len(mine) - 1 - i : len(mine) - 1 - i + words] |= row
+        bits = np.flatnonzero(np.unpackbits(united.view(np.uint8), bitorder="little"))
+        found[64 * (len(mine) - 1) + residue - bits + n - 1] = True
+    return found
+
+
+def below_diagonal(n: int) -> Bits:
+    """Row q holds 0..q: the pairs of a causal pattern."""
+    rows = np.zeros((n, -(-n // 64)), np.uint64)
+    places = np.arange(n)
+    full, rest = (places + 1) // 64, ((places + 1) % 64).astype(np.uint64)
+    for q in range(n):
+        rows[q, : full[q]] = np.uint64(2**64 - 1)
+    partial = rest > 0
+    rows[places[partial], full[partial]] = (np.uint64(1) << rest[partial]) - np.uint64(1)
+    return rows

@@ -15,6 +15,7 @@ from attnc.analysis.isl_types import Set, TooHardError, bounded
 from attnc.analysis.sets import Support, frame, support
 from attnlang.diagnostics import AttnError
 from attnlang.pattern import Pattern, algebra
+from attnlang.pattern.budget import limited
 from attnlang.pattern.walk import table_axes
 
 if TYPE_CHECKING:  # numpy is imported where small lengths are tried: proofs do without
@@ -24,6 +25,8 @@ if TYPE_CHECKING:  # numpy is imported where small lengths are tried: proofs do 
 Place = tuple[int, int]
 TRIED = (1, 2, 3, 5, 8, 16, 33, 64)
 """Lengths that are tried where integer sets cannot tell."""
+STEPS_TRIED = 50_000
+"""How many steps trying them may take."""
 KEY_AXIS = 2
 
 
@@ -40,10 +43,14 @@ class Example:
 
 @dataclass(frozen=True, slots=True)
 class Outside:
-    """Whether a relation leaves another one: an example, or why its absence is not proved, or neither."""
+    """Whether a relation leaves another one: an example, or why its absence is not proved, or neither.
+
+    `tried` is the largest N that was tried instead, 0 for none.
+    """
 
     example: Example | None = None
     unproved: str = ""
+    tried: int = 0
 
 
 def outside(relation: algebra.Relation, bound: algebra.Relation, places: Sequence[Place]) -> Outside:
@@ -65,17 +72,22 @@ def outside(relation: algebra.Relation, bound: algebra.Relation, places: Sequenc
             break
     if not unproved:
         return Outside()
-    return Outside(_tried(relation, bound, places), unproved)
+    return _tried(relation, bound, places, unproved)
 
 
-def _tried(relation: algebra.Relation, bound: algebra.Relation, places: Sequence[Place]) -> Example | None:
+def _tried(relation: algebra.Relation, bound: algebra.Relation, places: Sequence[Place], unproved: str) -> Outside:
+    last = 0
     for n, heads, m in _matrices(relation, places):
-        allowed = Pattern("bound", bound).multiplicity(n, heads)
+        try:
+            allowed = Pattern("bound", bound).multiplicity(n, heads)
+        except AttnError:
+            continue  # the bound has no meaning at this size, or is too large to try
+        last = n
         found = ((m > 0) & (allowed == 0)).nonzero()
         if len(found[0]):
             head, q, k = (int(axis[0]) for axis in found)
-            return Example(n, heads, head, q, k)
-    return None
+            return Outside(Example(n, heads, head, q, k), unproved, last)
+    return Outside(None, unproved, last)
 
 
 def query_without_key(relation: algebra.Relation, places: Sequence[Place]) -> Example | None:
@@ -115,13 +127,16 @@ def _matrices(relation: algebra.Relation, places: Sequence[Place]) -> Iterator[t
     """(n, heads, multiplicity) at the lengths that are tried; nothing where a table's content would be needed."""
     if table_axes(relation):
         return
-    for n in TRIED:
-        for heads in sorted({heads for heads, _ in places}):
-            try:
-                m = Pattern("tried", relation).multiplicity(n, heads)
-            except AttnError:
-                continue  # it has no meaning at this size
-            yield n, heads, m
+    with limited(STEPS_TRIED) as budget:
+        for n in TRIED:
+            for heads in sorted({heads for heads, _ in places}):
+                try:
+                    m = Pattern("tried", relation).multiplicity(n, heads)
+                except AttnError:
+                    if budget.left < 0:
+                        return  # too large to try
+                    continue  # it has no meaning at this size
+                yield n, heads, m
 
 
 def exact_sets(relation: algebra.Relation, places: Sequence[Place]) -> list[Set] | None:

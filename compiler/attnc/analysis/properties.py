@@ -16,11 +16,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
-from attnc.analysis.isl_types import Set
+from attnc.analysis.isl_types import Set, effort
 from attnc.analysis.members import Member, members
 from attnc.analysis.proofs import (
-    TRIED,
     Example,
+    Outside,
     Place,
     are_empty,
     covered,
@@ -30,27 +30,30 @@ from attnc.analysis.proofs import (
     query_without_key,
 )
 from attnlang import codes
-from attnlang.diagnostics import AttnError, Diagnostic, Severity, has_errors
+from attnlang.diagnostics import AttnError, Diagnostic, Severity
 from attnlang.pattern import Pattern, algebra
-from attnlang.pattern.library import check as check_text
-from attnlang.pattern.library import default_patterns
+from attnlang.pattern.budget import limited
+from attnlang.pattern.library import examined
 from attnlang.pattern.pattern import value_text
 from attnlang.pattern.values import head_range
 from attnlang.pattern.walk import free_names_of, nodes, require_layer
 from attnlang.source import Source, Span
 from attnlang.syntax import tree
 
+EFFORT = 3_000_000
+"""Steps that all proofs about a file may take together, as islpy counts them: some seconds."""
+TRIALS = 300_000
+"""Steps that trying small lengths may take, for all patterns of a file."""
 HEAD_COUNTS = (1, 2, 8)
 CAUSAL = algebra.Offset(None, tree.Int(0))
 
 
 def check(source: Source) -> list[Diagnostic]:
     """Everything that can be said about a text: what `attnlang.pattern.library.check` says, and what proofs add."""
-    found = check_text(source)
-    if has_errors(found):
-        return found
-    for pattern in default_patterns(source):
-        found += [each for each in findings(pattern) if each not in found]
+    found, patterns = examined(source)
+    with effort(EFFORT), limited(TRIALS):
+        for pattern in patterns:
+            found += [each for each in findings(pattern) if each not in found]
     return sorted(found, key=lambda each: each.span.start if each.span and each.span.source == source else 0)
 
 
@@ -128,7 +131,7 @@ class _Prover:
             text = algebra.relation_text(claim)
             yield self._leaves(claim, found.example, self._culprit(claim), "error", f"restrict it with `{text} & ...`")
         elif found.unproved:
-            yield self._unproved(claim, found.unproved)
+            yield self._unproved(claim, found)
 
     def _evident(self) -> Iterator[Diagnostic]:
         """`causal & a | b`, where b leaks: parentheses are missing, or b should be restricted too."""
@@ -149,9 +152,9 @@ class _Prover:
             code, message = codes.FUTURE, "query can attend to the future"
         return Diagnostic(code, message, span, label, help=hint, severity=severity)
 
-    def _unproved(self, claim: algebra.Relation, reason: str) -> Diagnostic:
-        tried = f"no pair leaves the bound at N up to {TRIED[-1]}"
-        label = f"{reason}; {'nothing is known of a table' if self.pattern.tables else tried}"
+    def _unproved(self, claim: algebra.Relation, found: Outside) -> Diagnostic:
+        tried = f"no pair leaves the bound at N up to {found.tried}" if found.tried else "nothing was tried"
+        label = f"{found.unproved}; {'nothing is known of a table' if self.pattern.tables else tried}"
         hint = f"with `{algebra.relation_text(claim)} & ...` it holds by its form"
         message = f"it cannot be proved that `{self.pattern.name}` stays within its bound"
         return Diagnostic(codes.UNPROVED, message, self._span, label, help=hint, severity="warning")

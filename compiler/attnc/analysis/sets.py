@@ -14,7 +14,9 @@ from math import prod
 from typing import assert_never
 
 from attnc.analysis.affine import Names, NotAffineError, affine, condition, constant, variable
-from attnc.analysis.isl_types import Map, Set, TooHardError, bounded, read_map, read_set
+from attnc.analysis.isl_types import TOO_MANY, Map, Set, TooHardError, bounded, read_map, read_set
+from attnlang import codes
+from attnlang.diagnostics import AttnError
 from attnlang.pattern import algebra
 from attnlang.pattern.arithmetic import known
 from attnlang.pattern.expr import Scope, bindings, fold
@@ -46,8 +48,10 @@ def support(relation: algebra.Relation, head: int, heads: int) -> Support:
     try:
         with bounded():
             found = builder.pairs(relation, upper=True).intersect(outermost)
-    except TooHardError as reason:
-        builder.reasons.append(str(reason))
+    except (TooHardError, AttnError) as reason:
+        if isinstance(reason, AttnError) and codes.PATTERN_TOO_LARGE not in {each.code for each in reason.diagnostics}:
+            raise
+        builder.reasons.append(TOO_MANY)
         found = frame().intersect(outermost)
     lengths = outermost
     for size in builder.grids:
@@ -102,8 +106,11 @@ class _Builder:
                 return frame().intersect(condition(fold(b, self._scope), {**names, **positions}))
             case algebra.Neighborhood():
                 return self._neighborhood(relation)
-            case algebra.Random():
-                raise NotAffineError("`random` draws its keys")
+            case algebra.Random(_, _, body):
+                self.reasons.append("`random` draws its keys")
+                if not upper:
+                    return frame().subtract(frame())
+                return frame() if body is None else self.pairs(body, upper)
             case algebra.Segment() | algebra.Dilate() | algebra.Blocks() | algebra.Grid():
                 return self._frame(relation, upper)
             case algebra.Heads(lo, hi, body):
@@ -134,6 +141,8 @@ class _Builder:
         for scope in scopes:
             self._scope = scope
             result = result.union(self.pairs(body, upper))
+            if result.n_basic_set() > MAX_PARTS * 4:
+                raise NotAffineError("its list is long")
         self._scope = outer
         return result
 

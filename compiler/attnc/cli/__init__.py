@@ -5,6 +5,7 @@ Exit status: 0 clean, 1 the pattern has errors (or a check failed), 2 the comman
 
 from __future__ import annotations
 
+from difflib import get_close_matches
 from importlib import import_module
 
 import click
@@ -16,6 +17,7 @@ COMMANDS = {
     "check": "Check pattern files and print every error.",
     "fmt": "Format pattern files.",
     "report": "Say what a pattern costs, exactly.",
+    "compare": "Put several patterns side by side.",
     "show": "Draw a pattern, into a file or the terminal.",
     "compile": "Write a pattern as a PyTorch module.",
     "plan": "Write the sequence-parallel schedule, with its certificate.",
@@ -30,6 +32,14 @@ class _Commands(click.Group):
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        close = get_close_matches(args[0], COMMANDS, 1, 0.5) if args and args[0] not in COMMANDS else []
+        if close and not args[0].startswith("-"):
+            raise click.UsageError(f"No such command '{args[0]}': did you mean `{close[0]}`?", ctx)
+        return super().resolve_command(ctx, args)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:

@@ -8,7 +8,7 @@ import sys
 import click
 
 from attnc.cli.common import given_source, print_diagnostics, user_errors
-from attnlang import __version__
+from attnlang import AttnError, __version__, codes
 from attnlang.diagnostics import Diagnostic, has_errors
 from attnlang.machine_formats import github, json_list, sarif
 
@@ -16,19 +16,22 @@ from attnlang.machine_formats import github, json_list, sarif
 @click.command("check")
 @click.argument("files", nargs=-1, required=True, metavar="FILE...")
 @click.option(
-    "--format", "format_", type=click.Choice(["text", "json", "sarif", "github"]), default="text", show_default=True
+    "--format",
+    "format_",
+    type=click.Choice(["text", "json", "sarif", "github"]),
+    default="text",
+    show_default=True,
+    help="text on standard error; json, sarif (2.1.0) and github (annotations) on standard output.",
 )
 def command(files: tuple[str, ...], format_: str) -> None:
     """Check pattern files and print every error; - is standard input.
 
     Exit status 0 if there is none, 1 if there are some, 2 if a file cannot be read.
     """
-    from attnc.analysis.properties import check
-
     found: list[Diagnostic] = []
     with user_errors():
         for name in files:
-            found += check(given_source(name))
+            found += _checked(name)
     match format_:
         case "json":
             click.echo(json.dumps(json_list(found), indent=2))
@@ -39,7 +42,19 @@ def command(files: tuple[str, ...], format_: str) -> None:
                 click.echo(github(diagnostic))
         case _:
             _print_text(found, len(files))
-    sys.exit(1 if has_errors(found) else 0)
+    unreadable = any(diagnostic.code == codes.UNREADABLE for diagnostic in found)
+    sys.exit(2 if unreadable else 1 if has_errors(found) else 0)
+
+
+def _checked(name: str) -> list[Diagnostic]:
+    """What there is to say about a file; that it cannot be read, if need be: the others are checked all the same."""
+    from attnc.analysis.properties import check
+
+    try:
+        source = given_source(name)
+    except AttnError as error:
+        return list(error.diagnostics)
+    return check(source)
 
 
 def _print_text(found: list[Diagnostic], files: int) -> None:

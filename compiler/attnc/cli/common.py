@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Generator, Iterable
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
@@ -13,7 +13,8 @@ import click
 from attnlang import AttnError, Pattern, codes
 from attnlang.diagnostics import Diagnostic, render
 from attnlang.pattern.arguments import evaluated
-from attnlang.pattern.files import MAX_BYTES, decode, read
+from attnlang.pattern.files import MAX_BYTES, decode, read, unreadable
+from attnlang.pattern.tables import check_names
 from attnlang.source import Source
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -43,21 +44,49 @@ def size_options(n: int) -> Callable[[F], F]:
 
 
 def given_source(name: str) -> Source:
-    """The text of a file, or of standard input for `-`."""
-    return decode("<stdin>", sys.stdin.buffer.read(MAX_BYTES + 1)) if name == "-" else read(Path(name))
+    """The text of a file, or of standard input for `-`. Raises AttnError (A0005) if it cannot be read."""
+    return given_text(name)[0]
+
+
+def given_text(name: str) -> tuple[Source, str]:
+    """The same, and the text to the letter: with its byte order mark and the line ends that it has."""
+    if name == "-":
+        data = sys.stdin.buffer.read(MAX_BYTES + 1)
+        return decode("<stdin>", data), data.decode("utf-8")
+    if not name:
+        raise unreadable("a file has no name: the argument is empty")
+    return read(Path(name)), Path(name).read_bytes().decode("utf-8")
 
 
 def load_pattern(pattern: str, parameters: Iterable[str]) -> Pattern:
-    """The pattern of the command line, with its parameters."""
+    """The pattern of the command line, with its parameters. Where these are at fault, it exits with status 2."""
     from attnlang.pattern.library import load
 
     values: dict[str, Any] = {}
     for item in parameters:
         name, equals, text = item.partition("=")
-        if not equals or not name.isidentifier():
+        if not equals or not name.isidentifier() or not text.strip():
             raise click.BadParameter(f"-p {item}: write -p NAME=VALUE, as in -p w=128 or -p segments=[64,128]")
+        if name in values:
+            raise click.BadParameter(f"-p {item}: {name} is given twice")
         values[name] = text
-    return load(pattern, **values)
+    try:
+        return load(pattern, **values)
+    except AttnError as error:
+        if values and _loads(pattern):
+            fail(error.diagnostics, status=2)
+        raise
+
+
+def _loads(pattern: str) -> bool:
+    """Whether nothing is wrong with a pattern as it stands, so that its parameters must be at fault."""
+    from attnlang.pattern.library import load
+
+    try:
+        load(pattern)
+    except AttnError as error:
+        return all(diagnostic.code == codes.PARAMETER for diagnostic in error.diagnostics)  # one that must be given
+    return True
 
 
 def table_option(function: F) -> F:
@@ -74,18 +103,45 @@ def table_option(function: F) -> F:
 
 def given_tables(pattern: Pattern, items: Iterable[str]) -> dict[str, Any]:
     """The tables of the command line."""
-    import numpy as np
-
     found: dict[str, Any] = {}
     for item in items:
         name, equals, text = item.partition("=")
         if not equals:
             raise click.BadParameter(f"-t {item}: write -t NAME=LIST, as in -t doc=[0,0,1,1], or -t NAME=FILE.npy")
-        found[name] = np.load(text, allow_pickle=False) if text.endswith(".npy") else evaluated(name, text).value
-    missing = [name for name, _ in pattern.tables if name not in found]
+        if name in found:
+            raise click.BadParameter(f"-t {item}: {name} is given twice")
+        found[name] = _array(text) if text.endswith(".npy") else evaluated(name, text).value
+    wanted = [name for name, _ in pattern.tables]
+    check_names(pattern.tables, {**dict.fromkeys(wanted), **found}, f"pattern {pattern.name}")
+    missing = [name for name in wanted if name not in found]
     if missing:
         raise ValueError(f"pattern {pattern.name} needs the content of {', '.join(missing)}: give -t {missing[0]}=LIST")
     return found
+
+
+def _array(file: str) -> Any:
+    import numpy as np
+
+    try:
+        return np.load(file, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else "it is no .npy file of numbers"
+        raise ValueError(f"cannot read {file}: {reason}") from None
+
+
+@contextmanager
+def progress_shown() -> Generator[Callable[[str], None]]:
+    """A function that is told what is being done, and shows it on a terminal's standard error."""
+    if not sys.stderr.isatty():
+        yield lambda what: None
+        return
+    from rich.console import Console
+    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("")
+        yield lambda what: bar.update(task, description=what)
 
 
 @contextmanager
@@ -102,11 +158,11 @@ def user_errors() -> Any:
         sys.exit(2)
 
 
-def fail(diagnostics: Iterable[Diagnostic]) -> NoReturn:
+def fail(diagnostics: Iterable[Diagnostic], status: int | None = None) -> NoReturn:
     """Print diagnostics and exit: with 2 where the arguments are at fault, else with 1."""
     found = tuple(diagnostics)
     print_diagnostics(found, err=True)
-    sys.exit(2 if any(diagnostic.code in _ARGUMENTS_AT_FAULT for diagnostic in found) else 1)
+    sys.exit(status or (2 if any(diagnostic.code in _ARGUMENTS_AT_FAULT for diagnostic in found) else 1))
 
 
 def print_diagnostics(diagnostics: Iterable[Diagnostic], *, err: bool) -> None:

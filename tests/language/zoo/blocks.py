@@ -27,8 +27,8 @@ def bigbird(f: Frame) -> Any:
     return spread((abs(i - j) <= 1) | np.isin(i, [0, n - 1]) | np.isin(j, [0, n - 1]), f)
 
 
-def deepspeed_fixed(f: Frame, local: int = 4, verticals: int = 2, patterns: int = 2) -> Any:
-    """FixedSparsityConfig.make_layout: set_local_layout, then set_global_layout, without horizontal ones."""
+def deepspeed_fixed(f: Frame, local: int = 4, verticals: int = 2, patterns: int = 2, horizontal: bool = False) -> Any:
+    """FixedSparsityConfig.make_layout: set_local_layout, then set_global_layout."""
     n = count(f)
     layout = np.zeros((f.H, n, n), int)
     for head in range(f.H):
@@ -38,9 +38,13 @@ def deepspeed_fixed(f: Frame, local: int = 4, verticals: int = 2, patterns: int 
         end = n - n % local
         for i in range(first, end, local):
             layout[head, :, i : i + verticals] = 1
+            if horizontal:
+                layout[head, i : i + verticals, :] = 1
         if end < n:
             start = min(end + first, n - verticals)
             layout[head, :, start : start + verticals] = 1
+            if horizontal:
+                layout[head, start : start + verticals, :] = 1
     return spread(layout, f)
 
 
@@ -97,6 +101,23 @@ def block_diffusion(f: Frame, b: int = 6) -> Any:
     return diagonal | offset | ((block_q >= block_k) & x0_k & x0_q)
 
 
+def phi3_small_layer(f: Frame) -> Any:
+    """Layer 3 of Phi-3-small: (layer + 1) % 3 > 0, so that it is sparse; blocks of 64, 16 local ones, stride 8."""
+    i, j = f.q // 64, f.k // 64
+    return f.past & ((i - j < 16) | ((j + f.h * max(1, 8 // f.H) + 1) % 8 == 0))
+
+
+def svg_spatial_gym(f: Frame, prompt: int = 5, frame: int = 10, width: int = 2, rounded: int = 8) -> Any:
+    """spatial_mask_mod of attn_gym/masks/svg.py, with attn_sink."""
+    return (f.q < prompt) | (f.k < prompt + frame) | (abs(f.d) < width * frame // rounded * rounded)
+
+
+def svg_temporal_gym(f: Frame, prompt: int = 5, frames: int = 4, frame: int = 10, width: int = 2) -> Any:
+    """temporal_mask_mod of attn_gym/masks/svg.py."""
+    near = abs((f.q - prompt) % frame - (f.k - prompt) % frame) < width * frame // frames
+    return (f.q < prompt) | (f.k < prompt) | near
+
+
 DEFINITIONS: dict[str, Definition] = {
     "bigbird": ({"b": BLOCK, "r": 0}, bigbird),
     "deepspeed_fixed": ({"block": BLOCK, "verticals": 2, "patterns": 2}, deepspeed_fixed),
@@ -111,6 +132,11 @@ DEFINITIONS: dict[str, Definition] = {
     ),
     "phi3_small": ({"block": BLOCK, "local": 2, "stride": 4}, phi3_small),
     "block_diffusion": ({"b": 6}, block_diffusion),
+    "phi3_small_layers": ({"every": 3, "layer": 3, "L": 6}, phi3_small_layer),
+    "svg_spatial_gym": (
+        {"prompt": 5, "frame": 10, "width": 2, "rounded": 8, "sink": True}, svg_spatial_gym
+    ),
+    "svg_temporal_gym": ({"prompt": 5, "frames": 4, "frame": 10, "width": 2}, svg_temporal_gym),
     "svg_spatial": (
         {"frame": 10, "radius": 1}, lambda f: (abs(f.q // 10 - f.k // 10) <= 1) | (f.k // 10 == 0)
     ),

@@ -45,8 +45,11 @@ def axial(f: Frame) -> Any:
     return (row_q == row_k) | (col_q == col_k)
 
 
-def swin(f: Frame, w: int = 4, shift: int = 2) -> Any:
-    return np.logical_and.reduce([(a + shift) // w == (b + shift) // w for a, b in places(f, (ROWS, COLS))])
+def swin(f: Frame, w: int = 4, shift: int = 1) -> Any:
+    """The image rolled by -shift and cut into windows; the mask keeps apart what the roll joined."""
+    rolled = [((a - shift) % n, (b - shift) % n, (a < shift) == (b < shift))
+              for (a, b), n in zip(places(f, (ROWS, COLS)), (ROWS, COLS), strict=True)]  # fmt: skip
+    return np.logical_and.reduce([(a // w == b // w) & together for a, b, together in rolled])
 
 
 def dilated(f: Frame, r: int = 3) -> Any:
@@ -66,6 +69,6 @@ DEFINITIONS: dict[str, Definition] = {
         sliding_tiles,
     ),
     "axial": (SIZE, axial),
-    "swin": ({**SIZE, "w": 4, "shift": 2}, swin),
+    "swin": ({**SIZE, "w": 4, "shift": 1}, swin),
     "dilated2d": ({**SIZE, "r": 3}, dilated),
 }  # fmt: skip

@@ -104,11 +104,12 @@ DEFINITIONS: dict[str, Definition] = {
     "sliding_bidirectional": ({"w": 7}, lambda f: abs(f.d) <= 7),
     "sliding_flash": ({"left": 6, "right": 2}, lambda f: (f.q - 6 <= f.k) & (f.k <= f.q + 2)),
     "sliding_gym": ({"w": 7}, lambda f: (f.d <= 7) & f.past),
-    "dilated_sliding": ({"w": 5, "d": 3}, lambda f: np.isin(f.d, [0, 3, 6, 9, 12])),
+    "streaming_gym": ({"w": 7, "sinks": 3}, lambda f: ((f.d <= 7) | (f.k < 3)) & f.past),
+    "dilated_sliding": ({"w": 5, "d": 3}, lambda f: np.isin(f.d, [0, 3, 6, 9, 12, 15])),
     "dilated_gym": ({"w": 13, "d": 3}, lambda f: np.isin(f.d, [0, 3, 6, 9, 12])),
     "longformer_heads": (
         {"w": 5, "d": 3, "dilated": 2},
-        lambda f: np.where(f.h < f.H - 2, (f.d >= 0) & (f.d < 5), np.isin(f.d, [0, 3, 6, 9, 12, 15])),
+        lambda f: np.where(f.h < f.H - 2, (f.d >= 0) & (f.d <= 5), np.isin(f.d, [0, 3, 6, 9, 12, 15])),
     ),
     "strided": ({"l": 9}, lambda f: f.past & ((f.d <= 9) | (f.d % 9 == 0))),
     "strided_heads": (
@@ -117,6 +118,9 @@ DEFINITIONS: dict[str, Definition] = {
     "fixed": ({"l": 9, "c": 2}, lambda f: f.past & ((f.q // 9 == f.k // 9) | (f.k % 9 >= 9 - 2))),
     "fixed_heads": ({"block": 4, "stride": 3, "num_verts": 3}, sparse_transformer_fixed),
     "longformer_local": ({"w": 5, "d": 3}, lambda f: (abs(f.d) <= 15) & (f.d % 3 == 0)),
+    "global_tokens": (
+        {"tokens": [0, 7, 50]}, lambda f: np.isin(f.q, [0, 7, 50]) | np.isin(f.k, [0, 7, 50])
+    ),
     "longformer": ({"w": 5, "g": 2}, lambda f: (abs(f.d) <= 5) | (f.k < 2) | (f.q < 2)),
     "etc": ({"g": 9, "r": 4}, lambda f: (abs(f.d) <= 4) | (f.k < 9) | (f.q < 9)),
     "longnet": ({"segments": SEGMENTS, "dilations": DILATIONS}, lambda f: f.past * by_paper(f)),
