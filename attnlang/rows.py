@@ -1,4 +1,4 @@
-"""Rows as arithmetic progressions, and their exact algebra: what a rank holds, sends and computes, in plain integers."""
+"""Rows as arithmetic progressions, and their exact algebra: what a rank holds, sends and computes."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def span(first: int, last: int) -> Rows | None:
 
 
 def _meet(a: Rows, b: Rows) -> Rows | None:
-    """x = a mod s and x = b mod t, between the larger first and the smaller last: the Chinese remainder theorem."""
+    """X = a mod s and x = b mod t, between the larger first and the smaller last: the Chinese remainder theorem."""
     common, both = gcd(a.step, b.step), lcm(a.step, b.step)
     if (b.first - a.first) % common:
         return None

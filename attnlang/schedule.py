@@ -1,4 +1,4 @@
-"""`Schedule`: how R ranks compute a pattern on a sequence of n tokens. The contract between the compiler and `parallel`.
+"""`Schedule`: how R ranks compute a pattern on a sequence of n tokens. The contract between compiler and runtime.
 
 A placement says which tokens each rank holds. Every pair of the pattern is computed at one of its two homes: where its
 query lives, with the key's row sent there, or where its key lives, with the query's row sent there and its partial
@@ -159,22 +159,22 @@ class RowBytes:
 
     @property
     def key_forward(self) -> int:
-        """k and v."""
+        """K and v."""
         return 2 * self.head_dim * self.item
 
     @property
     def query_forward(self) -> int:
-        """q."""
+        """Q."""
         return self.head_dim * self.item
 
     @property
     def query_forward_back(self) -> int:
-        """out and lse, partial."""
+        """Out and lse, partial."""
         return (self.head_dim + 1) * self.partial
 
     @property
     def key_backward_back(self) -> int:
-        """dk and dv, partial. k and v were kept."""
+        """Dk and dv, partial. k and v were kept."""
         return 2 * self.head_dim * self.partial
 
     @property
@@ -280,7 +280,7 @@ class Schedule:
             ],
             "exchanges": [[[e.first, e.last, e.transfer] for e in exchanges] for exchanges in self.exchanges],
             "gathered": list(self.gathered),
-            "tables": {name: content for name, content in self.tables},
+            "tables": dict(self.tables),
         }
 
     def to_json(self) -> dict[str, Any]:

@@ -18,30 +18,35 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import attnc
 import click
 import torch
 import torch.distributed as dist
-from torch import Tensor
-
-import attnc
 from attnc.api import found_schedule
 from attnc.schedule.cost import times
+from torch import Tensor
+
 from attnlang import Pattern, load, loads
 from attnlang.parallel import WireAudit, distribute
 from attnlang.parallel.audit import planned
+from attnlang.parallel.machines import Device
 from attnlang.schedule import Schedule
 
 sys.path.insert(0, str(Path(__file__).parent))
-from common import RESULTS, machine, synchronize, write_result  # noqa: E402 - a sibling file, run as a script
+from common import RESULTS, machine, synchronize, write_result
 
 
 def patterns(each: int, n: int) -> dict[str, Pattern]:
     """What is measured: LongNet as published, LongNet with segments up to the whole sequence, and a window."""
     whole = {"segments": [2048, each, n], "dilations": [1, max(1, each // 2048), max(1, n // 2048)]}
-    found = {"longnet": load("longnet"), "window": loads(f"pattern window_{min(4096, each)} = causal & window({min(4096, each)})")}
+    found = {
+        "longnet": load("longnet"),
+        "window": loads(f"pattern window_{min(4096, each)} = causal & window({min(4096, each)})"),
+    }
     if n > each:
         found["longnet_whole"] = load("longnet", **whole)
     return found
@@ -93,7 +98,7 @@ def measured(
         gpu=options["gpu"], link=options["link"], backward=True, tables=None, objective="time",
     )  # fmt: skip
     schedule: Schedule = found.schedule
-    module = distribute(attnc.compile(pattern, heads=heads), dist.group.WORLD, schedule=schedule)
+    module = distribute(attnc.compile(pattern, heads=heads), None, schedule=schedule)
     tensors = made(heads, schedule.placement.sizes[rank], dim, device, dtype)
     result: dict[str, Any] = {"pattern": pattern.call, "n": n, "ranks": ranks, "choices": list(schedule.choices)}
     passes = runs(module, tensors)
@@ -102,22 +107,33 @@ def measured(
     moved = torch.tensor([seen.sent(rank), *planned(schedule, rank, 1, dtype, dim, backward=True)], device=device)
     dist.all_reduce(moved)
     result["bytes_on_the_wire"], result["bytes_planned"] = int(moved[0]), int(moved[1])
-    forward, backward = times(found.solution, found.device, found.link)
+    forward, backward = times(found.solution, like_one(found.device, dim, alone, alone_pairs), found.link)
     result["predicted"] = {"forward": forward.seconds, "forward_backward": forward.seconds + backward.seconds}
     result["seconds"] = {what: seconds(run, device, options["repeats"]) for what, run in passes.items()}
     result["pairs"] = sum(int(getattr(found.solution, part).sum()) for part in ("local", "at_query", "at_key", "owned"))
-    if alone is not None:
+    if alone is not None and n == each * ranks:
         share = result["pairs"] / ranks / alone_pairs
         result["efficiency"] = {what: alone[what] * share / value for what, value in result["seconds"].items()}
     data = like_an_exchange(schedule, rank, tensors[0])
-    result["seconds"]["exchange_alone"] = seconds(
-        lambda: dist.all_to_all_single(torch.empty_like(data), data), device, options["repeats"]
-    )
+
+    def exchange() -> None:
+        dist.all_to_all_single(torch.empty_like(data), data)
+
+    result["seconds"]["exchange_alone"] = seconds(exchange, device, options["repeats"])
     say(f"{name} at {n:,}: {result['seconds']} {result.get('efficiency', '')}")
     if device == "cuda":
         result["peak_memory"] = torch.cuda.max_memory_allocated()
         torch.cuda.reset_peak_memory_stats()
     return result
+
+
+def like_one(device: Device, head_dim: int, alone: dict[str, float] | None, pairs: int) -> Device:
+    """The device with the rates that one of it reached alone, so that what is predicted is the scaling."""
+    if alone is None:
+        return device
+    forward, both = alone["forward"], alone["forward_backward"]
+    rates = 4 * head_dim * pairs / forward, 10 * head_dim * pairs / max(both - forward, 1e-9)
+    return replace(device, forward=rates[0], backward=rates[1])
 
 
 def like_an_exchange(schedule: Schedule, rank: int, like: Tensor) -> Tensor:
@@ -143,7 +159,7 @@ def longest(options: dict[str, Any]) -> dict[str, Any]:
         try:
             pattern = load("longnet")
             module = distribute(
-                attnc.compile(pattern, heads=options["heads"]), dist.group.WORLD, n=n, placement="contiguous",
+                attnc.compile(pattern, heads=options["heads"]), None, n=n, placement="contiguous",
                 head_dim=options["head_dim"],
             )  # fmt: skip
             q, k, v, _ = made(options["heads"], each, options["head_dim"], options["device"], options["dtype"])
@@ -180,7 +196,7 @@ def benchmark(options: dict[str, Any], strong: int, with_longest: bool) -> dict[
         result["weak"][name] = measured(name, each * ranks, each, options, one[reference], pairs[reference])
     if strong:
         for name in patterns(each, strong):
-            result["strong"][name] = measured(name, strong, each, options, None, 1)
+            result["strong"][name] = measured(name, strong, each, options, one.get(name), pairs.get(name, 1))
     if with_longest:
         result["longest"] = longest(options)
     return result

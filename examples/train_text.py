@@ -4,7 +4,7 @@
     python examples/train_text.py --pattern strided -p l=16
     python examples/train_text.py --pattern my.attn --steps 1000
     python examples/train_text.py --resume runs/longnet/checkpoint.pt --steps 600
-    torchrun --nproc-per-node 4 examples/train_text.py --mesh cp=4            # each sequence on 4 ranks: the same losses
+    torchrun --nproc-per-node 4 examples/train_text.py --mesh cp=4            # a sequence on 4 ranks: the same losses
     torchrun --nproc-per-node 4 examples/train_text.py --mesh dp=2,cp=2       # and the batch on 2 times as many
 
 Prints the loss, writes a checkpoint that --resume continues exactly, and ends with a generated sample. Uses a GPU if
@@ -140,7 +140,9 @@ class Mesh:
             torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
         shape = int(sizes.get("dp", 1)), int(sizes.get("cp", 1))
         if shape[0] * shape[1] != int(os.environ["WORLD_SIZE"]):
-            raise click.ClickException(f"--mesh {text} is {shape[0] * shape[1]} ranks, torchrun has {os.environ['WORLD_SIZE']}")
+            raise click.ClickException(
+                f"--mesh {text} is {shape[0] * shape[1]} ranks, torchrun has {os.environ['WORLD_SIZE']}"
+            )
         self.mesh = init_device_mesh(where, shape, mesh_dim_names=("dp", "cp"))
         self.first = self.mesh.get_rank() == 0
 
@@ -156,7 +158,7 @@ class Mesh:
         labels = attnlang.parallel.shard(mine[:, 1:], self.whole, 1)  # shifted first, then cut
         logits = self.model(attnlang.parallel.shard(mine[:, :-1], self.whole, 1), self.places)
         losses = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="none")
-        return attnlang.parallel.mean_loss(losses, None, torch.distributed.group.WORLD)
+        return attnlang.parallel.mean_loss(losses, None)
 
 
 def python_source(limit: int = 8_000_000) -> Tensor:
@@ -310,10 +312,9 @@ def main(
     if spread is not None:
         spread.spread(model, config)
         ranks = spread
-    say = click.echo if ranks.first else lambda _: None
-    say(
-        f"{loaded.call}\n{size:,} parameters on {where}, {len(source):,} bytes of text, steps {first}..{steps - 1}"
-    )
+    if ranks.first:
+        about = f"{size:,} parameters on {where}, {len(source):,} bytes of text, steps {first}..{steps - 1}"
+        click.echo(f"{loaded.call}\n{about}")
     if first >= steps:
         raise click.ClickException(f"the checkpoint stands at step {first}: ask for more --steps")
     train(ranks, config, source, first, steps, optimizer)

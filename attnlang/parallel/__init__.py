@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from attnlang.parallel.audit import WireAudit
-    from attnlang.parallel.module import DistributedAttention, distribute, schedule_of
     from attnlang.parallel.loss import mean_loss
+    from attnlang.parallel.module import DistributedAttention, distribute, schedule_of
     from attnlang.parallel.sharding import positions, shard, unshard
     from attnlang.parallel.simulator import simulate
     from attnlang.parallel.streaming import attention_by_ranks

@@ -60,7 +60,9 @@ def _bytes(splits: Sequence[int], data: Tensor) -> tuple[int, ...]:
     return tuple(int(split) * data.element_size() for split in splits)
 
 
-def planned(schedule: Schedule, rank: int, batch: int, dtype: torch.dtype, head_dim: int, *, backward: bool) -> tuple[int, int]:
+def planned(
+    schedule: Schedule, rank: int, batch: int, dtype: torch.dtype, head_dim: int, *, backward: bool
+) -> tuple[int, int]:
     """Bytes that a rank is to send to others, and to receive from them, by the schedule alone."""
     from attnlang.parallel.simulator import row_traffic
     from attnlang.schedule import RowBytes

@@ -54,9 +54,7 @@ def alike_heads(branch: Tiles) -> list[tuple[int, ...]]:
     return [(head,) for head in branch.heads] if differ else [branch.heads]
 
 
-def held_blocks(
-    branch: Tiles, n: int, scope: Scope, q: Places, k: Places
-) -> Iterator[tuple[int, int, Counts | int]]:
+def held_blocks(branch: Tiles, n: int, scope: Scope, q: Places, k: Places) -> Iterator[tuple[int, int, Counts | int]]:
     """(first query, first key, multiplicities) of every block of rows with pairs; q and k are ascending tokens.
 
     First query and key are places in q and in k, multiples of `BLOCK`; the multiplicities are one number where all
@@ -76,7 +74,10 @@ def held_blocks(
         if level == 0:
             break
         level -= 1
-        i, j = np.concatenate([2 * i, 2 * i, 2 * i + 1, 2 * i + 1]), np.concatenate([2 * j, 2 * j + 1, 2 * j, 2 * j + 1])
+        i, j = (
+            np.concatenate([2 * i, 2 * i, 2 * i + 1, 2 * i + 1]),
+            np.concatenate([2 * j, 2 * j + 1, 2 * j, 2 * j + 1]),
+        )
         there = (i * (BLOCK << level) < len(q)) & (j * (BLOCK << level) < len(k))
         i, j = i[there], j[there]
         if not len(i):
@@ -105,11 +106,13 @@ def multiplicity_between(
                     for pairs in branch_pairs(branch, q, k):
                         rows, columns = numbers(q.numbered(pairs.q, q_base)), numbers(k.numbered(pairs.k, k_base))
                         held = np.int32(1) if pairs.band == FULL else _banded(pairs.q, pairs.k, pairs.band)
-                        total[np.ix_(pairs.heads, rows, columns)] += held
+                        total[np.ix_(np.array(pairs.heads, np.int64), rows, columns)] += held
         case Tiles():
             q, k = positions(placement, a), positions(placement, b)
             for heads in alike_heads(branch):
-                for i, j, counts in held_blocks(branch, placement.n, scope_of(plan, placement.n, heads[0], tables), q, k):
+                for i, j, counts in held_blocks(
+                    branch, placement.n, scope_of(plan, placement.n, heads[0], tables), q, k
+                ):
                     total[np.array(heads), i : i + BLOCK, j : j + BLOCK] = counts
         case _:
             assert_never(branch)

@@ -9,23 +9,26 @@ import torch.distributed as dist
 from torch import Tensor
 
 
-def mean_loss(losses: Tensor, weights: Tensor | None, group: dist.ProcessGroup, *, averaged: bool = True) -> Tensor:
+def mean_loss(
+    losses: Tensor, weights: Tensor | None, group: dist.ProcessGroup | None = None, *, averaged: bool = True
+) -> Tensor:
     """sum(weights * losses) / sum(weights), both sums over the tokens of all ranks.
 
     losses    of this rank's tokens, any shape; weights likewise (None: all 1; 0 for tokens that do not count)
+    group     the ranks over which is summed; all, unless given
     averaged  whether gradients of parameters are averaged over the ranks of the group afterwards, as DDP and FSDP do:
               the gradient of the loss is then that of R ranks, so that the average is right. False where they are
               summed
 
-    The value is the same on every rank. Where no token counts on any rank it is 0, with gradients 0; where some rank has
-    none, that rank's gradients are 0 and nothing is NaN.
+    The value is the same on every rank. Where no token counts on any rank it is 0, with gradients 0; where some
+    rank has none, its gradients are 0 and nothing is NaN.
     """
     return _MeanLoss.apply(losses, torch.ones_like(losses) if weights is None else weights, group, averaged)
 
 
 class _MeanLoss(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, losses: Tensor, weights: Tensor, group: dist.ProcessGroup, averaged: bool) -> Tensor:
+    def forward(ctx: Any, losses: Tensor, weights: Tensor, group: dist.ProcessGroup | None, averaged: bool) -> Tensor:
         kind = torch.float64 if losses.dtype == torch.float64 else torch.float32
         weights = weights.to(kind)
         counted = torch.where(weights != 0, losses.to(kind) * weights, 0.0)  # 0 * NaN of a padded token is 0

@@ -1,7 +1,7 @@
 """What a schedule costs in time on a named device and link: a model of three numbers each, stated and easy to replace.
 
-    computing  pairs * 4 D / rate forward (two products a pair), 10 D backward (five)
-    talking    latency a message + bytes / bandwidth, the larger of what a rank sends and receives
+computing  pairs * 4 D / rate forward (two products a pair), 10 D backward (five)
+talking    latency a message + bytes / bandwidth, the larger of what a rank sends and receives
 """
 
 from __future__ import annotations

@@ -53,7 +53,7 @@ class DistributedAttention(nn.Module):
 
     @property
     def rank(self) -> int:
-        """This rank's place on the mesh."""
+        """Which rank of the mesh this is."""
         return dist.get_rank(self.group)
 
     def forward(
@@ -157,7 +157,7 @@ class _Distributed(torch.autograd.Function):
 
 def distribute(
     module: nn.Module,
-    mesh: DeviceMesh | dist.ProcessGroup,
+    mesh: DeviceMesh | dist.ProcessGroup | None,
     *,
     n: int | None = None,
     schedule: Schedule | None = None,
@@ -170,7 +170,7 @@ def distribute(
     """Let the attention in a module run on sequences of n tokens that lie on the ranks of a mesh.
 
     module    a PatternAttention, or a model with some: each is replaced, in place, by a DistributedAttention
-    mesh      a DeviceMesh of one dimension (of several: take one, `mesh["cp"]`), or its process group
+    mesh      a DeviceMesh of one dimension (of several: take one, `mesh["cp"]`), or its process group; None: all ranks
     n         tokens of the whole sequence; the compiler writes a schedule of each pattern, on one placement for all
     schedule  in place of n, one that was written before, for a module with one pattern
     timeout   how long to wait for another rank, where the backend can tell (gloo; NCCL has its group's own)
@@ -178,15 +178,14 @@ def distribute(
     head_dim, kv_heads and dtype are what rows weigh where schedules are weighed; any input runs.
     Returns the module. Raises ValueError where there is no attention in it, or more ranks than tokens.
     """
-    group = mesh if isinstance(mesh, dist.ProcessGroup) else _group(mesh)
+    group = _group(mesh) if isinstance(mesh, DeviceMesh) else whole_group(mesh)
     ranks = dist.get_world_size(group)
     found = [(name, part) for name, part in module.named_modules() if isinstance(part, PatternAttention)]
     if not found:
         raise ValueError(f"there is no attnlang attention in {type(module).__name__}: nothing to distribute")
     schedules = _schedules([part for _, part in found], ranks, n, schedule, placement, head_dim, kv_heads, dtype)
     made = [
-        DistributedAttention(part, planned, group, timeout)
-        for (_, part), planned in zip(found, schedules, strict=True)
+        DistributedAttention(part, planned, group, timeout) for (_, part), planned in zip(found, schedules, strict=True)
     ]
     if isinstance(module, PatternAttention):
         return made[0]
@@ -194,6 +193,14 @@ def distribute(
         parent, _, last = name.rpartition(".")
         setattr(module.get_submodule(parent), last, part)
     return module
+
+
+def whole_group(group: dist.ProcessGroup | None) -> dist.ProcessGroup:
+    """The group given, or the one of all ranks. Raises ValueError before init_process_group."""
+    found = group if group is not None else dist.group.WORLD
+    if found is None:
+        raise ValueError("no ranks yet: call torch.distributed.init_process_group, or make a DeviceMesh, first")
+    return found
 
 
 def _group(mesh: DeviceMesh) -> dist.ProcessGroup:

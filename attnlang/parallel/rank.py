@@ -207,7 +207,9 @@ class RankWork:
             return []
         return [lse[:, rows].contiguous().view(dout.dtype), dout[:, rows], out[:, rows]]
 
-    def _unpacked_backward(self, data: Tensor, batch: int, dim: int, kind: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+    def _unpacked_backward(
+        self, data: Tensor, batch: int, dim: int, kind: torch.dtype
+    ) -> tuple[Tensor, Tensor, Tensor]:
         ratio = kind.itemsize // data.dtype.itemsize
         lses: list[Tensor] = [data.new_zeros((batch, 0), dtype=kind)]
         douts: list[Tensor] = [data.new_zeros((batch, 0, dim))]
@@ -280,21 +282,21 @@ class RankWork:
         dout = dout if dout.stride(-1) == 1 else dout.contiguous()
         for number, (rows, plan) in enumerate(self.recipe.local):
             part = slice(rows.first, rows.first + rows.count)
-            inputs = [x[:, :, part] for x in (dout, q, k, v, out, lse)]
+            dout_, q_, k_, v_, out_, lse_ = (x[:, :, part] for x in (dout, q, k, v, out, lse))
             dq_, dk_, dv_ = (x[:, :, part] for x in grads)
             name = self._backend(plan, q)
             if name != "sdpa":
-                found = load(name).backward(*inputs, plan, scale, self.tables)
+                found = load(name).backward(dout_, q_, k_, v_, out_, lse_, plan, scale, self.tables)
                 for total, added in zip((dq_, dk_, dv_), found, strict=True):
                     total += added
                 continue
             kernel = kernel_for(q.device, q.dtype, q.size(-1))
             calls = self._calls(number, kernel.windows)
-            run_calls_backward(*inputs, (dq_, dk_, dv_), calls, scale, kernel)
+            run_calls_backward(dout_, q_, k_, v_, out_, lse_, (dq_, dk_, dv_), calls, scale, kernel)
             for branch in plan.branches:
                 if isinstance(branch, Tiles):
                     for lists in lists_of(branch, plan.heads, rows.count, self.tables):
-                        backward_((dq_, dk_, dv_), *inputs, lists, scale)
+                        backward_((dq_, dk_, dv_), dout_, q_, k_, v_, out_, lse_, lists, scale)
 
     def _calls(self, number: int, windows: bool) -> tuple[Call, ...]:
         """The calls of a local plan; rows that an earlier one has touched are merged, not stored."""

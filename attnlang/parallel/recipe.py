@@ -228,7 +228,7 @@ class _Builder:
     # what moves --------------------------------------------------------------------------------------------------
 
     def _sent(self, to: int) -> tuple[list[list[Rows]], list[list[Rows]]]:
-        """Flat rows that go to a rank, of k and v and of q: those of the transfers, then those of each gathered branch."""
+        """Flat rows that go to a rank, of k and v, and of q: those of transfers, then those of each gathered branch."""
         mine, theirs = self.s.transfer(self.rank, to), self.s.transfer(to, self.rank)
         keys = [[rows for part in (theirs.keys if theirs else ()) for rows in self._of_heads(part)]]
         queries = [[rows for part in (mine.queries if mine else ()) for rows in self._of_heads(part)]]
@@ -417,9 +417,7 @@ class _Builder:
             if keys is not None:
                 self._tiles(work, branch, head, (tokens, np.arange(len(tokens)) + head * self.rows), keys)
 
-    def _tiles_of_queries(
-        self, work: _Work, branch: Tiles, sender: int, sent: dict[int, list[Rows]]
-    ) -> None:
+    def _tiles_of_queries(self, work: _Work, branch: Tiles, sender: int, sent: dict[int, list[Rows]]) -> None:
         tokens = positions(self.placement, self.rank)
         for head in branch.heads:
             queries = _sorted_arrivals(self.queries.get((sender, head), []))
@@ -429,9 +427,7 @@ class _Builder:
                 flat = np.flatnonzero(kept) + head // self.group * self.rows
                 self._tiles(work, branch, head, queries, (tokens[kept], flat))
 
-    def _tiles(
-        self, work: _Work, branch: Tiles, head: int, q: tuple[Places, Places], k: tuple[Places, Places]
-    ) -> None:
+    def _tiles(self, work: _Work, branch: Tiles, head: int, q: tuple[Places, Places], k: tuple[Places, Places]) -> None:
         """Blocks of queries, each with all its keys; q and k are (ascending tokens, flat rows)."""
         alike = next(heads[0] for heads in alike_heads(branch) if head in heads)
         name = id(branch), alike, q[0].tobytes(), k[0].tobytes()
@@ -443,7 +439,9 @@ class _Builder:
         for i, found in self.held[name].items():
             rows = q[1][i : i + BLOCK]
             keys = [k[1][j : j + BLOCK] for j, _ in found]
-            times = [np.broadcast_to(counts, (len(rows), len(part))) for (_, counts), part in zip(found, keys, strict=True)]
+            times = [
+                np.broadcast_to(counts, (len(rows), len(part))) for (_, counts), part in zip(found, keys, strict=True)
+            ]
             all_keys, all_times = np.concatenate(keys), np.concatenate(times, 1)
             seen = all_times.any(0)
             work.tiles.append((rows, all_keys[seen], all_times[:, seen].astype(np.int32)))

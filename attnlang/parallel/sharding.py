@@ -1,4 +1,4 @@
-"""This rank's rows of a tensor by the placement of a module, and back."""
+"""The rows of a tensor that a rank holds, by the placement of a module, and back."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def positions(module: nn.Module, device: torch.device | str | None = None) -> Te
 
 
 def shard(x: Tensor, module: nn.Module, dim: int) -> Tensor:
-    """This rank's rows of a tensor that every rank has whole: inputs, labels, position ids.
+    """The rows that this rank holds, of a tensor that every rank has whole: inputs, labels, position ids.
 
     Labels are shifted before they are sharded: `shard(tokens[:, 1:], ..)`, so that no label is on another rank.
     Differentiable where x is. Raises ValueError where x has another length along dim than the sequence.
@@ -50,7 +50,8 @@ def unshard(x: Tensor, module: nn.Module, dim: int) -> Tensor:
     mine = attention.schedule.placement.sizes[attention.rank]
     if x.size(dim) != mine:
         raise ValueError(
-            f"dimension {dim} has {x.size(dim)} entries (shape {tuple(x.shape)}), but rank {attention.rank} holds {mine}"
+            f"dimension {dim} has {x.size(dim)} entries (shape {tuple(x.shape)}), but rank {attention.rank} "
+            f"holds {mine}"
         )
     return _Unshard.apply(x, attention.schedule.placement, attention.group, dim)
 

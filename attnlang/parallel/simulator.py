@@ -72,7 +72,9 @@ def _check_used(mine: Recipe) -> None:
     used_queries = {int(row) for group in (*mine.foreign_queries, *mine.gathered) for row in group.q.reshape(-1)}
     for what, used, count in (("k", used_keys, sum(mine.keys_from)), ("q", used_queries, sum(mine.queries_from))):
         if len(used) != count:
-            raise RuntimeError(f"rank {mine.rank} is sent {count - len(used)} rows of {what} that none of its pairs has")
+            raise RuntimeError(
+                f"rank {mine.rank} is sent {count - len(used)} rows of {what} that none of its pairs has"
+            )
 
 
 def _facts(schedule: Schedule, mine: Recipe) -> RankFacts:

@@ -45,7 +45,9 @@ def _received(starts: dict[int, Start], rank: int, start: Start) -> Tensor:
     for sender, theirs in starts.items():
         size = theirs.sends[rank]
         if size != start.receives[sender]:
-            raise RuntimeError(f"rank {sender} sends {size} numbers to rank {rank}, which expects {start.receives[sender]}")
+            raise RuntimeError(
+                f"rank {sender} sends {size} numbers to rank {rank}, which expects {start.receives[sender]}"
+            )
         at = sum(theirs.sends[:rank])
         parts.append(theirs.data[at : at + size])
     return torch.cat(parts)
@@ -68,7 +70,7 @@ class _ByRanks(torch.autograd.Function):
         works = [RankWork(schedule, rank, q.device, q.size(-1)) for rank in range(schedule.ranks)]
         where = [torch.from_numpy(positions(schedule.placement, rank)).to(q.device) for rank in range(schedule.ranks)]
         held = [[x[:, :, tokens] for x in (q, k, v)] for tokens in where]
-        results = driven([work.forward(*mine, scale) for work, mine in zip(works, held, strict=True)])
+        results = driven([work.forward(q1, k1, v1, scale) for work, (q1, k1, v1) in zip(works, held, strict=True)])
         out, lse = torch.empty_like(q), results[0][1].new_empty(q.shape[:3])
         for tokens, (part, part_lse, _) in zip(where, results, strict=True):
             out[:, :, tokens], lse[:, :, tokens] = part, part_lse
@@ -84,10 +86,10 @@ class _ByRanks(torch.autograd.Function):
         q, k, v, out, lse = ctx.saved_tensors
         works: list[RankWork] = ctx.works
         kept: list[Kept] = ctx.kept
-        steps = [
-            work.backward(*(x[:, :, tokens] for x in (grads[0], q, k, v, out, lse)), mine, ctx.scale)
-            for work, tokens, mine in zip(works, ctx.where, kept, strict=True)
-        ]
+        steps: list[Steps] = []
+        for work, tokens, mine in zip(works, ctx.where, kept, strict=True):
+            dout1, q1, k1, v1, out1, lse1 = (x[:, :, tokens] for x in (grads[0], q, k, v, out, lse))
+            steps.append(work.backward(dout1, q1, k1, v1, out1, lse1, mine, ctx.scale))
         totals = torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
         for tokens, parts in zip(ctx.where, driven(steps), strict=True):
             for total, part in zip(totals, parts, strict=True):

@@ -19,7 +19,7 @@ from attnlang.schedule import Placement
 
 @dataclass(frozen=True, slots=True)
 class Unit:
-    """What one owner computes: `queries` and `keys` are all its tokens, the parts say which rank holds which, in order."""
+    """What one owner computes. `queries` and `keys` are all its tokens; the parts say which rank holds which."""
 
     kv_head: int
     heads: tuple[int, ...]
@@ -84,11 +84,15 @@ def inner_rows(placement: Placement, branch: Lattice, rank: int) -> Rows | None:
     if not placement.chunks[rank] or branch.runs is None:
         return None if placement.ranks > 1 else placement.chunks[rank][0] if placement.chunks[rank] else None
     chunk = placement.chunks[rank][0]
-    inside = [
-        (low, high)
-        for _, low, high in _runs(placement, branch, chunk.first, chunk.last)
-        if chunk.first <= low and high <= chunk.last
-    ] if branch.runs.width > chunk.count // 4 else _inner_ends(placement, branch, chunk)
+    inside = (
+        [
+            (low, high)
+            for _, low, high in _runs(placement, branch, chunk.first, chunk.last)
+            if chunk.first <= low and high <= chunk.last
+        ]
+        if branch.runs.width > chunk.count // 4
+        else _inner_ends(placement, branch, chunk)
+    )
     if not inside:
         return None
     return Rows(inside[0][0], inside[-1][1] - inside[0][0] + 1)

@@ -89,7 +89,9 @@ def agree(about: dict[str, str], group: dist.ProcessGroup, device: torch.device,
     rank = dist.get_rank(group)
     if faults:
         own = about["fault"]
-        raise RanksDisagreeError(own if own else f"rank {rank}: the call failed on rank {_listed(faults)}; see its error")
+        raise RanksDisagreeError(
+            own if own else f"rank {rank}: the call failed on rank {_listed(faults)}; see its error"
+        )
     if problems:
         parts = [_difference(name, [row[names.index(name)] for row in rows], about[name]) for name in problems]
         raise RanksDisagreeError(f"rank {rank}: ranks differ in {'; '.join(parts)}. All must be called alike")

@@ -169,6 +169,17 @@ def found_schedule(
     assert not isinstance(chosen_link, Device)
     check_names(pattern.tables, tables or {}, f"pattern {pattern.name}")
     return search(
-        pattern, n, ranks, heads, kv_heads or heads, head_dim, dtype, placement, device, chosen_link, backward, tables or {},
+        pattern,
+        n,
+        ranks,
+        heads,
+        kv_heads or heads,
+        head_dim,
+        dtype,
+        placement,
+        device,
+        chosen_link,
+        backward,
+        tables or {},
         objective,
     )

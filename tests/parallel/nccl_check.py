@@ -10,11 +10,11 @@ from __future__ import annotations
 import os
 import sys
 
+import attnc
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-import attnc
 from attnlang import loads
 from attnlang.parallel import WireAudit, distribute, shard
 from attnlang.parallel.audit import planned
@@ -58,7 +58,9 @@ def main() -> None:
             mine = [shard(x, module, 2) for x in whole]
             with WireAudit() as seen:
                 found = grads(module, mine[:3], mine[3])
-            same = torch.equal(found[0], module(*mine[:3]))  # gradients repeat where the kernel's do: flash's add atomically
+            same = torch.equal(
+                found[0], module(*mine[:3])
+            )  # gradients repeat where the kernel's do: flash's add atomically
             wire = (seen.sent(rank), seen.received(rank)) == planned(schedule, rank, 2, dtype, HEAD_DIM, backward=True)
             errors, allowed = [], []
             for f, p, e in zip(found, plain, exact, strict=True):
@@ -67,7 +69,9 @@ def main() -> None:
             good = all(e <= a for e, a in zip(errors, allowed, strict=True)) and wire and same
             failed |= not good
             shown = " ".join(f"{e:.1e}/{a:.1e}" for e, a in zip(errors, allowed, strict=True))
-            print(f"rank {rank} {'ok   ' if good else 'WRONG'} {dtype} {kind} {shown} wire {wire} repeats {same}  {text}")
+            print(
+                f"rank {rank} {'ok   ' if good else 'WRONG'} {dtype} {kind} {shown} wire {wire} repeats {same}  {text}"
+            )
     dist.destroy_process_group()
     sys.exit(failed)
 

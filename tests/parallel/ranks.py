@@ -27,7 +27,7 @@ def on_ranks(ranks: int, function: Callable[[int], Any], timeout: float = 60.0) 
 
 
 def outcomes(ranks: int, function: Callable[[int], Any], timeout: float = 60.0) -> list[tuple[bool, Any]]:
-    """(True, result) or (False, traceback) of each rank; a rank that does not answer in time is (False, 'no answer')."""
+    """(True, result) or (False, traceback) of each rank; (False, 'no answer') where none came."""
     context = multiprocessing.get_context("fork")
     with tempfile.TemporaryDirectory() as folder:
         store = os.path.join(folder, "store")
@@ -61,7 +61,7 @@ def _run(rank: int, ranks: int, store: str, function: Callable[[int], Any], pipe
     )
     try:
         pipe.send((True, function(rank)))
-    except BaseException as error:  # noqa: BLE001 - whatever it is, the parent is to know
+    except BaseException as error:
         pipe.send((False, f"{type(error).__name__}: {error}\n{traceback.format_exc()}"))
     finally:
         pipe.close()

@@ -1,17 +1,17 @@
-"""What schedules move, against numbers found otherwise: the least cover of single rows, formulas, and one's own eyes."""
+"""What schedules move, against numbers found otherwise: the least cover of single rows, and formulas."""
 
 from __future__ import annotations
 
 import time
 from random import Random
 
+import attnc
 import networkx as nx
 import numpy as np
 import pytest
-
-import attnc
 from attnc.schedule.covers import least_cover
 from attnc.schedule.support import least_dense_cover
+
 from attnlang import loads
 from attnlang.parallel.dense import positions
 from attnlang.runtime.pairs import branch_pairs

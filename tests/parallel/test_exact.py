@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from random import Random
 
+import attnc
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-import attnc
 from attnlang import Pattern, loads
 from attnlang.parallel import attention_by_ranks, simulate
 from attnlang.plan import Lattice
@@ -41,14 +41,12 @@ TEXTS = [
 
 
 def results(
-    attention: object, pattern: Pattern, n: int, kv_heads: int, tables: dict[str, Tensor], schedule: Schedule | None
+    pattern: Pattern, n: int, heads: int, kv_heads: int, tables: dict[str, Tensor], schedule: Schedule | None
 ) -> list[Tensor]:
     generator = torch.Generator().manual_seed(n)
-    group = HEADS // kv_heads
-    sizes = HEADS, kv_heads, kv_heads, HEADS
-    q, k, v, dout = (
-        torch.randn(BATCH, size, n, HEAD_DIM, generator=generator, dtype=torch.float64) for size in sizes
-    )
+    group = heads // kv_heads
+    sizes = heads, kv_heads, kv_heads, heads
+    q, k, v, dout = (torch.randn(BATCH, size, n, HEAD_DIM, generator=generator, dtype=torch.float64) for size in sizes)
     inputs = [x.requires_grad_() for x in (q, k, v)]
     if schedule is None:
         wide = [inputs[0], *(x.repeat_interleave(group, 1) for x in inputs[1:])]
@@ -59,10 +57,12 @@ def results(
     return [out.detach(), lse.detach().masked_fill(lse == float("-inf"), -1e6), *torch.autograd.grad(out, inputs, dout)]
 
 
-def check(pattern: Pattern, schedule: Schedule, n: int, kv_heads: int, tables: dict[str, np.ndarray]) -> None:
+def check(
+    pattern: Pattern, schedule: Schedule, n: int, kv_heads: int, tables: dict[str, np.ndarray], heads: int = HEADS
+) -> None:
     given = {name: torch.from_numpy(content) for name, content in tables.items()}
-    mine = results(None, pattern, n, kv_heads, given, schedule)
-    true = results(None, pattern, n, kv_heads, given, None)
+    mine = results(pattern, n, heads, kv_heads, given, schedule)
+    true = results(pattern, n, heads, kv_heads, given, None)
     for a, b in zip(mine, true, strict=True):
         assert float((a - b).abs().max()) < 1e-12
 
@@ -93,6 +93,7 @@ def test_owners_compute_the_same(text: str, kv_heads: int) -> None:
     from attnc.lower import lower
     from attnc.schedule.placements import at_length, placement
     from attnc.schedule.solver import Problem, solve
+
     from attnlang.schedule import RowBytes
 
     pattern, n, ranks = loads(f"pattern p = {text}"), 61, 5

@@ -6,13 +6,13 @@ import os
 from datetime import timedelta
 from typing import Any
 
+import attnc
 import pytest
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-import attnc
 from attnlang import load, loads
 from attnlang.nn import PatternAttention
 from attnlang.parallel import WireAudit, distribute, mean_loss, positions, shard, unshard
@@ -148,7 +148,11 @@ def test_a_model_learns_the_same_under_fsdp2_on_a_mesh_of_two_dimensions() -> No
         model = distribute(Model(), mesh["cp"], n=n, head_dim=HEAD_DIM, dtype="float64")
         fully_shard(model, mesh=mesh["dp", "cp"]._flatten("all"))
         found = losses_of(
-            model, n, positions(model), lambda x: shard(x, model, 1), lambda x, w: mean_loss(x, w, mesh["cp"].get_group())
+            model,
+            n,
+            positions(model),
+            lambda x: shard(x, model, 1),
+            lambda x, w: mean_loss(x, w, mesh["cp"].get_group()),
         )
         found.backward()
         whole = [p.grad.full_tensor() for p in model.parameters() if p.grad is not None]

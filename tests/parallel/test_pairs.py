@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import product
+from itertools import pairwise, product
 from random import Random
 
 import numpy as np
@@ -75,7 +75,7 @@ def test_pairs_between_rows_are_each_pair_of_the_branch_once(seed: int) -> None:
         m = matrix(plan, n)
         if random.random() < 0.5:
             cuts = sorted([0, n, *(random.randint(0, n) for _ in range(ranks - 1))])
-            parts = [Rows(low, high - low) for low, high in zip(cuts, cuts[1:], strict=False) if high > low]
+            parts = [Rows(low, high - low) for low, high in pairwise(cuts) if high > low]
         else:
             parts = [Rows(rank, (n - 1 - rank) // ranks + 1, ranks) for rank in range(min(ranks, n))]
         found = np.zeros_like(m)

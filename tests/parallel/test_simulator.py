@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import attnc
 import pytest
 
-import attnc
 from attnlang import loads
 from attnlang.parallel import simulate
 

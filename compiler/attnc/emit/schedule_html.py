@@ -56,7 +56,9 @@ def page(found: Found, data: dict[str, Any]) -> str:
         _matrix(traffic(schedule)),
     ]
     head = f"<meta charset=utf-8><meta name=viewport content='width=device-width'><title>{escape(title)}</title>"
-    return f"<!doctype html><html lang=en><head>{head}<style>{_STYLE}</style></head><body>{''.join(body)}</body></html>\n"
+    return (
+        f"<!doctype html><html lang=en><head>{head}<style>{_STYLE}</style></head><body>{''.join(body)}</body></html>\n"
+    )
 
 
 def _facts(data: dict[str, Any]) -> Iterator[str]:
@@ -115,13 +117,15 @@ def _timeline(found: Times) -> str:
             box = f"x={x:.2f} y={y:.1f} width={w:.2f} height={lane / 2 - 0.5:.1f}"
             parts.append(f"<rect class={kind} {box}><title>{escape(tip)}</title></rect>")
     height = len(shown) * (lane + 2) + 16
-    axis = f"<text x={left} y={height - 2}>0</text><text x={left + width} y={height - 2} text-anchor=end>{seconds(total)}</text>"
+    last = f"<text x={left + width} y={height - 2} text-anchor=end>{seconds(total)}</text>"
+    axis = f"<text x={left} y={height - 2}>0</text>{last}"
     return f"<div class=scroll><svg width={left + width} height={height}>{''.join(parts)}{axis}</svg></div>"
 
 
 def traffic(schedule: Schedule) -> NDArray[np.float64]:
     """Bytes from rank to rank, forward and, where counted, backward: (senders, receivers). Above `CELLS` ranks, of
-    groups of neighbours."""
+    groups of neighbours.
+    """
     cells = min(schedule.ranks, CELLS)
     group = np.arange(schedule.ranks) * cells // schedule.ranks
     row, backward = schedule.row_bytes, schedule.backward
@@ -169,4 +173,6 @@ def _matrix(found: NDArray[np.float64]) -> str:
         for i in range(0, ranks, max(1, ranks // 8))
     )
     note = "" if found.any() else "<p>Nothing moves.</p>"
-    return f"{note}<div class=scroll><svg width={side + 40} height={side + 30}>{marks}{frame}{''.join(parts)}</svg></div>"
+    return (
+        f"{note}<div class=scroll><svg width={side + 40} height={side + 30}>{marks}{frame}{''.join(parts)}</svg></div>"
+    )

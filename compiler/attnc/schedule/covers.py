@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from math import lcm
 from typing import TypeAlias
 
@@ -202,10 +203,7 @@ class _Blocks:
 
     def _stretches(self, line: _Line, rows: Rows) -> list[Rows]:
         places = sorted(place for place in self.cuts[line] if rows.first <= place <= rows.last + self.step)
-        return [
-            Rows(low, (high - low) // self.step, self.step)
-            for low, high in zip(places, places[1:], strict=False)
-        ]
+        return [Rows(low, (high - low) // self.step, self.step) for low, high in pairwise(places)]
 
     def cover(self, query_weight: int, key_weight: int) -> Cover:
         """The least cover of blocks with any pair, and the largest flow through blocks that pass equal shares."""

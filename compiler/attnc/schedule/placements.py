@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import replace
+from itertools import pairwise
 from math import lcm
 
 from attnlang.plan import Columns, Lattice, Plan
@@ -45,7 +46,7 @@ def _stretches(n: int, parts: int, unit: int) -> list[Rows | None]:
     """Stretches of multiples of a unit, as equal as can be; the last one takes what is left of a unit."""
     units = -(-n // unit)
     ends = [min(n, (i * units // parts) * unit) for i in range(parts + 1)]
-    return [Rows(low, high - low) if high > low else None for low, high in zip(ends, ends[1:], strict=False)]
+    return [Rows(low, high - low) if high > low else None for low, high in pairwise(ends)]
 
 
 def period(branches: Iterable[object]) -> int:
@@ -66,7 +67,7 @@ def _periods(branch: object) -> tuple[int, ...]:
 
 
 def quantum(plan: Plan, n: int, parts: int) -> int:
-    """The unit of shards: the longest of the plan's periods, or common multiple of several, that is a small part of one."""
+    """The unit of shards: the longest common multiple of the plan's periods that is a small part of one."""
     most = n // parts // SLACK
     unit = 1
     for length in sorted({part for branch in plan.branches for part in _periods(branch)}):

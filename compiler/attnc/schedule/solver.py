@@ -66,13 +66,13 @@ class Picture:
 
 @dataclass
 class Solution:
-    """Transfers for all ranks, and what every rank computes and moves. Arrays are by rank; rows are summed over heads."""
+    """Transfers for all ranks, and what every rank computes and moves. Arrays are by rank; rows are over all heads."""
 
     problem: Problem
     gathered: tuple[int, ...]
     transfers: list[Transfer] = field(default_factory=list[Transfer])
     which: Array = field(default_factory=lambda: np.zeros((0, 0), np.int32))
-    certificate: Certificate = Certificate(0, 0)
+    certificate: Certificate = field(default_factory=lambda: Certificate(0, 0))
     local: Array = field(default_factory=lambda: np.zeros(0))
     at_query: Array = field(default_factory=lambda: np.zeros(0))
     at_key: Array = field(default_factory=lambda: np.zeros(0))
@@ -98,10 +98,16 @@ class Solution:
         back = row.query_forward_back + (row.query_backward_back if backward else 0)
         there = row.query_forward + (row.query_backward if backward else 0)
         received = (
-            self.keys_in * row.key_forward + self.queries_in * there + self.keys_out * key_back + self.queries_out * back
+            self.keys_in * row.key_forward
+            + self.queries_in * there
+            + self.keys_out * key_back
+            + self.queries_out * back
         )
         sent = (
-            self.keys_out * row.key_forward + self.queries_out * there + self.keys_in * key_back + self.queries_in * back
+            self.keys_out * row.key_forward
+            + self.queries_out * there
+            + self.keys_in * key_back
+            + self.queries_in * back
         )
         return int(max(received.max(initial=0), sent.max(initial=0)))
 
@@ -110,7 +116,7 @@ class Solution:
         return tuple(tuple(_ranges(self.which[a])) for a in range(self.problem.placement.ranks))
 
     def schedule(self, **more: Any) -> Schedule:
-        """This as plain data."""
+        """The solution as plain data."""
         problem = self.problem
         return Schedule(
             problem.plan, problem.placement, problem.kv_heads, problem.row.head_dim, backward=problem.backward,
@@ -204,19 +210,23 @@ class _Solver:
                     s.queries_out[rank] += tokens.count * len(unit.heads)
 
     def _distances(self) -> Iterator[int]:
-        """b - a for which ranks a and b can have anything to do with each other."""
+        """B - a for which ranks a and b can have anything to do with each other."""
         ranks = self.placement.ranks
         down = up = ranks - 1
         if self.structured and self.placement.kind == "contiguous":
             shortest = max(1, min(self.placement.sizes[:-1], default=1))
             plan = self.problem.plan
             reaches = [reach(plan.branches[i]) for i in self.branches]
-            down = min(down, max((-(-low // shortest) for low, _ in reaches), default=0)) if all(
-                low < UNBOUNDED for low, _ in reaches
-            ) else down
-            up = min(up, max((-(-high // shortest) for _, high in reaches), default=0)) if all(
-                high < UNBOUNDED for _, high in reaches
-            ) else up
+            down = (
+                min(down, max((-(-low // shortest) for low, _ in reaches), default=0))
+                if all(low < UNBOUNDED for low, _ in reaches)
+                else down
+            )
+            up = (
+                min(up, max((-(-high // shortest) for _, high in reaches), default=0))
+                if all(high < UNBOUNDED for _, high in reaches)
+                else up
+            )
         return (d for d in range(-down, up + 1) if d)
 
     def _pairs_at(self, distance: int) -> None:
@@ -293,9 +303,12 @@ class _Solver:
     def _dense(self, a: int, b: int) -> Picture:
         problem = self.problem
         by_branch = {
-            number: dense_pairs(problem.plan, [number], self.placement, a, b, problem.tables) for number in self.branches
+            number: dense_pairs(problem.plan, [number], self.placement, a, b, problem.tables)
+            for number in self.branches
         }
-        total: Array = sum(by_branch.values(), np.zeros((problem.plan.heads, *(self.placement.sizes[r] for r in (a, b)))))
+        total: Array = sum(
+            by_branch.values(), np.zeros((problem.plan.heads, *(self.placement.sizes[r] for r in (a, b))))
+        )
         if not total.any():
             return Picture(NOTHING, 0, 0, (), ())
         cover = least_dense_cover(total, problem.group, *problem.weights)
@@ -350,7 +363,10 @@ def stretch_pairs(plan: Plan, rows: Rows) -> int:
     local = local_plan(plan, rows)
     if local is None:
         return sum(
-            pairs.count for b in plan.branches if isinstance(b, Lattice | Columns) for pairs in branch_pairs(b, rows, rows)
+            pairs.count
+            for b in plan.branches
+            if isinstance(b, Lattice | Columns)
+            for pairs in branch_pairs(b, rows, rows)
         )
     return sum(band_count(call.q_len, call.k_len, call.band) * call.copies for call in resolve(local, rows.count))
 

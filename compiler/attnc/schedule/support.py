@@ -22,7 +22,9 @@ from attnlang.schedule import Placement
 MAX_CELLS = 1 << 31
 
 
-def dense_pairs(plan: Plan, branches: Sequence[int], placement: Placement, a: int, b: int, tables: Mapping[str, Any]) -> NDArray[Any]:
+def dense_pairs(
+    plan: Plan, branches: Sequence[int], placement: Placement, a: int, b: int, tables: Mapping[str, Any]
+) -> NDArray[Any]:
     """M of the branches, summed, for queries of rank a and keys of rank b: (heads, rows of a, rows of b)."""
     cells = plan.heads * placement.sizes[a] * placement.sizes[b] * placement.ranks**2
     if cells > MAX_CELLS * 16:
@@ -52,8 +54,12 @@ def least_dense_cover(pairs: NDArray[Any], group: int, query_weight: int, key_we
 
 def every_dense_key(pairs: NDArray[Any], group: int) -> list[Node]:
     """The rows of k and v of all pairs, in local rows."""
-    used = (pairs > 0).any(1).reshape(-1, group, pairs.shape[2]).any(1)
-    return [(kv_head, part) for kv_head, rows in enumerate(used) for part in progressions_of(np.flatnonzero(rows))]
+    used: NDArray[np.bool_] = np.asarray((pairs > 0).any(1)).reshape(-1, group, pairs.shape[2])
+    return [
+        (kv_head, part)
+        for kv_head in range(len(used))
+        for part in progressions_of(np.flatnonzero(used[kv_head].any(0)))
+    ]
 
 
 def _of_kv_head(held: NDArray[np.bool_], query_weight: int, key_weight: int) -> Cover:
