@@ -35,7 +35,8 @@ atoms = st.one_of(
     st.builds(lambda m, c: f"key(pos % {m} >= {m} - {c})", st.integers(2, 7), small),
 )
 rare_atoms = st.sampled_from(
-    """key(pos < 3); query(pos % 4 == 1); same(pos // 3); key(pos == n - 1); neighborhood(5); random(3, seed=7);
+    """random(2, seed=1) { causal };
+    key(pos < 3); query(pos % 4 == 1); same(pos // 3); key(pos == n - 1); neighborhood(5); random(3, seed=7);
     neighborhood(4, stride=3, causal=True); grid(1, n) { self * neighborhood(3) }; pairs(q // 3 == k // 3 + 1);
     pairs(q - k < 5 and k % 3 != 0); window(isqrt(N) + 1); offset(-log2(n + 1)..min(h, 2)); segment(ceildiv(N, 3) + 1);
     pairs(k < 2 or q + k == n - 1); any(offset(-s..-s) for s in [1, sum([2, 3])])""".replace("\n", "").split(";")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Literal, TypeAlias, cast
 
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor, nn
 
 from attnlang.nn.checks import check_inputs, check_lengths, check_tables
 from attnlang.pattern import Pattern
+from attnlang.pattern.recipe import from_recipe, recipe
 from attnlang.plan import Plan
 from attnlang.runtime import backends, multiplicity, ops, reference
 from attnlang.runtime.backends import AUTO, REFERENCE, Choice
@@ -114,6 +116,17 @@ class PatternAttention(nn.Module):
         if self.backend == REFERENCE or self.plan is None:
             return Choice(REFERENCE, "backend 'reference' was asked for")
         return backends.choose(self.backend, self.plan, torch.device(device), dtype, head_dim)
+
+    def attn_config(self) -> dict[str, Any]:
+        """The module as plain data for JSON: the pattern's source, parameters and SHA-256, the plan, the backend."""
+        plan = None if self.plan is None else self.plan.to_json()
+        return {"pattern": recipe(self.pattern), "plan": plan, "heads": self.heads, "backend": self.backend}
+
+    @staticmethod
+    def from_config(config: Mapping[str, Any]) -> PatternAttention:
+        """The module that `attn_config` described. Raises ValueError where the pattern was changed since."""
+        plan = None if config["plan"] is None else Plan.from_json(config["plan"])
+        return PatternAttention(from_recipe(config["pattern"]), plan, config["heads"], config["backend"])
 
     def extra_repr(self) -> str:
         return f"{self.pattern.call}, heads={self.heads}, backend={self.backend!r}"

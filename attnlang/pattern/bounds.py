@@ -17,8 +17,7 @@ from attnlang.pattern import algebra
 from attnlang.pattern.arrays import evaluate_at
 from attnlang.pattern.expr import Scope, bindings, evaluate, integer
 from attnlang.pattern.intervals import Interval, interval, truth
-from attnlang.pattern.pointwise import grid_sizes, neighborhood
-from attnlang.pattern.random_keys import drawn_keys
+from attnlang.pattern.pointwise import drawn, grid_sizes, neighborhood
 from attnlang.pattern.ranges import Cells, Counts, Extremes
 from attnlang.pattern.values import at_least_one, head_range, scope_integer
 from attnlang.syntax import tree
@@ -224,27 +223,26 @@ def _offset(relation: algebra.Offset, at: Rectangles, scope: Scope) -> Interval:
 
 
 def _drawn_cells(relation: algebra.Random, n: int, scope: Scope) -> Cells:
-    count, seed = integer(relation.count, scope), integer(relation.seed, scope)
-    drawn = drawn_keys(count, n, seed, scope_integer(scope, "h"), np.arange(n))
-    return Cells(n, np.repeat(np.arange(n), drawn.shape[1]), drawn.reshape(-1))
+    keys = drawn(relation, np.arange(n), n, scope)
+    rows, columns = (keys >= 0).nonzero()
+    return Cells(n, rows, keys[rows, columns])
 
 
 def _random(relation: algebra.Random, at: Rectangles, n: int, scope: Scope) -> Interval:
     """Exact for rectangles of few queries; a larger one may hold a key."""
-    count, seed = integer(relation.count, scope), integer(relation.seed, scope)
-    if count >= n:
+    count = integer(relation.count, scope)
+    if count >= n and relation.body is None:
         return Interval(1, 1)
     lo, hi = np.zeros(len(at), np.int64), np.ones(len(at), np.int64)
     few = at.q1 - at.q0 < FEW_QUERIES
     if count <= 0 or not few.any():
         return Interval(lo, hi * (count > 0))
     some = at[few]
-    drawn = np.zeros((int(some.q1.max()) + 1, count), np.int64) - 1
     asked = np.unique(np.concatenate([np.minimum(some.q0 + i, some.q1) for i in range(FEW_QUERIES)]))
-    drawn[asked] = drawn_keys(count, n, seed, scope_integer(scope, "h"), asked)
+    keys = drawn(relation, asked, n, scope)
     found, every = np.zeros(len(some), bool), np.ones(len(some), bool)
     for i in range(FEW_QUERIES):
-        chosen = drawn[np.minimum(some.q0 + i, some.q1)]
+        chosen = keys[np.searchsorted(asked, np.minimum(some.q0 + i, some.q1))]
         held = ((chosen >= some.k0[:, None]) & (chosen <= some.k1[:, None])).sum(axis=1)
         found |= held > 0
         every &= held == some.k1 - some.k0 + 1

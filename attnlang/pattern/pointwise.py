@@ -166,13 +166,36 @@ def neighborhood(relation: algebra.Neighborhood, q: Positions, n: int, scope: Sc
 
 
 def _random(relation: algebra.Random, q: Positions, k: Positions, n: int, scope: Scope) -> Counts:
-    count, seed = integer(relation.count, scope), integer(relation.seed, scope)
     queries, place = np.unique(q, return_inverse=True)
-    chosen = drawn_keys(count, n, seed, scope_integer(scope, "h"), queries)
+    chosen = drawn(relation, queries, n, scope)
     result = np.zeros((1,) * q.ndim, bool)
     for column in chosen.T:
         result = result | (column[place].reshape(q.shape) == k)
     return result.astype(np.int64)
+
+
+def drawn(relation: algebra.Random, queries: Positions, n: int, scope: Scope) -> Positions:
+    """The keys that `random` draws for each query: (queries, keys), -1 where the body holds fewer.
+
+    With a body these are the first keys of the query's own order that the body holds; ever more of the order is looked
+    at, until every query has as many as it wants.
+    """
+    count, seed, head = integer(relation.count, scope), integer(relation.seed, scope), scope_integer(scope, "h")
+    if count < 0:
+        fail(codes.OUT_OF_RANGE, "number of keys must be at least 0", relation.count.span, f"is {count}")
+    if relation.body is None:
+        return drawn_keys(count, n, seed, head, queries)
+    found = np.full((len(queries), min(count, n)), -1, np.int64)
+    waiting, looked_at = np.arange(len(queries) if count else 0), 0
+    while len(waiting) and looked_at < n:
+        looked_at = min(n, max(64, 4 * count, 2 * looked_at))
+        order = drawn_keys(looked_at, n, seed, head, queries[waiting])
+        held = np.broadcast_to(_at(relation.body, queries[waiting][:, None], order, n, scope) > 0, order.shape)
+        rank = held.cumsum(axis=1)
+        rows, columns = (held & (rank <= count)).nonzero()
+        found[waiting[rows], rank[rows, columns] - 1] = order[rows, columns]
+        waiting = waiting[rank[:, -1] < count]
+    return found
 
 
 def grid_sizes(relation: algebra.Grid, n: int, scope: Scope) -> list[int]:

@@ -238,3 +238,10 @@ def test_progress_is_told() -> None:
     dependency(attnlang.load("longnet", segments=[8, 16], dilations=[1, 2]), 64, 1, progress=told.append)
     assert told[0].startswith("layer 1")
     assert any(each.startswith("trying the repair") for each in told)
+
+
+def test_unions_are_searched_along_the_lattices_of_their_parts() -> None:
+    pattern = attnlang.loads("pattern p = causal & (segment(8) | segment(64) { dilate(3) }) | window(2)")
+    found = dependency(pattern, 100, 2)
+    assert found.method == "unions along lattices, all pairs"
+    assert_agrees(found, brute([pattern], 100, 2), 100)

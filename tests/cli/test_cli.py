@@ -185,13 +185,18 @@ def test_a_pattern_that_no_lattice_holds_runs_as_tiles(tmp_path: Path) -> None:
     document = json.loads(small.stdout)
     assert document["plan"]["backend"] == "sdpa"
     assert document["pairs"]["bag"] == 12 * sum(min(q + 1, 12) for q in range(64))
+    large = json.loads(attnc("report", "g.attn", "--n", "1000000", "--json", cwd=tmp_path).stdout)
+    assert large["pairs"]["bag"] == 12 * sum(min(q + 1, 12) for q in range(1000000))
+    assert large["pairs"]["basis"] == "exact"
 
 
 def test_report_json_has_the_promised_fields() -> None:
     document = json.loads(attnc("report", "longnet", "--n", "1000000000", "--json").stdout)
     assert document["pairs"]["bag"] == 25611967288536
     assert document["pairs"]["distinct"] < document["pairs"]["bag"] < document["pairs"]["dense"]
-    promised = "pattern parameters n heads head_dim pairs flops density formula diagnostics plan memory_bytes"
+    promised = (
+        "pattern parameters n heads head_dim pairs flops density formula dependency diagnostics plan memory_bytes"
+    )
     assert set(promised.split()) <= set(document)
     assert document["flops"]["forward"] == 4 * 64 * document["pairs"]["bag"]
     assert document["flops"]["backward"] == 10 * 64 * document["pairs"]["bag"]
@@ -266,9 +271,12 @@ def test_standard_input_is_checked_and_must_be_text() -> None:
 def test_a_report_counts_what_runtime_tables_choose() -> None:
     found = CliRunner().invoke(main, ["report", "packed", "--n", "8", "-t", "doc=[0,0,0,1,1,1,1,1]", "--json"])
     assert json.loads(found.stdout)["pairs"]["bag"] == 12 * (6 + 15)
-    missing = CliRunner().invoke(main, ["report", "packed", "--n", "8"])
-    assert missing.exit_code == 2
-    assert "give -t doc=LIST" in missing.output
+    without = CliRunner().invoke(main, ["report", "packed", "--n", "8"])
+    assert without.exit_code == 0
+    assert "Counts are upper bounds: it depends on the content of doc: give -t NAME=LIST." in without.output
+    partly = CliRunner().invoke(main, ["report", "vertical_slash", "--n", "8", "-t", "slash=[[1]]"])
+    assert partly.exit_code == 2
+    assert "give -t vertical=LIST" in partly.output
 
 
 @pytest.mark.parametrize("command", ["report", "compile", "verify"])

@@ -31,6 +31,7 @@ def test_contents(wheel: Path) -> None:
     assert {"attnlang/syntax/grammar.lark", "attnlang/py.typed", "attnc/py.typed"} <= set(names)
     for path in (ROOT / "compiler" / "attnc" / "emit" / "html" / "assets").iterdir():
         assert f"attnc/emit/html/assets/{path.name}" in names
+    assert "attnc/analysis/report.schema.json" in names
 
 
 def test_installs_and_runs_elsewhere(wheel: Path, tmp_path: Path) -> None:

@@ -132,6 +132,28 @@ HOSTILE = {
     "a large grid": "pattern p = grid(3037000499, 3037000499) { causal * neighborhood(3) }",
     "a line of one megabyte": "# " + "x" * 900_000 + "\npattern p = all",
     "one word of many letters": "pattern p = " + "x" * 900_000,
+    "products in products": "pattern p = window(" + "2 * (" * 100 + "1" + ")" * 100 + ")",
+    "loops in loops": "pattern p = window(sum([sum([sum([1 for a in range(60000)]) for b in range(60000)])"
+                      " for c in range(60000)]))",
+    "lists of lists": "pattern p(a = [range(60000) for i in range(60000)]) = window(len(a))",
+    "lists anew": "pattern p(" + ", ".join(f"b{i} = [i for i in range(60000)]" for i in range(60)) + ") = self",
+    "a long condition": "pattern p = any(self for x in range(60000) if len([y for y in range(60000) if y > x]) > 3)",
+    "loops over the length": "pattern p within self = mix(mix(self | offset(i..j) for j in range(N * 900))"
+                             " for i in range(N * 900))",
+    "lists by head": "pattern p within causal = any(offset(-i * 7..-i * 7 + h) for i in range(h * 900))",
+    "many segments": "pattern p within self = " + " | ".join(
+        f"segment({7 + i}, shift={i}) {{ dilate({2 + i % 5}) {{ key(pos % {3 + i} < 2) }} }}" for i in range(40)),
+    "a huge dilation": "pattern p within dilate(4611686018427387904 + N * h) { self } = key(pos < N * N)",
+    "a grid beyond 64 bits": "pattern p within grid(h + 3, 9223372036854775807) { self * self } = self",
+    "calls in calls": "\n".join(["pattern p0 = self", *(f"pattern p{i} = p{i - 1}" for i in range(1, 3000))]),
+    "many unknown names": "\n".join(f"pattern p{i} = nope{i}" for i in range(9000)),
+    "many documented patterns": "".join(f"## a doc\npattern p{i} = all\n" for i in range(5000)),
+    "many comments": "#\n" * 60_000 + "pattern p = all",
+    "many words": "pattern p = window(min(" + "1, " * 20_000 + "1))",
+    "too many words": "pattern p = window(min(" + "1, " * 50_000 + "1))",
+    "many loops": "pattern p = mix(self " + "for x in [1] " * 7_000 + ")",
+    "many brackets": "(" * 100_000,
+    "many strange characters": "? " * 40_000,
     "not a text": "\x00\x01\x7f\ufeff\u202e\U0001f600" * 1000,
 }  # fmt: skip
 
@@ -165,3 +187,17 @@ def test_hostile_imports(tmp_path: Path) -> None:
         main.write_text(f'import "{path}"\npattern main = all\n')
         found = check(read(main))
         assert [each.code for each in found if each.severity == "error"], path
+
+
+def test_many_large_imports_end(tmp_path: Path) -> None:
+    for i in range(40):
+        (tmp_path / f"big{i}.attn").write_text("# " + "x" * 200_000 + f"\npattern big{i} = all\n")
+    main = tmp_path / "main.attn"
+    main.write_text("".join(f'import "big{i}.attn"\n' for i in range(40)) + "pattern main = big0\n")
+    assert "too many imports" in {each.message for each in check(read(main))}
+
+
+def test_a_pattern_that_calls_one_that_differs_by_layer_is_checked_on_layers() -> None:
+    assert check(Source("<text>", "pattern p = gemma2 & query(pos < N)")) == []
+    (found,) = check(Source("<text>", "pattern p within window(9) = llama4"))
+    assert found.code == "A0211"

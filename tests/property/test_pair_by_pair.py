@@ -114,7 +114,8 @@ def called(node: tree.Call, q: int, k: int, n: int, env: Env) -> int:
             return int(argument(node, "e", 0, {**env, "pos": q}) == argument(node, "e", 0, {**env, "pos": k}))
         case "random":
             count, seed = argument(node, "n", 0, env), argument(node, "seed", None, env, 0)
-            return int(k in keys(count, n, seed, env["h"], q))
+            order = [key for key in keys(n, n, seed, env["h"], q) if m(body, q, key, n, env) > 0]
+            return int(k in order[:count])
         case "neighborhood":
             return neighborhood(node, q, k, n, env)
         case "segment":
@@ -227,6 +228,8 @@ CORNERS = [
     "random(3, seed=-5) & dilate(2) { random(2) }",
     "segment(5) { random(7) } + blocks(3) { random(1, seed=h) }",
     "random(0) | self",
+    "random(2, seed=h) { causal & key(pos % 2 == 0) } | blocks(4) { random(1) { ~self } }",
+    "segment(9) { random(3) { none } } + random(99) { self + self }",
     "self - self + self",
     "~(self + self) & (all + all)",
     "causal & self + all | none",

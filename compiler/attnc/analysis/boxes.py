@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 
 from attnc.analysis.evaluation import Evaluator, random_keys
 from attnc.analysis.relation_terms import NoTermError, term_of
-from attnc.analysis.terms import Box, Simplifier, Term, Terms, steps_of, subterms
+from attnc.analysis.simplifier import Simplifier
+from attnc.analysis.terms import Box, Term, Terms, steps_of, subterms
 from attnlang.pattern import algebra
 from attnlang.pattern.expr import integer
 from attnlang.pattern.tables import Content

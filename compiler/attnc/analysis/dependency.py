@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from attnc.analysis.members import members
 from attnc.analysis.pairs import pieces_by_head
 from attnc.analysis.reach import Progress, layer_of, search
 from attnc.analysis.structure import by_segments, by_structure, longest_segment, segment_of
@@ -78,9 +79,23 @@ def is_quick(pattern: Pattern, n: int, heads: int) -> bool:
 
 
 def _pieces(pattern: Pattern, heads: int) -> tuple[Piece, ...] | None:
-    """The different pieces of all heads; None where a pattern is not made of pieces."""
-    by_head = pieces_by_head(pattern, heads)
-    return None if by_head is None else tuple(dict.fromkeys(piece for head in by_head for piece in head))
+    """The different pieces of all heads; None where a pattern is not made of pieces.
+
+    Only which pairs there are counts here, not how often: so the pieces of a union are those of its parts, even where
+    what one adds to another is no sum of lattices.
+    """
+    found: dict[Piece, None] = {}
+    parts = [pattern.relation] if pieces_by_head(pattern, heads) is not None else _parts(pattern)
+    for part in parts:
+        by_head = pieces_by_head(replace(pattern, relation=part), heads)
+        if by_head is None:
+            return None
+        found.update(dict.fromkeys(piece for head in by_head for piece in head))
+    return tuple(found)
+
+
+def _parts(pattern: Pattern) -> list[algebra.Relation]:
+    return [member.relation for member in members(pattern.relation)]
 
 
 def _is_fixed(patterns: Sequence[Pattern]) -> bool:

@@ -53,7 +53,8 @@ def check(source: Source) -> list[Diagnostic]:
     found, patterns = examined(source)
     with effort(EFFORT), limited(TRIALS):
         for pattern in patterns:
-            found += [each for each in findings(pattern) if each not in found]
+            said = {(each.code, each.span, each.message) for each in found}
+            found += [each for each in findings(pattern) if (each.code, each.span, each.message) not in said]
     return sorted(found, key=lambda each: each.span.start if each.span and each.span.source == source else 0)
 
 

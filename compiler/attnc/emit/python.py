@@ -8,6 +8,7 @@ import textwrap
 from collections.abc import Iterator
 
 import attnlang
+from attnc.analysis.formula import text as formula_text
 from attnc.analysis.report import Report
 from attnc.emit.schedule_source import literal
 from attnlang.pattern.algebra import Relation, relation_text
@@ -69,7 +70,8 @@ def _docstring(report: Report) -> Iterator[str]:
     lines += [f"At N = {report.n:,}: {report.bag:,} pairs over all heads, where dense attention has {report.dense:,}."]
     if report.formula is not None:
         conditions = " and ".join(report.formula.assumptions)
-        lines += [f"Pairs: {report.formula.pairs}{f', where {conditions}' if conditions else ''}.".replace("**", "^")]
+        basis = ", fitted to exact counts" if report.formula.checked else ""
+        lines += [f"Pairs: {formula_text(report.formula.pairs)}{f', where {conditions}' if conditions else ''}{basis}."]
     digest = hashlib.sha256(pattern.source.text.encode()).hexdigest()
     lines += ["", f"Written by attnc {attnlang.__version__} from a pattern with SHA-256 {digest}.",
               "To change it, change the pattern and compile again."]  # fmt: skip

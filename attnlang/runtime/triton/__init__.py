@@ -1,0 +1,72 @@
+"""The `triton` backend: our own kernels, one launch a branch at most, on the pairs of the pattern alone.
+
+`kernels` is the kernel, `launches` says what is launched, `lists` holds block lists, `tuning` tile shapes, and `run`
+launches. See docs/kernels.md. Triton itself is imported at the first call.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from attnlang.plan import Plan
+
+DTYPES = (torch.float16, torch.bfloat16, torch.float32)
+LARGEST_HEAD_DIM = 256
+
+
+def forward(
+    q: Tensor, k: Tensor, v: Tensor, plan: Plan, scale: float, tables: Mapping[str, Tensor]
+) -> tuple[Tensor, Tensor]:
+    """Attention under a plan: out (B, H, N, D) in q's dtype, lse (B, H, N) in float32, natural logarithm.
+
+    q is (B, H, N, D), k and v (B, K, N, D) with H a multiple of K. Rows without keys get out 0 and lse -inf.
+    """
+    from attnlang.runtime.triton import run
+
+    return run.forward(q, k, v, plan, scale, tables)
+
+
+def backward(
+    dout: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    out: Tensor,
+    lse: Tensor,
+    plan: Plan,
+    scale: float,
+    tables: Mapping[str, Tensor],
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of q, k and v from d_out and the results of `forward`; two calls agree bit by bit."""
+    from attnlang.runtime.triton import run
+
+    return run.backward(dout, q, k, v, out, lse, plan, scale, tables)
+
+
+def refusal(plan: Plan, device: torch.device, dtype: torch.dtype, head_dim: int) -> str | None:
+    """Why this backend cannot run a plan, and what can; None if it can."""
+    others = "backends 'sdpa' and 'reference' can"
+    if importlib.util.find_spec("triton") is None:
+        return f"backend 'triton' needs the package triton, which is not installed; {others} do without"
+    interpreted = os.environ.get("TRITON_INTERPRET") == "1"
+    if device.type != "cuda" and not (device.type == "cpu" and interpreted):
+        where = "on CUDA devices, and with TRITON_INTERPRET=1 on the cpu"
+        return f"backend 'triton' runs {where}, not on {device.type}; {others}"
+    if dtype not in DTYPES:
+        return f"backend 'triton' computes in float16, bfloat16 and float32, not in {_name(dtype)}; {others}"
+    if interpreted and dtype == torch.bfloat16:
+        return "triton's interpreter gets bfloat16 products wrong; use float16 or float32 there"
+    if not 1 < head_dim <= LARGEST_HEAD_DIM:
+        return f"backend 'triton' needs a head dimension of 2 to {LARGEST_HEAD_DIM}, not {head_dim}; {others}"
+    if device.type == "cuda" and torch.cuda.get_device_capability(device) < (8, 0):
+        return f"backend 'triton' needs a GPU of compute capability 8.0 or later; {others}"
+    return None
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")

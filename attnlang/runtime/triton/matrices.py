@@ -1,0 +1,92 @@
+"""Tensors as matrices, for tensor descriptors: a tile of strided rows of one head is a rectangle of a matrix.
+
+Row r of the matrix of rate `step` holds tokens r * step .. r * step + step - 1, one after another, and of each token
+whatever lies beside it in memory. So token t of a head is in row t // step, and the head and t mod step are a column.
+A batch axis or a head axis lies either beside the tokens (columns) or after them (as if it were more tokens).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from triton.tools.tensor_descriptor import TensorDescriptor
+
+from attnlang.runtime.triton.launches import MOST_PARTS
+
+
+@dataclass(frozen=True, slots=True)
+class Matrices:
+    """Descriptors of two streamed tensors, for up to MOST_PARTS rates each, and where heads are in them.
+
+    places  for each tensor, how far to move for each batch item and head: tokens, tokens, columns, columns
+    """
+
+    descriptors: tuple[Any, ...]
+    places: tuple[tuple[int, int, int, int], ...]
+
+
+def matrices(streamed: tuple[Tensor, Tensor], rates: tuple[int, ...], rows: int) -> Matrices | None:
+    """Matrices of both tensors for each rate, in tiles of so many rows; None where the strides do not allow it."""
+    places = tuple(place for x in streamed if (place := _place(x, rates)) is not None)
+    if len(places) < len(streamed) or max(x.numel() for x in streamed) // streamed[0].size(-1) * len(rates) >= 2**31:
+        return None
+    found: list[Any] = []
+    for x, place in zip(streamed, places, strict=True):
+        made = [_matrix(x, place, rate, rows) for rate in rates]
+        found += made + made[:1] * (MOST_PARTS - len(made))
+    return Matrices(tuple(found), places)
+
+
+def planes(vector: Tensor, rates: tuple[int, ...]) -> Tensor:
+    """A vector (B, H, N) once for each rate, rows of a residue class side by side: (rates, size of the largest plane).
+
+    A plane of rate r is (B, H, r, rows) with N / r rows, rounded up to a multiple of 4 (16 bytes).
+    """
+    batch, heads, n = vector.shape
+    if rates == (1,) and n % 4 == 0:
+        return vector.reshape(1, -1)
+    rows = [-(-n // (4 * rate)) * 4 for rate in rates]
+    found = vector.new_zeros(len(rates), batch * heads * max(r * c for r, c in zip(rows, rates, strict=True)))
+    for plane, count, rate in zip(found, rows, rates, strict=True):
+        whole = torch.nn.functional.pad(vector, (0, count * rate - n))
+        room = plane[: whole.numel()].view(batch, heads, rate, count)
+        room.copy_(whole.view(batch, heads, count, rate).transpose(2, 3))
+    return found
+
+
+def vector_descriptor(vectors: Tensor, rows: int) -> TensorDescriptor:
+    """Planes as one long vector, in tiles of so many rows."""
+    return TensorDescriptor(vectors, [vectors.numel()], [1], [rows])
+
+
+def _place(x: Tensor, rates: tuple[int, ...]) -> tuple[int, int, int, int] | None:
+    batch, heads, n, dim = x.shape
+    stride = x.stride(2)
+    if dim < 16 or dim & (dim - 1) or any(n % rate for rate in rates):
+        return None
+    if x.data_ptr() % 16 or stride <= 0 or stride * x.element_size() % 16:
+        return None
+    tokens: list[int] = []
+    columns: list[int] = []
+    width = dim
+    for size, step in ((batch, x.stride(0)), (heads, x.stride(1))):
+        beside = size == 1 or 0 <= step * (size - 1) < stride
+        if not beside and (step % stride or any(step // stride % rate for rate in rates)):
+            return None
+        tokens.append(0 if beside else step // stride)
+        columns.append(step if beside and size > 1 else 0)
+        width += columns[-1] * (size - 1)
+    if width > stride:
+        return None
+    return tokens[0], tokens[1], columns[0], columns[1]
+
+
+def _matrix(x: Tensor, place: tuple[int, int, int, int], rate: int, rows: int) -> TensorDescriptor:
+    batch, heads, n, dim = x.shape
+    tokens = n + place[0] * (batch - 1) + place[1] * (heads - 1)
+    width = dim + place[2] * (batch - 1) + place[3] * (heads - 1)
+    stride = x.stride(2)
+    return TensorDescriptor(x, [tokens // rate, (rate - 1) * stride + width], [rate * stride, 1], [rows, dim])

@@ -1,0 +1,120 @@
+"""Launches with their tables on the device, kept from call to call."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from attnlang.plan import Plan, Tiles
+from attnlang.runtime.blocks import BlockLists, block_lists
+from attnlang.runtime.triton.launches import CARRY, FINAL, MOST_PARTS, Launch, Mode, Shape, launches
+from attnlang.runtime.triton.lists import DeviceLists, device_lists
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A launch and its tables on the device, int32 and as the kernel reads them.
+
+    heads    (entries, 6): head, phase, first block list, flags, first member, members
+    members  the heads of the streamed side
+    tiles    (tiles of a run, 4): level, step, shift, row
+    log_m    (parts, MOST_PARTS, residues), float32: log2 of multiplicities by part, level and residue
+    """
+
+    launch: Launch
+    heads: Tensor
+    members: Tensor
+    tiles: Tensor
+    log_m: Tensor
+    lists: DeviceLists | None
+
+    @property
+    def chunks(self) -> int:
+        """How many pieces of long lists run before the launch itself."""
+        return 0 if self.lists is None else len(self.lists.chunks)
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """All launches of one mode.
+
+    unfinished  heads of the fixed side whose result is in the accumulator after the last launch
+    accumulate  whether there is an accumulator at all
+    """
+
+    prepared: tuple[Prepared, ...]
+    unfinished: tuple[int, ...]
+    accumulate: bool
+
+
+def work(
+    plan: Plan, shape: Shape, mode: Mode, list_block: int, tables: Mapping[str, Tensor], device: torch.device
+) -> Work:
+    """The launches of a plan with their tables; kept for the next call, unless the pattern has runtime tables."""
+    if not tables:
+        return _fixed(plan, shape, mode, list_block, device)
+    return _work(plan, shape, mode, list_block, tables, device)
+
+
+@lru_cache(maxsize=64)
+def _fixed(plan: Plan, shape: Shape, mode: Mode, list_block: int, device: torch.device) -> Work:
+    return _work(plan, shape, mode, list_block, {}, device)
+
+
+def _work(
+    plan: Plan, shape: Shape, mode: Mode, list_block: int, tables: Mapping[str, Tensor], device: torch.device
+) -> Work:
+    content = {name: table.cpu().numpy() for name, table in tables.items()}
+    lists = {
+        number: block_lists(branch, shape.heads, shape.n, list_block, list_block, content)
+        for number, branch in enumerate(plan.branches)
+        if isinstance(branch, Tiles)
+    }
+    found = launches(plan, shape, mode, {number: [item.heads for item in some] for number, some in lists.items()})
+    prepared = tuple(_prepared(launch, lists, mode, device) for launch in found)
+    flags = [(entry.head, entry.flags) for launch in found for entry in launch.entries]
+    final = {head for head, flag in flags if flag & FINAL}
+    heads = range(shape.kv_heads if mode == "key gradient" else shape.heads)
+    accumulate = any(flag != FINAL for _, flag in flags) or any(item.chunks for item in prepared)
+    return Work(prepared, tuple(head for head in heads if head not in final), accumulate)
+
+
+def _prepared(
+    launch: Launch, lists: Mapping[int, tuple[BlockLists, ...]], mode: Mode, device: torch.device
+) -> Prepared:
+    on_device = None
+    if launch.tiles_of is not None:
+        on_device = device_lists(lists[launch.tiles_of], launch.entries, mode == "key gradient", device)
+    blocks = on_device.count if on_device else 0
+    cut = {row[0] for row in on_device.collected.tolist()} if on_device else set[int]()
+    heads: list[tuple[int, ...]] = []
+    members: list[int] = []
+    for entry in launch.entries:
+        flags = entry.flags | (CARRY if entry.head in cut else 0)
+        heads.append((entry.head, entry.phase, entry.lists * blocks, flags, len(members), len(entry.members)))
+        members += entry.members
+    tiles = [(tile.level, tile.step, tile.shift, tile.row0) for tile in launch.tiles]
+
+    def put(values: object) -> Tensor:
+        return torch.tensor(values, dtype=torch.int32, device=device)
+
+    return Prepared(launch, put(heads), put(members), put(tiles), _log_m(launch, device), on_device)
+
+
+def _log_m(launch: Launch, device: torch.device) -> Tensor:
+    """log2 m by (part, level, residue): how often a query of a level meets a key, less what finer parts counted."""
+    if not launch.weighted:
+        return torch.zeros(1, device=device)
+    rates = [rate for _, rate in launch.chain]
+    table = torch.zeros(len(rates), MOST_PARTS, launch.residues)
+    for part in range(len(rates)):
+        for level in range(part, len(rates)):
+            for residue in range(launch.residues):
+                nested = sum(residue % rate == 0 for rate in rates[1:])
+                table[part, level, residue] = math.log2(max(1, 1 + min(level, nested) - part))
+    return table.to(device)

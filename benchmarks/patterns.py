@@ -1,0 +1,202 @@
+"""Other patterns on our kernels against FlexAttention, forward and forward + backward, on one GPU.
+
+    python benchmarks/patterns.py                     # all of them
+    python benchmarks/patterns.py sliding longformer  # some of them
+
+FlexAttention gets its block mask ready-made: only attention is timed. bfloat16, 12 heads of 64; N by pattern.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import attnc
+import click
+import numpy as np
+import torch
+from common import RESULTS, machine, write_result
+from longnet import both, milliseconds, tensors
+from peers import flex
+
+from attnlang.plan import Plan, Tiles
+from attnlang.runtime import triton
+from attnlang.runtime.blocks import block_lists
+
+HEADS, DIM = 12, 64
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """A pattern, its parameters and length, and the same as FlexAttention's mask_mod."""
+
+    pattern: str
+    n: int
+    mask: Callable[[Plan], Any]
+    parameters: dict[str, int] = field(default_factory=dict)
+    by_head: bool = False
+    tables: Callable[[int], dict[str, torch.Tensor]] = lambda n: {}
+
+
+def _sliding(_: Plan) -> Any:
+    return lambda b, h, q, k: (q >= k) & (q - k < 1024)
+
+
+def _longformer(_: Plan) -> Any:
+    return lambda b, h, q, k: ((q - k).abs() <= 256) | (k < 1) | (q < 1)
+
+
+def _strided(_: Plan) -> Any:
+    return lambda b, h, q, k: (q >= k) & ((q - k <= 128) | ((q - k) % 128 == 0))
+
+
+def _fixed(_: Plan) -> Any:
+    return lambda b, h, q, k: (q >= k) & ((q // 128 == k // 128) | (k % 128 >= 120))
+
+
+def _natten1d(_: Plan) -> Any:
+    n = 131072
+
+    def mask(b: Any, h: Any, q: Any, k: Any) -> Any:
+        start = (q - 128).clamp(0, n - 257)
+        return (k >= start) & (k < start + 257)
+
+    return mask
+
+
+def _natten2d(_: Plan) -> Any:
+    side, window = 128, 13
+
+    def mask(b: Any, h: Any, q: Any, k: Any) -> Any:
+        row = (q // side - window // 2).clamp(0, side - window)
+        column = (q % side - window // 2).clamp(0, side - window)
+        ky, kx = k // side, k % side
+        return (ky >= row) & (ky < row + window) & (kx >= column) & (kx < column + window)
+
+    return mask
+
+
+def _bigbird(plan: Plan) -> Any:
+    n, block = 32768, 64
+    table = np.zeros((HEADS, n // block, n // block), bool)
+    for branch in plan.branches:
+        if isinstance(branch, Tiles):
+            for lists in block_lists(branch, HEADS, n, block, block):
+                for head in lists.heads:
+                    table[head, lists.rows, lists.blocks] = True
+    chosen = torch.from_numpy(table).cuda()
+    return lambda b, h, q, k: chosen[h, q // block, k // block]
+
+
+def _documents(n: int) -> dict[str, torch.Tensor]:
+    """Documents of 512 to 8191 tokens, packed."""
+    generator = torch.Generator().manual_seed(0)
+    lengths = torch.randint(512, 8192, (n // 512,), generator=generator)
+    return {"doc": torch.repeat_interleave(torch.arange(len(lengths)), lengths)[:n].cuda()}
+
+
+def _packed(_: Plan) -> Any:
+    doc = _documents(65536)["doc"]
+    return lambda b, h, q, k: (q >= k) & (doc[q] == doc[k])
+
+
+CASES = {
+    "sliding": Case("sliding", 131072, _sliding, {"w": 1024}),
+    "longformer": Case("longformer", 131072, _longformer),
+    "bigbird": Case("bigbird", 32768, _bigbird, by_head=True),
+    "strided": Case("strided", 32768, _strided),
+    "fixed": Case("fixed", 32768, _fixed),
+    "natten1d": Case("natten1d", 131072, _natten1d, {"w": 257}),
+    "natten2d": Case("natten2d", 16384, _natten2d, {"rows": 128, "cols": 128, "w": 13}),
+    "packed": Case("packed", 65536, _packed, tables=_documents),
+}
+
+
+def measure(name: str, repeats: int) -> dict[str, Any]:
+    case = CASES[name]
+    inputs = tensors(HEADS, case.n, DIM)
+    q, k, v, dout = inputs
+    plan = attnc.compile(case.pattern, heads=HEADS, **case.parameters).plan
+    tables = case.tables(case.n)
+
+    def forward() -> Any:
+        return triton.forward(q, k, v, plan, DIM**-0.5, tables)
+
+    def forward_backward() -> object:
+        out, lse = forward()
+        return triton.backward(dout, q, k, v, out, lse, plan, DIM**-0.5, tables)
+
+    start = time.perf_counter()
+    forward_backward()
+    torch.cuda.synchronize()
+    first = time.perf_counter() - start
+    start = time.perf_counter()
+    peer = flex(case.mask(plan), case.n, HEADS if case.by_head else None)
+    difference = float((forward()[0].float() - peer(q, k, v).float()).abs().max())
+    peer_both = both(peer, inputs)
+    peer_both()
+    torch.cuda.synchronize()
+    peer_first = time.perf_counter() - start
+    found = {
+        "forward": {"ours": milliseconds(forward, repeats), "flex": milliseconds(lambda: peer(q, k, v), repeats)},
+        "forward_backward": {"ours": milliseconds(forward_backward, repeats), "flex": milliseconds(peer_both, repeats)},
+    }
+    speedup = {what: times["flex"] / times["ours"] for what, times in found.items()}
+    print(
+        f"{name:<11} N = {case.n:>6}  forward {found['forward']['ours']:7.3f} ms, {speedup['forward']:5.2f}x flex;  "
+        f"both {found['forward_backward']['ours']:7.3f} ms, {speedup['forward_backward']:5.2f}x flex;  "
+        f"first {first:.1f} s, flex {peer_first:.1f} s;  out differs by {difference:.1e}",
+        flush=True,
+    )
+    return {
+        "pattern": name,
+        "parameters": case.parameters,
+        "n": case.n,
+        "heads": HEADS,
+        "head_dim": DIM,
+        "milliseconds": found,
+        "speedup": speedup,
+        "first_seconds": {"ours": first, "flex": peer_first},
+        "largest_difference": difference,
+    }
+
+
+def plot(rows: list[dict[str, Any]], path: Path) -> None:
+    import matplotlib.pyplot as plt
+
+    figure, axis = plt.subplots(figsize=(9, 4))
+    for i, what in enumerate(("forward", "forward_backward")):
+        axis.bar(
+            [x + 0.4 * i for x in range(len(rows))],
+            [r["speedup"][what] for r in rows],
+            0.4,
+            label=what.replace("_", " + "),
+        )
+    axis.axhline(1, color="black", linewidth=0.8)
+    axis.set_xticks([x + 0.2 for x in range(len(rows))], [r["pattern"] for r in rows])
+    axis.set_ylabel("times as fast as FlexAttention")
+    axis.legend()
+    figure.tight_layout()
+    figure.savefig(path)
+
+
+@click.command()
+@click.argument("names", nargs=-1, type=click.Choice(list(CASES)))
+@click.option("--repeats", default=10, show_default=True, type=click.IntRange(1))
+@click.option("--out", default=RESULTS, type=click.Path(file_okay=False, path_type=Path), help="Folder of the result.")
+def main(names: tuple[str, ...], repeats: int, out: Path) -> None:
+    rows: list[dict[str, Any]] = []
+    for name in names or CASES:
+        try:
+            rows.append(measure(name, repeats))
+        except RuntimeError as error:
+            print(f"{name}: {str(error)[:300]}", flush=True)
+    write_result("patterns", {"benchmark": "patterns", "machine": machine("cuda"), "rows": rows}, out)
+    plot(rows, out / "patterns.svg")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,67 @@
+"""The triton backend on a GPU: every dtype and head dimension that the table of tile shapes knows, large offsets."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import attnc
+import pytest
+import torch
+
+sys.path.insert(0, str(Path(__file__).parent))
+from triton_cases import CASES, RESULTS, Case, differences
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+LONGNET = {"segments": [1024, 2048, 4096], "dilations": [1, 2, 4]}
+LARGER = {
+    "longnet": Case("longnet", 4096, LONGNET, heads=3, kv_heads=3, repeat=True),
+    "longnet, full": Case("longnet_bidirectional", 3072, LONGNET, heads=2),
+    "longnet, uneven": Case("longnet", 3001, LONGNET, heads=2, kv_heads=1),
+    "causal": Case("causal", 1000),
+    "window": Case("sliding", 1500, {"w": 300}, repeat=True),
+    "longformer": Case("longformer", 5000, {"w": 100}, repeat=True),
+    "bigbird": Case("bigbird", 1024, repeat=True),
+    "strided": Case("strided", 1024, {"l": 32}),
+    "fixed": Case("fixed", 1024, {"l": 64, "c": 8}),
+    "natten2d": Case("natten2d", 1024, {"rows": 32, "cols": 32, "w": 5}),
+    "packed": Case("packed", 700),
+}
+
+
+def run(case: Case) -> None:
+    from attnlang.runtime.triton.run import DEFAULT
+
+    errors, allowed = differences(case, "cuda", DEFAULT)
+    for result, error, most in zip(RESULTS, errors, allowed, strict=True):
+        assert error <= most, f"{result} is off by {error:.1e}, allowed are {most:.1e}"
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+@pytest.mark.parametrize("name", CASES)
+def test_small(name: str, dtype: str) -> None:
+    run(replace(CASES[name], dtype=dtype))
+
+
+@pytest.mark.parametrize("dim", [32, 64, 80, 128, 256])
+@pytest.mark.parametrize("name", LARGER)
+def test_every_head_dimension_in_bfloat16(name: str, dim: int) -> None:
+    run(replace(LARGER[name], dim=dim, dtype="bfloat16"))
+
+
+@pytest.mark.parametrize("dim", [64, 128, 256])
+@pytest.mark.parametrize("name", ["longnet, uneven", "bigbird", "fixed"])
+def test_float32(name: str, dim: int) -> None:
+    run(replace(LARGER[name], dim=dim, dtype="float32"))
+
+
+def test_offsets_beyond_two_to_the_31() -> None:
+    """The last segment of a sequence with more than 2^31 elements equals the segment by itself."""
+    n, heads, dim, w = 2**21 + 2**15, 9, 128, 2**15
+    q = torch.randn(1, n, heads, dim, device="cuda", dtype=torch.bfloat16).transpose(1, 2)
+    assert q.numel() > 2**31
+    module = attnc.compile("longnet", heads=heads, backend="triton", segments=[2048, 8192, w], dilations=[1, 4, 16])
+    last = q[:, :, -w:]
+    whole, alone = module(q, q, q), module(last, last, last)
+    assert torch.equal(whole[:, :, -w:], alone)
