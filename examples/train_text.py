@@ -4,6 +4,8 @@
     python examples/train_text.py --pattern strided -p l=16
     python examples/train_text.py --pattern my.attn --steps 1000
     python examples/train_text.py --resume runs/longnet/checkpoint.pt --steps 600
+    torchrun --nproc-per-node 4 examples/train_text.py --mesh cp=4            # a sequence on 4 ranks: the same losses
+    torchrun --nproc-per-node 4 examples/train_text.py --mesh dp=2,cp=2       # and the batch on 2 times as many
 
 Prints the loss, writes a checkpoint that --resume continues exactly, and ends with a generated sample. Uses a GPU if
 torch finds one.
@@ -14,6 +16,7 @@ Shape legend: B batch, T tokens, C channels, H heads, D head dimension.
 from __future__ import annotations
 
 import math
+import os
 import sys
 import sysconfig
 from dataclasses import asdict, dataclass
@@ -28,6 +31,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import Tensor, nn
 
 import attnlang
+import attnlang.parallel
 from attnlang import Pattern
 
 BYTES = 256
@@ -58,18 +62,18 @@ class Attention(nn.Module):
         self.out = nn.Linear(config.channels, config.channels, bias=False)
         self.attend = attnc.compile(pattern, heads=config.heads)
 
-    def forward(self, x_BTC: Tensor) -> Tensor:
+    def forward(self, x_BTC: Tensor, places_T: Tensor) -> Tensor:
         b, t, c = x_BTC.shape
         q, k, v = (x.view(b, t, self.heads, -1).transpose(1, 2) for x in self.qkv(x_BTC).chunk(3, dim=-1))
-        y_BHTD = self.attend(rotate(q), rotate(k), v)
+        y_BHTD = self.attend(rotate(q, places_T), rotate(k, places_T), v)
         return self.out(y_BHTD.transpose(1, 2).reshape(b, t, c))
 
 
-def rotate(x_BHTD: Tensor) -> Tensor:
+def rotate(x_BHTD: Tensor, places_T: Tensor) -> Tensor:
     """Rotary position embedding (Su et al., arXiv:2104.09864): pairs of channels turn by an angle that grows with T."""
-    t, d = x_BHTD.shape[-2:]
+    d = x_BHTD.shape[-1]
     frequency = 10_000 ** (-torch.arange(0, d, 2, device=x_BHTD.device) / d)
-    angle_TD = torch.arange(t, device=x_BHTD.device)[:, None] * frequency
+    angle_TD = places_T[:, None] * frequency
     cos, sin = angle_TD.cos().to(x_BHTD.dtype), angle_TD.sin().to(x_BHTD.dtype)
     even, odd = x_BHTD[..., ::2], x_BHTD[..., 1::2]
     return torch.stack((even * cos - odd * sin, even * sin + odd * cos), dim=-1).flatten(-2)
@@ -85,23 +89,76 @@ class Block(nn.Module):
         self.attention = Attention(config, pattern)
         self.feed_forward = nn.Sequential(nn.Linear(c, 4 * c), nn.GELU(), nn.Linear(4 * c, c))
 
-    def forward(self, x_BTC: Tensor) -> Tensor:
-        x_BTC = x_BTC + self.attention(self.norm_1(x_BTC))
+    def forward(self, x_BTC: Tensor, places_T: Tensor) -> Tensor:
+        x_BTC = x_BTC + self.attention(self.norm_1(x_BTC), places_T)
         return x_BTC + self.feed_forward(self.norm_2(x_BTC))
 
 
 class ByteGPT(nn.Module):
-    """Bytes (B, T) to logits of the next byte (B, T, 256)."""
+    """Bytes (B, T) to logits of the next byte (B, T, 256). `places_T` are their positions, 0..T-1 unless given."""
 
     def __init__(self, config: Config, pattern: Pattern) -> None:
         super().__init__()
         self.embed = nn.Embedding(BYTES, config.channels)
-        self.blocks = nn.Sequential(*(Block(config, pattern) for _ in range(config.layers)))
+        self.blocks = nn.ModuleList(Block(config, pattern) for _ in range(config.layers))
         self.norm = nn.RMSNorm(config.channels)
         self.head = nn.Linear(config.channels, BYTES, bias=False)
 
-    def forward(self, bytes_BT: Tensor) -> Tensor:
-        return self.head(self.norm(self.blocks(self.embed(bytes_BT))))
+    def forward(self, bytes_BT: Tensor, places_T: Tensor | None = None) -> Tensor:
+        places_T = torch.arange(bytes_BT.size(1), device=bytes_BT.device) if places_T is None else places_T
+        x_BTC = self.embed(bytes_BT)
+        for block in self.blocks:
+            x_BTC = block(x_BTC, places_T)
+        return self.head(self.norm(x_BTC))
+
+
+@dataclass(frozen=True)
+class OneDevice:
+    """Everything on this device: what a step needs to know, and what `Mesh` says otherwise."""
+
+    model: nn.Module
+    first: bool = True
+
+    def loss(self, batch: Tensor) -> Tensor:
+        """The mean loss of a batch (B, T + 1) of bytes."""
+        logits = self.model(batch[:, :-1])
+        return F.cross_entropy(logits.flatten(0, 1), batch[:, 1:].flatten())
+
+
+class Mesh:
+    """A mesh of ranks: `cp` of them share each sequence, by the schedule of the pattern; `dp` share the batch."""
+
+    def __init__(self, text: str, where: str) -> None:
+        from torch.distributed.device_mesh import init_device_mesh
+
+        sizes = dict(part.split("=") for part in text.split(",")) if "=" in text else {}
+        if not sizes or set(sizes) - {"dp", "cp"} or not all(value.isdigit() for value in sizes.values()):
+            raise click.ClickException(f"--mesh {text}: write --mesh cp=2, or --mesh dp=2,cp=2")
+        if "RANK" not in os.environ:
+            raise click.ClickException("start a mesh with torchrun, as in torchrun --nproc-per-node 2 ... --mesh cp=2")
+        if where == "cuda":
+            torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+        shape = int(sizes.get("dp", 1)), int(sizes.get("cp", 1))
+        if shape[0] * shape[1] != int(os.environ["WORLD_SIZE"]):
+            raise click.ClickException(
+                f"--mesh {text} is {shape[0] * shape[1]} ranks, torchrun has {os.environ['WORLD_SIZE']}"
+            )
+        self.mesh = init_device_mesh(where, shape, mesh_dim_names=("dp", "cp"))
+        self.first = self.mesh.get_rank() == 0
+
+    def spread(self, model: ByteGPT, config: Config) -> None:
+        """Let the model's attention run on the ranks that share a sequence."""
+        self.whole = attnlang.parallel.distribute(model, self.mesh["cp"], n=config.context, dtype="float32")
+        self.model = nn.parallel.DistributedDataParallel(self.whole)
+        self.places = attnlang.parallel.positions(self.whole, next(model.parameters()).device)
+
+    def loss(self, batch: Tensor) -> Tensor:
+        """The mean loss of the whole batch, of which this rank computes its rows and its tokens."""
+        mine = batch[self.mesh["dp"].get_local_rank() :: self.mesh["dp"].size()]
+        labels = attnlang.parallel.shard(mine[:, 1:], self.whole, 1)  # shifted first, then cut
+        logits = self.model(attnlang.parallel.shard(mine[:, :-1], self.whole, 1), self.places)
+        losses = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="none")
+        return attnlang.parallel.mean_loss(losses, None)
 
 
 def python_source(limit: int = 8_000_000) -> Tensor:
@@ -159,26 +216,25 @@ def generate(model: ByteGPT, prompt: bytes, count: int, context: int, seed: int)
 
 
 def train(
-    model: ByteGPT, config: Config, text: Tensor, first: int, steps: int, optimizer: torch.optim.Optimizer
+    ranks: OneDevice | Mesh, config: Config, text: Tensor, first: int, steps: int, optimizer: torch.optim.Optimizer
 ) -> None:
     """Steps first..steps-1, with a progress bar; the loss is printed every so often."""
-    device = next(model.parameters()).device
+    device = next(ranks.model.parameters()).device
     every = max(1, (steps - first) // 12)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, transient=True) as progress:
+    with Progress(*columns, transient=True, disable=not ranks.first) as progress:
         task = progress.add_task("training", total=steps, completed=first)
         for step in range(first, steps):
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate(step, config.learning_rate)
             batch = batch_at(text, config, step).to(device)
-            logits = model(batch[:, :-1])
-            loss = F.cross_entropy(logits.flatten(0, 1), batch[:, 1:].flatten())
+            loss = ranks.loss(batch)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
-            nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            nn.utils.clip_grad_norm_(ranks.model.parameters(), 1.0)
             optimizer.step()
             progress.advance(task)
-            if step % every == 0 or step == steps - 1:
+            if ranks.first and (step % every == 0 or step == steps - 1):
                 bits = loss.item() / math.log(2)
                 progress.console.print(
                     f"step {step:>6}  loss {loss.item():.4f}  ({bits:.3f} bits a byte)", highlight=False
@@ -204,6 +260,7 @@ def train(
 @click.option(
     "--resume", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="A checkpoint to go on from."
 )
+@click.option("--mesh", metavar="cp=R", help="Ranks of torchrun: cp share a sequence, dp the batch (dp=2,cp=2).")
 def main(
     pattern: str,
     parameters: tuple[str, ...],
@@ -219,6 +276,7 @@ def main(
     device: str,
     out: Path | None,
     resume: Path | None,
+    mesh: str | None,
 ) -> None:
     """Train a byte-level GPT whose attention is PATTERN."""
     saved: dict[str, Any] = torch.load(resume, weights_only=True) if resume else {}
@@ -242,6 +300,7 @@ def main(
 
     torch.manual_seed(config.seed)
     where = device if device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
+    spread = Mesh(mesh, where) if mesh else None
     model = ByteGPT(config, loaded).to(where)
     optimizer = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, betas=(0.9, 0.95), weight_decay=0.1)
     if saved:
@@ -249,18 +308,28 @@ def main(
         optimizer.load_state_dict(saved["optimizer"])
     first = int(saved.get("step", 0))
     size = sum(p.numel() for p in model.parameters())
-    click.echo(
-        f"{loaded.call}\n{size:,} parameters on {where}, {len(source):,} bytes of text, steps {first}..{steps - 1}"
-    )
+    ranks = OneDevice(model)
+    if spread is not None:
+        spread.spread(model, config)
+        ranks = spread
+    if ranks.first:
+        about = f"{size:,} parameters on {where}, {len(source):,} bytes of text, steps {first}..{steps - 1}"
+        click.echo(f"{loaded.call}\n{about}")
     if first >= steps:
         raise click.ClickException(f"the checkpoint stands at step {first}: ask for more --steps")
-    train(model, config, source, first, steps, optimizer)
+    train(ranks, config, source, first, steps, optimizer)
+    if spread is not None:
+        torch.distributed.destroy_process_group()
+        if not ranks.first:
+            return
 
     folder = out or Path("runs") / loaded.name
     folder.mkdir(parents=True, exist_ok=True)
     state = {"config": asdict(config), "step": steps, "model": model.state_dict(), "optimizer": optimizer.state_dict()}
     torch.save(state, folder / "checkpoint.pt")
-    sample = generate(model, b"def ", 200, config.context, config.seed)
+    whole = ByteGPT(config, loaded).to(where)
+    whole.load_state_dict(model.state_dict())
+    sample = generate(whole, b"def ", 200, config.context, config.seed)
     (folder / "sample.txt").write_text(sample, encoding="utf-8")
     click.echo(
         f"\n--- a sample ---\n{sample}\n----------------\nwrote {folder / 'checkpoint.pt'} and {folder / 'sample.txt'}"

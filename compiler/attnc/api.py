@@ -7,6 +7,7 @@ from operator import index
 from pathlib import Path
 from typing import TYPE_CHECKING, SupportsIndex
 
+from attnlang.parallel.machines import Device
 from attnlang.pattern import Pattern, load
 from attnlang.pattern.kinds import Argument
 
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 
     from attnc.analysis.dependency import Dependency
     from attnc.analysis.report import Report
+    from attnc.schedule.search import Found
     from attnlang.nn import PatternAttention
     from attnlang.schedule import Schedule
 
@@ -107,16 +109,77 @@ def dependency(
 
 
 def plan(
-    pattern: Pattern | str | Path, *, n: int, ranks: int = 1, heads: int = 12, head_dim: int = 64, **params: Argument
+    pattern: Pattern | str | Path,
+    *,
+    n: int,
+    ranks: int = 1,
+    heads: int = 12,
+    head_dim: int = 64,
+    kv_heads: int | None = None,
+    dtype: str = "bfloat16",
+    placement: str = "auto",
+    gpu: str = "h100",
+    link: str | None = None,
+    backward: bool = True,
+    objective: str = "",
+    tables: Mapping[str, ArrayLike] | None = None,
+    **params: Argument,
 ) -> Schedule:
-    """The schedule that computes a pattern on sequences of n tokens. So far on one rank.
+    """The sequence-parallel schedule of a pattern for sequences of n tokens.
 
-    Raises ValueError for sizes out of range, and for more than one rank.
+    ranks      how many ranks hold the sequence; 1 <= ranks <= n
+    kv_heads   heads of k and v, as many as of q unless given
+    dtype      'bfloat16', 'float16', 'float32' or 'float64': what a row weighs when bytes are counted
+    placement  'contiguous', 'zigzag', 'striped', or 'auto': the one with the least predicted time
+    gpu, link  what times are predicted for: 'h100', 'h200', 'a100', 'cpu'; 'nvlink' (to 8 ranks, unless given),
+               'infiniband' (above), 'pcie', 'ethernet'
+    backward   whether to weigh the backward pass too
+    objective  'time' or 'bytes': what is made least; unless given, time where the placement is 'auto', else bytes
+    tables     content of runtime tables by name: the schedule is for these
+
+    Raises ValueError for sizes out of range and names that do not exist, AttnError for a faulty pattern.
     """
-    from attnc.schedule import single_rank
+    return found_schedule(
+        _pattern(pattern, params), n=n, ranks=ranks, heads=heads, head_dim=head_dim, kv_heads=kv_heads, dtype=dtype,
+        placement=placement, gpu=gpu, link=link, backward=backward, tables=tables, objective=objective,
+    ).schedule  # fmt: skip
 
-    if ranks != 1:
-        raise ValueError(f"ranks = {ranks}: schedules for several ranks are not written yet; ranks = 1 works")
-    for name, value, least in (("n", n, 0), ("heads", heads, 1), ("head_dim", head_dim, 1)):
+
+def found_schedule(
+    pattern: Pattern, *, n: int, ranks: int, heads: int, head_dim: int, kv_heads: int | None, dtype: str,
+    placement: str, gpu: str, link: str | None, backward: bool, tables: Mapping[str, ArrayLike] | None,
+    objective: str = "",
+) -> Found:  # fmt: skip
+    """What `plan` finds, with the solution and the machine that times are predicted for."""
+    from attnc.schedule.search import search
+    from attnlang.parallel.machines import DEVICES, LINKS, named
+    from attnlang.pattern.tables import check_names
+    from attnlang.schedule import ITEM_SIZES
+
+    sizes = [("n", n, 1), ("ranks", ranks, 1), ("heads", heads, 1), ("head_dim", head_dim, 1)]
+    for name, value, least in (*sizes, ("kv_heads", heads if kv_heads is None else kv_heads, 1)):
         whole_number(name, value, least)
-    return single_rank(_pattern(pattern, params), n, heads)
+    if ranks > n:
+        raise ValueError(f"{ranks} ranks for {n} tokens: every rank needs a token; use at most {n} ranks")
+    if dtype not in ITEM_SIZES:
+        raise ValueError(f"unknown dtype {dtype!r}: there are {', '.join(ITEM_SIZES)}")
+    device = named(DEVICES, gpu, "gpu")
+    chosen_link = None if link is None else named(LINKS, link, "link")
+    assert isinstance(device, Device)
+    assert not isinstance(chosen_link, Device)
+    check_names(pattern.tables, tables or {}, f"pattern {pattern.name}")
+    return search(
+        pattern,
+        n,
+        ranks,
+        heads,
+        kv_heads or heads,
+        head_dim,
+        dtype,
+        placement,
+        device,
+        chosen_link,
+        backward,
+        tables or {},
+        objective,
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -57,3 +58,22 @@ def test_patterns_from_files_and_their_faults(tmp_path: Path) -> None:
     unknown = train(*TINY, "--steps", "1", "--pattern", "longnett", cwd=tmp_path)
     assert "did you mean `longnet`?" in unknown.stderr
     assert "Traceback" not in unknown.stderr
+
+
+def test_a_mesh_of_ranks_has_the_same_losses_step_by_step(tmp_path: Path) -> None:
+    text = tmp_path / "text.txt"
+    text.write_bytes(Path(__file__).read_bytes() * 3)
+    fixed = (*TINY, "--text", str(text), "--steps", "6")
+    alone = losses(train(*fixed, cwd=tmp_path).stdout)
+    for mesh, ranks in (("cp=3", 3), ("dp=2,cp=2", 4)):
+        launch = ("-m", "torch.distributed.run", "--nproc-per-node", str(ranks), str(ROOT / "examples/train_text.py"))
+        command = [sys.executable, *launch, *fixed, "--mesh", mesh, "--out", mesh]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment)
+        assert done.returncode == 0, done.stderr
+        spread = losses(done.stdout)
+        assert spread.keys() == alone.keys()
+        assert all(abs(spread[step] - alone[step]) <= 2e-4 for step in alone)
+        assert (tmp_path / mesh / "checkpoint.pt").exists()
+    wrong = train(*fixed, "--mesh", "cp=2", cwd=tmp_path)
+    assert "start a mesh with torchrun" in wrong.stderr

@@ -20,6 +20,7 @@ COMMANDS = {
     "compare": "Put several patterns side by side.",
     "show": "Draw a pattern, into a file or the terminal.",
     "compile": "Write a pattern as a PyTorch module.",
+    "plan": "Write the sequence-parallel schedule, with its certificate.",
     "verify": "Compare the compiled pattern with its definition.",
     "list": "List the patterns of the library.",
     "explain": "Say what a diagnostic means.",

@@ -30,15 +30,24 @@ from attnlang import Pattern
     show_default=True,
     help="Which stage to write.",
 )
+@click.option("--ranks", type=click.IntRange(1), help="Also write the schedule for so many ranks and --n tokens.")
 def command(
-    pattern: str, parameters: tuple[str, ...], n: int, heads: int, output: Path | None, backend: str, stage: str
+    pattern: str,
+    parameters: tuple[str, ...],
+    n: int,
+    heads: int,
+    output: Path | None,
+    backend: str,
+    stage: str,
+    ranks: int | None,
 ) -> None:
     """Write a pattern as a PyTorch module that one can read, import, and run as its own check.
 
-    --n only chooses the length at which the module's docstring states the cost: the module runs any length.
+    --n only chooses the length at which the module's docstring states the cost: the module runs any length. With
+    --ranks it is the length of the sequences that the schedule is for.
     """
     with user_errors():
-        text = _stage(load_pattern(pattern, parameters), n, heads, backend, stage)
+        text = _stage(load_pattern(pattern, parameters), n, heads, backend, stage, ranks)
         if output is None:
             click.echo(text.rstrip("\n"))
             return
@@ -46,7 +55,7 @@ def command(
     click.echo(f"wrote {output}")
 
 
-def _stage(pattern: Pattern, n: int, heads: int, backend: str, stage: str) -> str:
+def _stage(pattern: Pattern, n: int, heads: int, backend: str, stage: str, ranks: int | None) -> str:
     from attnc.lower import lower
 
     if stage == "pattern":
@@ -59,4 +68,9 @@ def _stage(pattern: Pattern, n: int, heads: int, backend: str, stage: str) -> st
     from attnc.analysis.report import report
     from attnc.emit.python import emit
 
-    return emit(report(pattern, n, heads, 64), plan, "reference" if backend == "reference" else "sdpa")
+    schedule = None
+    if ranks is not None:
+        from attnc.api import plan as write_schedule
+
+        schedule = write_schedule(pattern, n=n, ranks=ranks, heads=heads)
+    return emit(report(pattern, n, heads, 64), plan, "reference" if backend == "reference" else "sdpa", schedule)

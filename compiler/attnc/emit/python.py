@@ -10,18 +10,20 @@ from collections.abc import Iterator
 import attnlang
 from attnc.analysis.formula import text as formula_text
 from attnc.analysis.report import Report
+from attnc.emit.schedule_source import literal
 from attnlang.pattern.algebra import Relation, relation_text
 from attnlang.pattern.expr import Known
 from attnlang.pattern.pattern import Pattern, value_text
 from attnlang.pattern.walk import table_axes
 from attnlang.plan import Band, Branch, Columns, Lattice, Plan, Runs, Tiles
+from attnlang.schedule import Schedule
 from attnlang.syntax.tree import Node
 
 WIDTH = 120
 
 
-def emit(report: Report, plan: Plan, backend: str = "sdpa") -> str:
-    """The text of a module with one class, the pattern's PatternAttention."""
+def emit(report: Report, plan: Plan, backend: str = "sdpa", schedule: Schedule | None = None) -> str:
+    """The text of a module with one class, the pattern's PatternAttention, and its schedule for several ranks."""
     pattern = report.pattern
     return "\n".join(
         (
@@ -32,17 +34,20 @@ def emit(report: Report, plan: Plan, backend: str = "sdpa") -> str:
             "from attnlang import Pattern, loads",
             "from attnlang.nn import Backend, PatternAttention",
             f"from attnlang.plan import {', '.join(_names(plan))}",
+            *(() if schedule is None else ("from attnlang.schedule import Schedule",)),
             "",
             *_source(pattern),
             *_parameters(pattern),
             "",
             *_plan(plan),
+            *(() if schedule is None else ("", *literal(schedule))),
             "",
             "",
             *_loader(pattern),
             "",
             "",
             *_class(pattern, plan, backend),
+            *(() if schedule is None else ("        self.schedule = Schedule.from_json(SCHEDULE)",)),
             "",
             "",
             *_self_check(pattern),

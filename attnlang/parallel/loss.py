@@ -1,0 +1,46 @@
+"""A mean over the tokens of all ranks, whose gradients add up to those of one device."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+
+def mean_loss(
+    losses: Tensor, weights: Tensor | None, group: dist.ProcessGroup | None = None, *, averaged: bool = True
+) -> Tensor:
+    """sum(weights * losses) / sum(weights), both sums over the tokens of all ranks.
+
+    losses    of this rank's tokens, any shape; weights likewise (None: all 1; 0 for tokens that do not count)
+    group     the ranks over which is summed; all, unless given
+    averaged  whether gradients of parameters are averaged over the ranks of the group afterwards, as DDP and FSDP do:
+              the gradient of the loss is then that of R ranks, so that the average is right. False where they are
+              summed
+
+    The value is the same on every rank. Where no token counts on any rank it is 0, with gradients 0; where some
+    rank has none, its gradients are 0 and nothing is NaN.
+    """
+    return _MeanLoss.apply(losses, torch.ones_like(losses) if weights is None else weights, group, averaged)
+
+
+class _MeanLoss(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, losses: Tensor, weights: Tensor, group: dist.ProcessGroup | None, averaged: bool) -> Tensor:
+        kind = torch.float64 if losses.dtype == torch.float64 else torch.float32
+        weights = weights.to(kind)
+        counted = torch.where(weights != 0, losses.to(kind) * weights, 0.0)  # 0 * NaN of a padded token is 0
+        sums = torch.stack([counted.sum(), weights.sum()])
+        dist.all_reduce(sums, group=group)
+        total = torch.where(sums[1] == 0, 1.0, sums[1])
+        factor = dist.get_world_size(group) if averaged else 1
+        ctx.save_for_backward(weights * (factor / total))
+        ctx.kind = losses.dtype
+        return sums[0] / total
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        (share,) = ctx.saved_tensors
+        return (grads[0] * share).to(ctx.kind), None, None, None

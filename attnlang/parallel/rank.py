@@ -1,0 +1,323 @@
+"""One rank's forward and backward under a schedule, as steps between which messages travel.
+
+    forward    send k, v, q  ·  own rows  ·  queries that came  ·  send their partial results back  ·  keys that came
+    backward   send d_out, out, lse  ·  keys that came  ·  queries that came  ·  send gradients back  ·  own rows
+
+The steps are generators: they yield a `Start` with what to send, later a `Wait` for what arrives, and compute in
+between, so that communication overlaps with computing. Who drives them decides how messages travel: torch.distributed
+(`attnlang.parallel.wire`), or a loop over all ranks on one device (`attnlang.parallel.streaming`).
+
+Shape legend: B batch, H heads, C rows of this rank, R flat rows, D head dimension.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, TypeAlias
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from attnlang.parallel.engine import (
+    Partial,
+    add_rows,
+    plan_calls,
+    prepared,
+    run,
+    run_backward,
+    run_calls,
+    run_calls_backward,
+)
+from attnlang.parallel.recipe import Recipe, recipe
+from attnlang.plan import Plan, Tiles
+from attnlang.runtime.backends import choose, load
+from attnlang.runtime.calls import Call
+from attnlang.runtime.kernels import kernel_for
+from attnlang.runtime.merge import accumulator_dtype, merge_
+from attnlang.runtime.tile_attention import backward_, forward_, lists_of
+from attnlang.schedule import Schedule
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Start:
+    """Send `data`, (sum of sends) numbers in the order of ranks, and expect so many from each."""
+
+    data: Tensor
+    sends: tuple[int, ...]
+    receives: tuple[int, ...]
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Wait:
+    """Give what arrived for a start, the oldest that was not yet waited for."""
+
+
+Steps: TypeAlias = "Generator[Start | Wait, Tensor, Any]"
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Kept:
+    """What the backward needs besides q, k, v, out and lse: rows that came from others."""
+
+    k: Tensor
+    v: Tensor
+    q: Tensor
+
+
+class RankWork:
+    """A schedule on one rank and device, with everything derived from it that does not depend on the batch."""
+
+    def __init__(
+        self, schedule: Schedule, rank: int, device: torch.device, head_dim: int, backend: str = "auto"
+    ) -> None:
+        self.schedule = schedule
+        self.backend = backend
+        self.recipe: Recipe = recipe(schedule, rank)
+        self.device = device
+        self.key_rows = self._rows(self.recipe.key_sends)
+        self.query_rows = self._rows(self.recipe.query_sends)
+        r = self.recipe
+        self.own, self.foreign_queries, self.gathered, self.foreign_keys = (
+            prepared(groups, device, head_dim) for groups in (r.own, r.foreign_queries, r.gathered, r.foreign_keys)
+        )
+        self.tables = {name: torch.from_numpy(np.asarray(content, np.int64)) for name, content in schedule.tables}
+        self.talks = communicates(schedule)
+        self.ships = ships_queries(schedule)
+
+    def _rows(self, sends: Sequence[Any]) -> list[Tensor]:
+        return [torch.from_numpy(rows).to(self.device) for rows in sends]
+
+    # forward -------------------------------------------------------------------------------------------------------
+
+    def forward(self, q: Tensor, k: Tensor, v: Tensor, scale: float) -> Steps:
+        """Returns (out (B, H, C, D) in q's dtype, lse (B, H, C), Kept)."""
+        batch, heads, rows, dim = q.shape
+        q_, k_, v_ = (x.reshape(batch, x.size(1) * rows, dim) for x in (q, k, v))
+        if self.talks:
+            yield self._start([self._forward_message(q_, k_, v_, to) for to in range(self.schedule.ranks)],
+                              self._forward_sizes(batch, dim), q_)  # fmt: skip
+        mine = Partial.empty(q_, heads * rows)
+        self._local(q, k, v, mine, scale)
+        run(q_, k_, v_, mine, self.own, scale)
+        kept = Kept(k_[:, :0], v_[:, :0], q_[:, :0])
+        if self.talks:
+            kept = self._unpacked((yield Wait()), batch, dim)
+        if self.ships:
+            theirs = Partial.empty(q_, kept.q.size(1))
+            run(kept.q, k_, v_, theirs, self.foreign_queries, scale)
+            run(kept.q, kept.k, kept.v, theirs, self.gathered, scale)
+            sizes = [batch * len(rows_) * (dim + 1) for rows_ in self.query_rows]
+            yield self._start(self._results(theirs), sizes, theirs.out)
+        run(q_, kept.k, kept.v, mine, self.foreign_keys, scale)
+        if self.ships:
+            self._merge_results(mine, (yield Wait()), batch, dim)
+        out = mine.out.view(batch, heads, rows, dim).to(q.dtype)
+        return out, mine.lse.view(batch, heads, rows), kept
+
+    def _forward_message(self, q: Tensor, k: Tensor, v: Tensor, to: int) -> list[Tensor]:
+        keys, queries = self.key_rows[to], self.query_rows[to]
+        parts = [x[:, keys] for x in (k, v)] if len(keys) else []
+        return [*parts, q[:, queries]] if len(queries) else parts
+
+    def _forward_sizes(self, batch: int, dim: int) -> list[int]:
+        r = self.recipe
+        return [batch * dim * (2 * keys + queries) for keys, queries in zip(r.keys_from, r.queries_from, strict=True)]
+
+    def _unpacked(self, data: Tensor, batch: int, dim: int) -> Kept:
+        """Messages of all ranks as rows of k, of v and of q."""
+        r = self.recipe
+        found: tuple[list[Tensor], list[Tensor], list[Tensor]] = ([], [], [])
+        at = 0
+        for keys, queries in zip(r.keys_from, r.queries_from, strict=True):
+            for place, count in enumerate((keys, keys, queries)):
+                size = batch * count * dim
+                if count:
+                    found[place].append(data[at : at + size].view(batch, count, dim))
+                at += size
+        none = data.new_zeros((batch, 0, dim))
+        k, v, q = (torch.cat(parts, 1) if parts else none for parts in found)
+        return Kept(k, v, q)
+
+    def _results(self, theirs: Partial) -> list[list[Tensor]]:
+        messages: list[list[Tensor]] = []
+        at = 0
+        for count in self.recipe.queries_from:
+            rows = slice(at, at + count)
+            messages.append([theirs.out[:, rows], theirs.lse[:, rows]] if count else [])
+            at += count
+        return messages
+
+    def _merge_results(self, mine: Partial, data: Tensor, batch: int, dim: int) -> None:
+        at = 0
+        for rows, parts in zip(self.query_rows, self.recipe.query_parts, strict=True):
+            out = data[at : at + batch * len(rows) * dim].view(batch, len(rows), dim)
+            at += out.numel()
+            lse = data[at : at + batch * len(rows)].view(batch, len(rows))
+            at += lse.numel()
+            first = 0
+            for count in parts:
+                if count:
+                    part = slice(first, first + count)
+                    mine.merge(rows[part], out[:, part], lse[:, part])
+                first += count
+
+    # backward ------------------------------------------------------------------------------------------------------
+
+    def backward(
+        self, dout: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, kept: Kept, scale: float
+    ) -> Steps:
+        """Returns (dq, dk, dv), in the shapes and dtypes of q, k and v."""
+        batch, heads, rows, dim = q.shape
+        q_, k_, v_, dout_, out_ = (x.reshape(batch, x.size(1) * rows, dim) for x in (q, k, v, dout, out))
+        lse_ = lse.reshape(batch, heads * rows)
+        kind = accumulator_dtype(q.dtype)
+        dq, dk, dv = (x.new_zeros(x.shape, dtype=kind) for x in (q_, k_, v_))
+        their_dq, their_dk, their_dv = (x.new_zeros(x.shape, dtype=kind) for x in (kept.q, kept.k, kept.v))
+        if self.ships:
+            ratio = kind.itemsize // q.dtype.itemsize
+            sizes = [batch * count * (2 * dim + ratio) for count in self.recipe.queries_from]
+            messages = [self._backward_message(dout_, out_, lse_, rows_) for rows_ in self.query_rows]
+            yield self._start(messages, sizes, q_)
+        run_backward(dout_, q_, kept.k, kept.v, out_, lse_, (dq, their_dk, their_dv), self.foreign_keys, scale)
+        if self.ships:
+            their_dout, their_out, their_lse = self._unpacked_backward((yield Wait()), batch, dim, kind)
+            of_query = their_dout, kept.q
+            run_backward(*of_query, k_, v_, their_out, their_lse, (their_dq, dk, dv), self.foreign_queries, scale)
+            run_backward(
+                *of_query, kept.k, kept.v, their_out, their_lse, (their_dq, their_dk, their_dv), self.gathered, scale
+            )
+        if self.talks:
+            sizes = [
+                batch * dim * (2 * len(keys) + len(queries))
+                for keys, queries in zip(self.key_rows, self.query_rows, strict=True)
+            ]
+            yield self._start(self._gradients(their_dq, their_dk, their_dv), sizes, dq)
+        shaped = dq.view(q.shape), dk.view(k.shape), dv.view(v.shape)
+        self._local_backward(dout, q, k, v, out, lse, shaped, scale)
+        run_backward(dout_, q_, k_, v_, out_, lse_, (dq, dk, dv), self.own, scale)
+        if self.talks:
+            self._add_gradients((dq, dk, dv), (yield Wait()), batch, dim)
+        return shaped[0].to(q.dtype), shaped[1].to(k.dtype), shaped[2].to(v.dtype)
+
+    def _backward_message(self, dout: Tensor, out: Tensor, lse: Tensor, rows: Tensor) -> list[Tensor]:
+        """The lse, as numbers of q's dtype, comes first, so that it is aligned where it arrives."""
+        if not len(rows):
+            return []
+        return [lse[:, rows].contiguous().view(dout.dtype), dout[:, rows], out[:, rows]]
+
+    def _unpacked_backward(
+        self, data: Tensor, batch: int, dim: int, kind: torch.dtype
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        ratio = kind.itemsize // data.dtype.itemsize
+        lses: list[Tensor] = [data.new_zeros((batch, 0), dtype=kind)]
+        douts: list[Tensor] = [data.new_zeros((batch, 0, dim))]
+        outs: list[Tensor] = [data.new_zeros((batch, 0, dim))]
+        at = 0
+        for count in self.recipe.queries_from:
+            if not count:
+                continue
+            lses.append(data[at : at + batch * count * ratio].clone().view(kind).view(batch, count))
+            at += batch * count * ratio
+            for found in (douts, outs):
+                found.append(data[at : at + batch * count * dim].view(batch, count, dim))
+                at += batch * count * dim
+        return torch.cat(douts, 1), torch.cat(outs, 1), torch.cat(lses, 1)
+
+    def _gradients(self, dq: Tensor, dk: Tensor, dv: Tensor) -> list[list[Tensor]]:
+        messages: list[list[Tensor]] = []
+        key = query = 0
+        for keys, queries in zip(self.recipe.keys_from, self.recipe.queries_from, strict=True):
+            message = [x[:, key : key + keys] for x in (dk, dv)] if keys else []
+            messages.append([*message, dq[:, query : query + queries]] if queries else message)
+            key, query = key + keys, query + queries
+        return messages
+
+    def _add_gradients(self, grads: tuple[Tensor, Tensor, Tensor], data: Tensor, batch: int, dim: int) -> None:
+        dq, dk, dv = grads
+        at = 0
+        r = self.recipe
+        for to in range(self.schedule.ranks):
+            keys, queries = self.key_rows[to], self.query_rows[to]
+            for total, rows, parts in (
+                (dk, keys, r.key_parts[to]),
+                (dv, keys, r.key_parts[to]),
+                (dq, queries, r.query_parts[to]),
+            ):
+                added = data[at : at + batch * len(rows) * dim].view(batch, len(rows), dim)
+                at += added.numel()
+                first = 0
+                for count in parts:
+                    part = slice(first, first + count)
+                    add_rows(total, rows[part], added[:, part], True)
+                    first += count
+
+    # own rows ------------------------------------------------------------------------------------------------------
+
+    def _backend(self, plan: Plan, q: Tensor) -> str:
+        return choose(self.backend, plan, q.device, q.dtype, q.size(-1)).name
+
+    def _local(self, q: Tensor, k: Tensor, v: Tensor, mine: Partial, scale: float) -> None:
+        out, lse = mine.out.view(q.shape), mine.lse.view(q.shape[:3])
+        for number, (rows, plan) in enumerate(self.recipe.local):
+            part = slice(rows.first, rows.first + rows.count)
+            q_, k_, v_, out_, lse_ = (x[:, :, part] for x in (q, k, v, out, lse))
+            name = self._backend(plan, q)
+            if name != "sdpa":
+                found, found_lse = load(name).forward(q_, k_, v_, plan, scale, self.tables)
+                merge_(out_, lse_, found, found_lse)
+                continue
+            kernel = kernel_for(q.device, q.dtype, q.size(-1))
+            run_calls(q_, k_, v_, out_, lse_, self._calls(number, kernel.windows), scale, kernel)
+            for branch in plan.branches:
+                if isinstance(branch, Tiles):
+                    for lists in lists_of(branch, plan.heads, rows.count, self.tables):
+                        forward_(out_, lse_, q_, k_, v_, lists, scale)
+
+    def _local_backward(
+        self, dout: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor,
+        grads: tuple[Tensor, Tensor, Tensor], scale: float,
+    ) -> None:  # fmt: skip
+        dout = dout if dout.stride(-1) == 1 else dout.contiguous()
+        for number, (rows, plan) in enumerate(self.recipe.local):
+            part = slice(rows.first, rows.first + rows.count)
+            dout_, q_, k_, v_, out_, lse_ = (x[:, :, part] for x in (dout, q, k, v, out, lse))
+            dq_, dk_, dv_ = (x[:, :, part] for x in grads)
+            name = self._backend(plan, q)
+            if name != "sdpa":
+                found = load(name).backward(dout_, q_, k_, v_, out_, lse_, plan, scale, self.tables)
+                for total, added in zip((dq_, dk_, dv_), found, strict=True):
+                    total += added
+                continue
+            kernel = kernel_for(q.device, q.dtype, q.size(-1))
+            calls = self._calls(number, kernel.windows)
+            run_calls_backward(dout_, q_, k_, v_, out_, lse_, (dq_, dk_, dv_), calls, scale, kernel)
+            for branch in plan.branches:
+                if isinstance(branch, Tiles):
+                    for lists in lists_of(branch, plan.heads, rows.count, self.tables):
+                        backward_((dq_, dk_, dv_), dout_, q_, k_, v_, out_, lse_, lists, scale)
+
+    def _calls(self, number: int, windows: bool) -> tuple[Call, ...]:
+        """The calls of a local plan; rows that an earlier one has touched are merged, not stored."""
+        rows, plan = self.recipe.local[number]
+        calls = plan_calls(plan, rows.count, windows)
+        touched = any(other.first < rows.first + rows.count and rows.first < other.first + other.count
+                      for other, _ in self.recipe.local[:number])  # fmt: skip
+        return tuple(replace(call, fresh=False) for call in calls) if touched else calls
+
+    def _start(self, messages: Sequence[Sequence[Tensor]], receives: Sequence[int], like: Tensor) -> Start:
+        sends = tuple(sum(part.numel() for part in message) for message in messages)
+        parts = [part.reshape(-1) for message in messages for part in message]
+        data = torch.cat(parts) if parts else like.new_zeros(0)
+        return Start(data, sends, tuple(receives))
+
+
+def communicates(schedule: Schedule) -> bool:
+    """Whether any rank has something to send: then every rank takes part in every exchange."""
+    return schedule.ranks > 1 and bool(schedule.transfers or schedule.gathered)
+
+
+def ships_queries(schedule: Schedule) -> bool:
+    """Whether any query is computed away from home."""
+    return schedule.ranks > 1 and bool(schedule.gathered or any(t.queries for t in schedule.transfers))

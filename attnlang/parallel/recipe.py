@@ -1,0 +1,464 @@
+"""From a Schedule to what one rank does: which rows it sends, which it receives, and what it computes on them.
+
+As `attnlang.runtime.calls` is for a plan, a recipe is for a schedule: plain integers, derived from it at the first call
+and kept. Rows are numbered flat: row i of head h of a rank with C rows is h * C + i. Rows that arrive are numbered in
+the order of arrival, by sender and then as the sender's message has them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from attnlang.parallel.dense import BLOCK, Places, alike_heads, held_blocks, numbers, positions, scope_of
+from attnlang.parallel.units import Unit, inner_rows, units
+from attnlang.plan import FULL, Band, Columns, Lattice, Plan, Tiles
+from attnlang.rows import Rows
+from attnlang.runtime.pairs import Pairs, branch_pairs, exact, local_plan
+from attnlang.schedule import HeadRows, Schedule
+
+Flat: TypeAlias = tuple[Rows, ...]
+"""Flat row numbers, one progression after another."""
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Group:
+    """Equally shaped little attentions: X times nq queries with nk keys.
+
+    q, k   flat row numbers (X, nq) and (X, nk), each at most once in q and in k
+    band   which (row i, column j) count, by j - i
+    times  how often each pair counts, (X, nq, nk); None: all once
+    """
+
+    q: Places
+    k: Places
+    band: Band = FULL
+    times: Any = None
+
+    @property
+    def pairs(self) -> int:
+        """How many pairs count, each as often as it does."""
+        from attnlang.runtime.pairs import band_count
+
+        if self.times is not None:
+            return int(self.times.sum())
+        return len(self.q) * band_count(self.q.shape[1], self.k.shape[1], self.band)
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Recipe:
+    """What one rank does.
+
+    rows             how many tokens it holds
+    key_sends        flat rows of k and v for each rank; query_sends likewise of q
+    keys_from        how many rows of k and v come from each rank; queries_from likewise of q
+    key_parts        how the rows of each message fall into parts that hold a row once; query_parts likewise
+    local            plans to run on stretches of its own rows
+    own              queries and keys of its own that are no such plan
+    foreign_queries  queries that came here, with keys of its own
+    gathered         queries and keys that came here
+    foreign_keys     its own queries, with keys that came here
+    """
+
+    rank: int
+    rows: int
+    key_sends: tuple[Places, ...]
+    query_sends: tuple[Places, ...]
+    keys_from: tuple[int, ...]
+    queries_from: tuple[int, ...]
+    key_parts: tuple[tuple[int, ...], ...]
+    query_parts: tuple[tuple[int, ...], ...]
+    local: tuple[tuple[Rows, Plan], ...]
+    own: tuple[Group, ...]
+    foreign_queries: tuple[Group, ...]
+    gathered: tuple[Group, ...]
+    foreign_keys: tuple[Group, ...]
+
+    @property
+    def silent(self) -> bool:
+        """Whether this rank neither sends nor receives anything, its own copies included."""
+        moved = (*map(len, self.key_sends), *map(len, self.query_sends), *self.keys_from, *self.queries_from)
+        return not any(moved)
+
+
+def recipe(schedule: Schedule, rank: int) -> Recipe:
+    """What a rank does. Raises ValueError for a rank that the schedule does not have."""
+    if not 0 <= rank < schedule.ranks:
+        raise ValueError(f"rank {rank} is not one of the schedule's {schedule.ranks}")
+    return _Builder(schedule, rank).build()
+
+
+@dataclass(slots=True)
+class _Item:
+    q: Flat
+    k: Flat
+    band: Band
+
+
+@dataclass(slots=True)
+class _Work:
+    """Items of one of the four kinds; full rectangles with the same queries are one, with all their keys."""
+
+    full: dict[Flat, list[Rows]] = field(default_factory=dict[Flat, list[Rows]])
+    banded: list[_Item] = field(default_factory=list[_Item])
+    tiles: list[tuple[Places, Places, Any]] = field(default_factory=list[tuple[Places, Places, Any]])
+
+    def add(self, q: Flat, k: Flat, band: Band) -> None:
+        if band != FULL:
+            self.banded.append(_Item(q, k, band))
+            return
+        known = self.full.setdefault(q, [])
+        if any(old & new is not None for old in known for new in k):
+            self.banded.append(_Item(q, k, FULL))  # a pair that counts again
+        else:
+            known += k
+
+    def groups(self) -> tuple[Group, ...]:
+        items = [*(_Item(q, tuple(k), FULL) for q, k in self.full.items()), *self.banded]
+        shapes: dict[tuple[int, int, Band], list[list[_Item]]] = {}
+        for item in items:
+            shape = sum(r.count for r in item.q), sum(r.count for r in item.k), item.band
+            batches = shapes.setdefault(shape, [])
+            for batch in batches:
+                if not any(_clash(item, other) for other in batch):
+                    batch.append(item)
+                    break
+            else:
+                batches.append([item])
+        found = [
+            Group(np.stack([_flat(i.q) for i in batch]), np.stack([_flat(i.k) for i in batch]), band)
+            for (_, _, band), batches in shapes.items()
+            for batch in batches
+        ]
+        return (*found, *_tile_groups(self.tiles))
+
+
+def _clash(a: _Item, b: _Item) -> bool:
+    return any(x & y is not None for x in a.q for y in b.q) or any(x & y is not None for x in a.k for y in b.k)
+
+
+def _flat(rows: Flat) -> Places:
+    return np.concatenate([numbers(part) for part in rows]) if rows else np.zeros(0, np.int64)
+
+
+def _counts(parts: list[list[Rows]]) -> tuple[int, ...]:
+    return tuple(sum(rows.count for rows in part) for part in parts)
+
+
+def _tile_groups(tiles: list[tuple[Places, Places, Any]]) -> Iterator[Group]:
+    """Blocks of queries with all their keys, by shape; keys may come several times, each row of q once."""
+    shapes: dict[tuple[int, int], list[tuple[Places, Places, Any]]] = {}
+    for q, k, times in tiles:
+        wide = -(-len(k) // BLOCK) * BLOCK
+        pad = wide - len(k)
+        padded = np.concatenate([k, np.repeat(k[-1:], pad)])
+        shapes.setdefault((len(q), wide), []).append((q, padded, np.pad(times, ((0, 0), (0, pad)))))
+    for parts in shapes.values():
+        batches: list[tuple[set[int], list[tuple[Places, Places, Any]]]] = []
+        for part in parts:
+            mine = set(part[0].tolist())
+            home = next((batch for batch in batches if not batch[0] & mine), None)
+            if home is None:
+                batches.append((mine, [part]))
+            else:
+                home[0].update(mine)
+                home[1].append(part)
+        for _, chosen in batches:
+            q, k, times = (np.stack([part[i] for part in chosen]) for i in range(3))
+            yield Group(q, k, FULL, times)
+
+
+@dataclass(slots=True)
+class _Arrival:
+    """Rows of one head of one sender: its tokens, and where they stand among all that arrived."""
+
+    rank: int
+    tokens: Rows
+    base: int
+
+
+class _Builder:
+    def __init__(self, schedule: Schedule, rank: int) -> None:
+        self.s = schedule
+        self.rank = rank
+        self.placement = schedule.placement
+        self.rows = schedule.placement.sizes[rank]
+        self.group = schedule.group
+        self.ranks = range(schedule.ranks)
+        self.tables: Mapping[str, Any] = dict(schedule.tables)
+        self.held: dict[Any, dict[int, list[tuple[int, Any]]]] = {}
+        self.units: list[list[Unit]] = []  # by gathered branch
+        for number in schedule.gathered:
+            branch = schedule.plan.branches[number]
+            assert isinstance(branch, Lattice)
+            self.units.append(list(units(self.placement, branch, self.group, rank)))
+        self.owned = [unit for of_branch in self.units for unit in of_branch if unit.owner == rank]
+        self.keys: dict[tuple[int, int], list[_Arrival]] = {}  # (sender, head of k)
+        self.queries: dict[tuple[int, int], list[_Arrival]] = {}  # (sender, head of q)
+        self.unit_keys: list[Flat] = []
+        self.unit_queries: list[dict[int, Flat]] = []
+        self.plain = [
+            (number, branch) for number, branch in enumerate(schedule.plan.branches) if number not in schedule.gathered
+        ]
+
+    def build(self) -> Recipe:
+        sent = [self._sent(p) for p in self.ranks]
+        keys_from, queries_from = self._arrivals()
+        local, own = self._own()
+        foreign_queries = self._foreign_queries()
+        return Recipe(
+            self.rank,
+            self.rows,
+            tuple(_flat(tuple(rows for part in keys for rows in part)) for keys, _ in sent),
+            tuple(_flat(tuple(rows for part in queries for rows in part)) for _, queries in sent),
+            keys_from,
+            queries_from,
+            tuple(_counts(keys) for keys, _ in sent),
+            tuple(_counts(queries) for _, queries in sent),
+            local,
+            own.groups(),
+            foreign_queries.groups(),
+            self._gathered().groups(),
+            self._foreign_keys().groups(),
+        )
+
+    # what moves --------------------------------------------------------------------------------------------------
+
+    def _sent(self, to: int) -> tuple[list[list[Rows]], list[list[Rows]]]:
+        """Flat rows that go to a rank, of k and v, and of q: those of transfers, then those of each gathered branch."""
+        mine, theirs = self.s.transfer(self.rank, to), self.s.transfer(to, self.rank)
+        keys = [[rows for part in (theirs.keys if theirs else ()) for rows in self._of_heads(part)]]
+        queries = [[rows for part in (mine.queries if mine else ()) for rows in self._of_heads(part)]]
+        for of_branch in self.units:
+            keys.append([])
+            queries.append([])
+            for unit in of_branch:
+                if unit.owner == to:
+                    keys[-1] += [self._flat_own(tokens, unit.kv_head) for r, tokens in unit.key_parts if r == self.rank]
+                    queries[-1] += [
+                        self._flat_own(tokens, head)
+                        for r, tokens in unit.query_parts
+                        if r == self.rank
+                        for head in unit.heads
+                    ]
+        return keys, queries
+
+    def _of_heads(self, part: HeadRows) -> Iterator[Rows]:
+        return (part.rows.moved(head * self.rows) for head in part.heads)
+
+    def _arrivals(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Number everything that arrives; how many rows of k, and of q, come from each rank."""
+        key_base = query_base = 0
+        owned = self.owned
+        unit_keys: list[list[Rows]] = [[] for _ in owned]
+        unit_queries: list[dict[int, list[Rows]]] = [{head: [] for head in unit.heads} for unit in owned]
+        keys_from: list[int] = []
+        queries_from: list[int] = []
+        for sender in self.ranks:
+            first_key, first_query = key_base, query_base
+            mine, theirs = self.s.transfer(self.rank, sender), self.s.transfer(sender, self.rank)
+            key_base = self._number(self.keys, sender, mine.keys if mine else (), key_base)
+            query_base = self._number(self.queries, sender, theirs.queries if theirs else (), query_base)
+            for place, unit in enumerate(owned):
+                for tokens in (tokens for r, tokens in unit.key_parts if r == sender):
+                    unit_keys[place].append(Rows(key_base, tokens.count))
+                    key_base += tokens.count
+                for tokens in (tokens for r, tokens in unit.query_parts if r == sender):
+                    for head in unit.heads:
+                        unit_queries[place][head].append(Rows(query_base, tokens.count))
+                        query_base += tokens.count
+            keys_from.append(key_base - first_key)
+            queries_from.append(query_base - first_query)
+        self.unit_keys = [tuple(rows) for rows in unit_keys]
+        self.unit_queries = [{head: tuple(rows) for head, rows in by_head.items()} for by_head in unit_queries]
+        return tuple(keys_from), tuple(queries_from)
+
+    def _number(
+        self, found: dict[tuple[int, int], list[_Arrival]], sender: int, parts: tuple[HeadRows, ...], base: int
+    ) -> int:
+        for part in parts:
+            for head in part.heads:
+                at = base
+                for tokens in self.placement.tokens(sender, part.rows):
+                    found.setdefault((sender, head), []).append(_Arrival(sender, tokens, at))
+                    at += tokens.count
+                base += part.rows.count
+        return base
+
+    # what is computed ----------------------------------------------------------------------------------------------
+
+    def _own(self) -> tuple[tuple[tuple[Rows, Plan], ...], _Work]:
+        local: list[tuple[Rows, Plan]] = []
+        work = _Work()
+        plan = self.s.plan
+        if self.s.ranks == 1:
+            return ((Rows(0, self.rows), plan),), work
+        strided = [branch for _, branch in self.plain if not isinstance(branch, Tiles)]
+        for base, chunk in self.placement.based(self.rank):
+            fitting = [b for b in strided if local_plan(Plan(plan.heads, (b,)), chunk) is not None]
+            whole = local_plan(Plan(plan.heads, tuple(fitting)), chunk)
+            if whole is not None and whole.branches:
+                local.append((Rows(base, chunk.count), whole))
+            for branch in strided:
+                if branch not in fitting:
+                    self._own_pairs(work, branch, (base, chunk), (base, chunk))
+            for other in self.placement.based(self.rank):
+                if other[0] != base:
+                    for branch in strided:
+                        self._own_pairs(work, branch, (base, chunk), other)
+        for number in self.s.gathered:
+            branch = plan.branches[number]
+            assert isinstance(branch, Lattice)
+            inside = inner_rows(self.placement, branch, self.rank)
+            if inside is not None:
+                inner = local_plan(Plan(plan.heads, (branch,)), inside)
+                assert inner is not None
+                local.append((self.placement.local(self.rank, inside), inner))
+        for _, branch in self.plain:
+            if isinstance(branch, Tiles):
+                tokens = positions(self.placement, self.rank)
+                places = np.arange(len(tokens))
+                for head in branch.heads:
+                    flat_q, flat_k = places + head * self.rows, places + head // self.group * self.rows
+                    self._tiles(work, branch, head, (tokens, flat_q), (tokens, flat_k))
+        return tuple(local), work
+
+    def _own_pairs(
+        self, work: _Work, branch: Lattice | Columns, of_q: tuple[int, Rows], of_k: tuple[int, Rows]
+    ) -> None:
+        for pairs in branch_pairs(branch, of_q[1], of_k[1]):
+            for head in pairs.heads:
+                q = of_q[1].numbered(pairs.q, of_q[0] + head * self.rows)
+                k = of_k[1].numbered(pairs.k, of_k[0] + head // self.group * self.rows)
+                work.add((q,), (k,), _index_band(pairs))
+
+    def _foreign_keys(self) -> _Work:
+        work = _Work()
+        for sender in self.ranks:
+            if not any((sender, kv_head) in self.keys for kv_head in range(self.s.kv_heads)):
+                continue
+            for _, branch in self.plain:
+                if isinstance(branch, Tiles):
+                    self._tiles_of_keys(work, branch, sender)
+                    continue
+                for pairs in self._between(branch, self.rank, sender):
+                    for head in pairs.heads:
+                        for arrival in self.keys.get((sender, head // self.group), ()):
+                            common = pairs.k & arrival.tokens
+                            if common is not None:
+                                for part in exact(Pairs((head,), pairs.q, common, pairs.band)):
+                                    q = self._flat_own(part.q, head)
+                                    k = arrival.tokens.numbered(part.k, arrival.base)
+                                    work.add((q,), (k,), _index_band(part))
+        return work
+
+    def _foreign_queries(self) -> _Work:
+        work = _Work()
+        for sender in self.ranks:
+            if not any((sender, head) in self.queries for head in range(self.s.heads)):
+                continue
+            sent = self._keys_sent(sender)
+            for _, branch in self.plain:
+                if isinstance(branch, Tiles):
+                    self._tiles_of_queries(work, branch, sender, sent)
+                    continue
+                for pairs in self._between(branch, sender, self.rank):
+                    for head in pairs.heads:
+                        arrivals = self.queries.get((sender, head), ())
+                        if not arrivals:
+                            continue
+                        kept = [pairs.k]
+                        for rows in sent.get(head // self.group, ()):
+                            kept = [rest for part in kept for rest in part.minus(rows)]
+                        for keys in kept:
+                            for arrival in arrivals:
+                                common = pairs.q & arrival.tokens
+                                if common is not None:
+                                    for part in exact(Pairs((head,), common, keys, pairs.band)):
+                                        q = arrival.tokens.numbered(part.q, arrival.base)
+                                        k = self._flat_own(part.k, head // self.group)
+                                        work.add((q,), (k,), _index_band(part))
+        return work
+
+    def _gathered(self) -> _Work:
+        work = _Work()
+        for unit, keys, queries in zip(self.owned, self.unit_keys, self.unit_queries, strict=True):
+            band = _index_band(Pairs(unit.heads, unit.queries, unit.keys, unit.band))
+            for head in unit.heads:
+                work.add(queries[head], keys, band)
+        return work
+
+    def _between(self, branch: Lattice | Columns, a: int, b: int) -> Iterator[Pairs]:
+        for q in self.placement.chunks[a]:
+            for k in self.placement.chunks[b]:
+                yield from branch_pairs(branch, q, k)
+
+    def _flat_own(self, tokens: Rows, head: int) -> Rows:
+        return self.placement.local(self.rank, tokens).moved(head * self.rows)
+
+    def _keys_sent(self, to: int) -> dict[int, list[Rows]]:
+        """Tokens whose k and v go to a rank, by head of k."""
+        transfer = self.s.transfer(to, self.rank)
+        sent: dict[int, list[Rows]] = {}
+        for part in transfer.keys if transfer else ():
+            for head in part.heads:
+                sent.setdefault(head, []).extend(self.placement.tokens(self.rank, part.rows))
+        return sent
+
+    # tiles ---------------------------------------------------------------------------------------------------------
+
+    def _tiles_of_keys(self, work: _Work, branch: Tiles, sender: int) -> None:
+        tokens = positions(self.placement, self.rank)
+        for head in branch.heads:
+            keys = _sorted_arrivals(self.keys.get((sender, head // self.group), []))
+            if keys is not None:
+                self._tiles(work, branch, head, (tokens, np.arange(len(tokens)) + head * self.rows), keys)
+
+    def _tiles_of_queries(self, work: _Work, branch: Tiles, sender: int, sent: dict[int, list[Rows]]) -> None:
+        tokens = positions(self.placement, self.rank)
+        for head in branch.heads:
+            queries = _sorted_arrivals(self.queries.get((sender, head), []))
+            gone = sent.get(head // self.group, [])
+            kept = ~np.isin(tokens, _flat(tuple(gone))) if gone else np.ones(len(tokens), bool)
+            if queries is not None and kept.any():
+                flat = np.flatnonzero(kept) + head // self.group * self.rows
+                self._tiles(work, branch, head, queries, (tokens[kept], flat))
+
+    def _tiles(self, work: _Work, branch: Tiles, head: int, q: tuple[Places, Places], k: tuple[Places, Places]) -> None:
+        """Blocks of queries, each with all its keys; q and k are (ascending tokens, flat rows)."""
+        alike = next(heads[0] for heads in alike_heads(branch) if head in heads)
+        name = id(branch), alike, q[0].tobytes(), k[0].tobytes()
+        if name not in self.held:
+            scope = scope_of(self.s.plan, self.s.n, alike, self.tables)
+            self.held[name] = {}
+            for i, j, counts in held_blocks(branch, self.s.n, scope, q[0], k[0]):
+                self.held[name].setdefault(i, []).append((j, counts))
+        for i, found in self.held[name].items():
+            rows = q[1][i : i + BLOCK]
+            keys = [k[1][j : j + BLOCK] for j, _ in found]
+            times = [
+                np.broadcast_to(counts, (len(rows), len(part))) for (_, counts), part in zip(found, keys, strict=True)
+            ]
+            all_keys, all_times = np.concatenate(keys), np.concatenate(times, 1)
+            seen = all_times.any(0)
+            work.tiles.append((rows, all_keys[seen], all_times[:, seen].astype(np.int32)))
+
+
+def _sorted_arrivals(arrivals: list[_Arrival]) -> tuple[Places, Places] | None:
+    if not arrivals:
+        return None
+    tokens = np.concatenate([numbers(a.tokens) for a in arrivals])
+    places = np.concatenate([a.base + np.arange(a.tokens.count) for a in arrivals])
+    order = np.argsort(tokens, kind="stable")
+    return tokens[order], places[order]
+
+
+def _index_band(pairs: Pairs) -> Band:
+    if pairs.band == FULL:
+        return FULL
+    band = pairs.index_band
+    low = None if band.lo is not None and band.lo <= 1 - pairs.q.count else band.lo
+    return Band(low, None if band.hi is not None and band.hi >= pairs.k.count - 1 else band.hi)

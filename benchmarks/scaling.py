@@ -1,0 +1,265 @@
+"""Weak and strong scaling of generated schedules on the GPUs (or CPUs) of a host, as LongNet's Figure 5 draws it.
+
+    torchrun --nproc-per-node 8 benchmarks/scaling.py                        # weak scaling at 262144 tokens a GPU
+    torchrun --nproc-per-node 8 benchmarks/scaling.py --strong 4194304       # and strong scaling at 4M tokens
+    torchrun --nproc-per-node 8 benchmarks/scaling.py --longest              # and the longest sequence that fits
+    python benchmarks/scaling.py --plot benchmarks/results/scaling_*.json    # one picture of several runs
+
+Every rank first runs its own number of tokens alone, without a word to the others: the slowest of them is what one GPU
+takes. Efficiency is that time over the time of all ranks together on R times the tokens, corrected for pairs where a
+pattern has more of them a token on the longer sequence.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import attnc
+import click
+import torch
+import torch.distributed as dist
+from attnc.api import found_schedule
+from attnc.schedule.cost import times
+from torch import Tensor
+
+from attnlang import Pattern, load, loads
+from attnlang.parallel import WireAudit, distribute
+from attnlang.parallel.audit import planned
+from attnlang.parallel.machines import Device
+from attnlang.schedule import Schedule
+
+sys.path.insert(0, str(Path(__file__).parent))
+from common import RESULTS, machine, synchronize, write_result
+
+
+def patterns(each: int, n: int) -> dict[str, Pattern]:
+    """What is measured: LongNet as published, LongNet with segments up to the whole sequence, and a window."""
+    whole = {"segments": [2048, each, n], "dilations": [1, max(1, each // 2048), max(1, n // 2048)]}
+    found = {
+        "longnet": load("longnet"),
+        "window": loads(f"pattern window_{min(4096, each)} = causal & window({min(4096, each)})"),
+    }
+    if n > each:
+        found["longnet_whole"] = load("longnet", **whole)
+    return found
+
+
+def seconds(function: Callable[[], object], device: str, repeats: int) -> float:
+    """Median seconds, all ranks starting together; the slowest rank's."""
+    samples: list[float] = []
+    for number in range(repeats + 2):
+        synchronize(device)
+        dist.barrier()
+        start = time.perf_counter()
+        function()
+        synchronize(device)
+        if number >= 2:
+            samples.append(time.perf_counter() - start)
+    slowest = torch.tensor(statistics.median(samples), dtype=torch.float64, device=device)
+    dist.all_reduce(slowest, dist.ReduceOp.MAX)
+    return float(slowest)
+
+
+def runs(module: torch.nn.Module, tensors: list[Tensor]) -> dict[str, Callable[[], object]]:
+    """Forward alone, and forward and backward."""
+    q, k, v, dout = tensors
+    inputs = [x.detach().requires_grad_() for x in (q, k, v)]
+
+    def forward() -> object:
+        with torch.no_grad():
+            return module(q, k, v)
+
+    return {"forward": forward, "forward_backward": lambda: torch.autograd.grad(module(*inputs), inputs, dout)}
+
+
+def made(heads: int, tokens: int, head_dim: int, device: str, dtype: torch.dtype) -> list[Tensor]:
+    torch.manual_seed(0)
+    return [torch.randn(1, heads, tokens, head_dim, device=device, dtype=dtype) for _ in range(4)]
+
+
+def measured(
+    name: str, n: int, each: int, options: dict[str, Any], alone: dict[str, float] | None, alone_pairs: int
+) -> dict[str, Any]:
+    """One pattern on all ranks at n tokens: seconds, bytes on the wire and planned, and what the model predicted."""
+    ranks, rank = dist.get_world_size(), dist.get_rank()
+    heads, dim, device, dtype = (options[key] for key in ("heads", "head_dim", "device", "dtype"))
+    pattern = patterns(each, n)[name]
+    kind = str(dtype).removeprefix("torch.")
+    found = found_schedule(
+        pattern, n=n, ranks=ranks, heads=heads, head_dim=dim, kv_heads=None, dtype=kind, placement="contiguous",
+        gpu=options["gpu"], link=options["link"], backward=True, tables=None, objective="time",
+    )  # fmt: skip
+    schedule: Schedule = found.schedule
+    module = distribute(attnc.compile(pattern, heads=heads), None, schedule=schedule)
+    tensors = made(heads, schedule.placement.sizes[rank], dim, device, dtype)
+    result: dict[str, Any] = {"pattern": pattern.call, "n": n, "ranks": ranks, "choices": list(schedule.choices)}
+    passes = runs(module, tensors)
+    with WireAudit() as seen:
+        passes["forward_backward"]()
+    moved = torch.tensor([seen.sent(rank), *planned(schedule, rank, 1, dtype, dim, backward=True)], device=device)
+    dist.all_reduce(moved)
+    result["bytes_on_the_wire"], result["bytes_planned"] = int(moved[0]), int(moved[1])
+    forward, backward = times(found.solution, like_one(found.device, dim, alone, alone_pairs), found.link)
+    result["predicted"] = {"forward": forward.seconds, "forward_backward": forward.seconds + backward.seconds}
+    result["seconds"] = {what: seconds(run, device, options["repeats"]) for what, run in passes.items()}
+    result["pairs"] = sum(int(getattr(found.solution, part).sum()) for part in ("local", "at_query", "at_key", "owned"))
+    if alone is not None and n == each * ranks:
+        share = result["pairs"] / ranks / alone_pairs
+        result["efficiency"] = {what: alone[what] * share / value for what, value in result["seconds"].items()}
+    data = like_an_exchange(schedule, rank, tensors[0])
+
+    def exchange() -> None:
+        dist.all_to_all_single(torch.empty_like(data), data)
+
+    result["seconds"]["exchange_alone"] = seconds(exchange, device, options["repeats"])
+    say(f"{name} at {n:,}: {result['seconds']} {result.get('efficiency', '')}")
+    if device == "cuda":
+        result["peak_memory"] = torch.cuda.max_memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+    return result
+
+
+def like_one(device: Device, head_dim: int, alone: dict[str, float] | None, pairs: int) -> Device:
+    """The device with the rates that one of it reached alone, so that what is predicted is the scaling."""
+    if alone is None:
+        return device
+    forward, both = alone["forward"], alone["forward_backward"]
+    rates = 4 * head_dim * pairs / forward, 10 * head_dim * pairs / max(both - forward, 1e-9)
+    return replace(device, forward=rates[0], backward=rates[1])
+
+
+def like_an_exchange(schedule: Schedule, rank: int, like: Tensor) -> Tensor:
+    """As many bytes as the busiest rank sends forward and backward, for all ranks alike: what there is to hide."""
+    sent, _ = planned(schedule, rank, 1, like.dtype, like.size(-1), backward=True)
+    most = torch.tensor(sent, device=like.device)
+    dist.all_reduce(most, dist.ReduceOp.MAX)
+    ranks = dist.get_world_size()
+    each = max(1, int(most) // max(1, ranks - 1) // like.element_size())
+    return like.new_zeros(each * ranks)
+
+
+def say(text: str) -> None:
+    if dist.get_rank() == 0:
+        print(text, file=sys.stderr, flush=True)
+
+
+def longest(options: dict[str, Any]) -> dict[str, Any]:
+    """The longest sequence that fits, forward only, by doubling; its seconds."""
+    ranks, each, best = dist.get_world_size(), options["tokens"], {}
+    while True:
+        n = each * ranks
+        try:
+            pattern = load("longnet")
+            module = distribute(
+                attnc.compile(pattern, heads=options["heads"]), None, n=n, placement="contiguous",
+                head_dim=options["head_dim"],
+            )  # fmt: skip
+            q, k, v, _ = made(options["heads"], each, options["head_dim"], options["device"], options["dtype"])
+            run = runs(module, [q, k, v, q])["forward"]
+            best = {"n": n, "tokens_a_rank": each, "seconds": seconds(run, options["device"], 3)}
+            fits = 1
+        except torch.cuda.OutOfMemoryError:
+            fits = 0
+        all_fit = torch.tensor(fits, device=options["device"])
+        dist.all_reduce(all_fit, dist.ReduceOp.MIN)
+        if not int(all_fit) or (options["device"] == "cpu" and each >= 4 * options["tokens"]):
+            return best
+        each *= 2
+
+
+def benchmark(options: dict[str, Any], strong: int, with_longest: bool) -> dict[str, Any]:
+    """All measurements of this run."""
+    ranks, each, device = dist.get_world_size(), options["tokens"], options["device"]
+    heads, dim, dtype = options["heads"], options["head_dim"], options["dtype"]
+    one: dict[str, dict[str, float]] = {}
+    pairs: dict[str, int] = {}
+    for name, pattern in patterns(each, each).items():
+        module = attnc.compile(pattern, heads=heads)
+        passes = runs(module, made(heads, each, dim, device, dtype))
+        one[name] = {what: seconds(run, device, options["repeats"]) for what, run in passes.items()}
+        say(f"{name} on one device: {one[name]}")
+        pairs[name] = attnc.report(pattern, n=each, heads=heads, head_dim=dim).bag
+    result: dict[str, Any] = {
+        "ranks": ranks, "tokens_a_rank": each, "heads": heads, "head_dim": dim, "dtype": str(dtype), "one_gpu": one,
+        "weak": {}, "strong": {},
+    }  # fmt: skip
+    for name in patterns(each, each * ranks):
+        reference = name if name in one else "longnet"
+        result["weak"][name] = measured(name, each * ranks, each, options, one[reference], pairs[reference])
+    if strong:
+        for name in patterns(each, strong):
+            result["strong"][name] = measured(name, strong, each, options, one.get(name), pairs.get(name, 1))
+    if with_longest:
+        result["longest"] = longest(options)
+    return result
+
+
+def plot(files: tuple[Path, ...], output: Path) -> None:
+    """Weak-scaling efficiency over ranks, of all files."""
+    import matplotlib.pyplot as plt
+
+    lines: dict[str, list[tuple[int, float]]] = {}
+    for file in files:
+        data = json.loads(file.read_text(encoding="utf-8"))
+        for name, found in data["weak"].items():
+            lines.setdefault(name, []).append((found["ranks"], found["efficiency"]["forward_backward"]))
+    figure, axes = plt.subplots(figsize=(5, 3.2), layout="constrained")
+    for name, points in lines.items():
+        x, y = zip(*sorted(points), strict=True)
+        axes.plot(x, [100 * value for value in y], marker="o", label=name)
+    axes.set(xlabel="GPUs", ylabel="weak scaling, forward + backward (%)", ylim=(0, 110))
+    axes.axhline(100, color="grey", linewidth=0.5)
+    axes.legend(frameon=False)
+    figure.savefig(output, dpi=150)
+    print(f"wrote {output}")
+
+
+@click.command()
+@click.option("--tokens", default=262_144, show_default=True, help="Tokens a rank, weak scaling.")
+@click.option("--heads", default=12, show_default=True)
+@click.option("--head-dim", default=64, show_default=True)
+@click.option("--strong", default=0, help="Also strong scaling, at so many tokens in all.")
+@click.option("--longest", "with_longest", is_flag=True, help="Also the longest sequence that fits, forward.")
+@click.option("--repeats", default=10, show_default=True)
+@click.option("--device", default="auto", help="cuda, cpu, or auto.")
+@click.option("--gpu", default="h100", show_default=True, help="What predictions are made for.")
+@click.option("--link", default="nvlink", show_default=True, help="What predictions are made for.")
+@click.option("--out", default=RESULTS, type=click.Path(file_okay=False, path_type=Path))
+@click.option("--plot", "plotted", is_flag=True, help="Draw the result files given; run nothing.")
+@click.argument("files", nargs=-1, type=click.Path(exists=True, path_type=Path))
+def main(
+    tokens: int, heads: int, head_dim: int, strong: int, with_longest: bool, repeats: int, device: str, gpu: str,
+    link: str, out: Path, plotted: bool, files: tuple[Path, ...],
+) -> None:  # fmt: skip
+    """Measure scaling on the ranks that torchrun starts."""
+    if plotted:
+        plot(files, out / "scaling.png")
+        return
+    if "RANK" not in os.environ:
+        raise click.UsageError("start it with torchrun: torchrun --nproc-per-node R benchmarks/scaling.py")
+    where = device if device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
+    if where == "cuda":
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    rank_device = torch.device("cuda", torch.cuda.current_device()) if where == "cuda" else None
+    dist.init_process_group("nccl" if where == "cuda" else "gloo", device_id=rank_device)
+    options: dict[str, Any] = {
+        "tokens": tokens, "heads": heads, "head_dim": head_dim, "repeats": repeats, "device": where, "gpu": gpu,
+        "link": link, "dtype": torch.bfloat16 if where == "cuda" else torch.float32,
+    }  # fmt: skip
+    result = {"machine": machine(where), **benchmark(options, strong, with_longest)}
+    if dist.get_rank() == 0:
+        write_result(f"scaling_{result['ranks']}", result, out)
+        print(json.dumps(result, indent=2))
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main()

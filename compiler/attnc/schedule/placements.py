@@ -1,0 +1,96 @@
+"""Placements: which tokens each rank holds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+from itertools import pairwise
+from math import lcm
+
+from attnlang.plan import Columns, Lattice, Plan
+from attnlang.rows import Rows
+from attnlang.schedule import Placement
+
+PLACEMENTS = ("contiguous", "zigzag", "striped")
+SLACK = 64
+"""Shards are cut at multiples of a pattern's period where that makes none longer by more than a 64th."""
+
+
+def placement(kind: str, plan: Plan, n: int, ranks: int) -> Placement:
+    """A placement of one of the kinds.
+
+    contiguous  rank r holds one stretch, in order
+    zigzag      of 2R stretches, rank r holds numbers r and 2R - 1 - r: causal work is balanced
+    striped     rank r holds every token that is r modulo R
+
+    Raises ValueError for a kind that does not exist, and for fewer tokens than ranks.
+    """
+    if kind not in PLACEMENTS:
+        raise ValueError(f"unknown placement {kind!r}: there are {', '.join(map(repr, PLACEMENTS))} and 'auto'")
+    if ranks > n:
+        raise ValueError(f"{ranks} ranks for {n} tokens: every rank needs a token; use at most {max(n, 1)} ranks")
+    if kind == "striped":
+        stripes = tuple((Rows(rank, (n - 1 - rank) // ranks + 1, ranks),) for rank in range(ranks))
+        return Placement(kind, n, stripes)
+    if kind == "zigzag":
+        if n < 2 * ranks:
+            raise ValueError(f"zigzag cuts {n} tokens into {2 * ranks} stretches: use fewer ranks, or 'contiguous'")
+        pieces = _stretches(n, 2 * ranks, quantum(plan, n, 2 * ranks))
+        pairs = ((pieces[rank], pieces[2 * ranks - 1 - rank]) for rank in range(ranks))
+        return Placement(kind, n, tuple(tuple(piece for piece in pair if piece is not None) for pair in pairs))
+    stretches = _stretches(n, ranks, quantum(plan, n, ranks))
+    return Placement(kind, n, tuple((piece,) for piece in stretches if piece is not None))
+
+
+def _stretches(n: int, parts: int, unit: int) -> list[Rows | None]:
+    """Stretches of multiples of a unit, as equal as can be; the last one takes what is left of a unit."""
+    units = -(-n // unit)
+    ends = [min(n, (i * units // parts) * unit) for i in range(parts + 1)]
+    return [Rows(low, high - low) if high > low else None for low, high in pairwise(ends)]
+
+
+def period(branches: Iterable[object]) -> int:
+    """Branches look the same, but for the ends of the sequence, when everything moves by this many tokens."""
+    return lcm(*(part for branch in branches for part in _periods(branch)), 1)
+
+
+def _periods(branch: object) -> tuple[int, ...]:
+    match branch:
+        case Lattice(runs=None, dilation=dilation):
+            return (dilation,)
+        case Lattice(runs=runs) if runs is not None:
+            return (runs.period,)
+        case Columns(period=length):
+            return (length,)
+        case _:
+            return ()
+
+
+def quantum(plan: Plan, n: int, parts: int) -> int:
+    """The unit of shards: the longest common multiple of the plan's periods that is a small part of one."""
+    most = n // parts // SLACK
+    unit = 1
+    for length in sorted({part for branch in plan.branches for part in _periods(branch)}):
+        if lcm(unit, length) <= most:
+            unit = lcm(unit, length)
+    shard = n / parts
+    if shard == int(shard):  # equal shards that some period divides need no rounding
+        return int(shard)
+    return unit
+
+
+def at_length(plan: Plan, n: int) -> Plan:
+    """The plan for n tokens only: runs of which one holds the whole sequence are no runs."""
+    branches = tuple(_at_length(branch, n) if isinstance(branch, Lattice) else branch for branch in plan.branches)
+    return Plan(plan.heads, branches)
+
+
+def _at_length(branch: Lattice, n: int) -> Lattice:
+    runs = branch.runs
+    if runs is None:
+        return branch
+    start = runs.start - runs.period if runs.start > 0 else runs.start
+    if start > 0 or start + runs.width < n:
+        return branch
+    phases = branch.phases and tuple((phase + start) % branch.dilation for phase in branch.phases)
+    return replace(branch, runs=None, phases=phases)

@@ -1,0 +1,80 @@
+"""On GPUs, one process each: distributed attention against the formula, by flash-attention's rule for low precision.
+
+    torchrun --nproc-per-node 2 tests/parallel/nccl_check.py
+
+The error against float64 may be at most twice that of the plain formula computed in the same dtype, plus rounding.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import attnc
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from attnlang import loads
+from attnlang.parallel import WireAudit, distribute, shard
+from attnlang.parallel.audit import planned
+from attnlang.runtime import reference
+
+HEADS, HEAD_DIM, N = 8, 64, 1003
+CASES = [
+    ("causal & mix(segment(w) { dilate(r, shift=h) } for w, r in zip([128, 512, 1024], [1, 2, 4]))", "contiguous"),
+    ("causal & window(100)", "contiguous"),
+    ("causal", "zigzag"),
+    ("causal", "striped"),
+    ("offset(-40..40) | key(pos < 3) | query(pos < 3)", "contiguous"),
+    ("segment(2000) { dilate(4, shift=h) }", "contiguous"),
+]
+
+
+def grads(attention: object, inputs: list[Tensor], dout: Tensor) -> list[Tensor]:
+    inputs = [x.detach().requires_grad_() for x in inputs]
+    out = attention(*inputs)  # pyright: ignore[reportCallIssue]
+    return [out.detach(), *torch.autograd.grad(out, inputs, dout)]
+
+
+def main() -> None:
+    rank = int(os.environ["RANK"])
+    torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    dist.init_process_group("nccl", device_id=torch.device("cuda", torch.cuda.current_device()))
+    failed = False
+    for text, kind in CASES:
+        pattern = loads(f"pattern p = {text}")
+        schedule = attnc.plan(pattern, n=N, ranks=dist.get_world_size(), heads=HEADS, head_dim=HEAD_DIM, placement=kind)
+        module = distribute(attnc.compile(pattern, heads=HEADS), dist.group.WORLD, schedule=schedule)
+        for dtype in (torch.bfloat16, torch.float16, torch.float32):
+            torch.manual_seed(0)
+            whole = [torch.randn(2, HEADS, N, HEAD_DIM, device="cuda").to(dtype) for _ in range(4)]
+
+            def formula(q: Tensor, k: Tensor, v: Tensor, low: torch.dtype | None = None) -> Tensor:
+                return reference.attention(q, k, v, pattern, HEAD_DIM**-0.5, low)[0]  # noqa: B023 - used at once
+
+            exact = grads(formula, [x.double() for x in whole[:3]], whole[3].double())
+            plain = grads(lambda q, k, v: formula(q, k, v, dtype), whole[:3], whole[3])  # noqa: B023
+            mine = [shard(x, module, 2) for x in whole]
+            with WireAudit() as seen:
+                found = grads(module, mine[:3], mine[3])
+            same = torch.equal(
+                found[0], module(*mine[:3])
+            )  # gradients repeat where the kernel's do: flash's add atomically
+            wire = (seen.sent(rank), seen.received(rank)) == planned(schedule, rank, 2, dtype, HEAD_DIM, backward=True)
+            errors, allowed = [], []
+            for f, p, e in zip(found, plain, exact, strict=True):
+                errors.append(float((f.double() - shard(e, module, 2)).abs().max()))
+                allowed.append(2 * float((p.double() - e).abs().max()) + 2e-5)
+            good = all(e <= a for e, a in zip(errors, allowed, strict=True)) and wire and same
+            failed |= not good
+            shown = " ".join(f"{e:.1e}/{a:.1e}" for e, a in zip(errors, allowed, strict=True))
+            print(
+                f"rank {rank} {'ok   ' if good else 'WRONG'} {dtype} {kind} {shown} wire {wire} repeats {same}  {text}"
+            )
+    dist.destroy_process_group()
+    sys.exit(failed)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,62 @@
+"""Thousands of ranks without tensors: sends match receives, no row is sent in vain, every pair is computed once."""
+
+from __future__ import annotations
+
+import attnc
+import pytest
+
+from attnlang import loads
+from attnlang.parallel import simulate
+
+LONGNET = "causal & mix(segment(w) { dilate(r, shift=h) } for w, r in zip([64, 256, 1024], [1, 2, 4]))"
+
+
+@pytest.mark.parametrize(
+    ("text", "n", "ranks", "placement"),
+    [
+        ("window(33)", 4096, 256, "contiguous"),
+        ("offset(-40..25)", 5003, 301, "contiguous"),
+        (LONGNET, 8192, 128, "contiguous"),
+        (LONGNET, 7001, 37, "contiguous"),
+        ("causal", 1024, 24, "zigzag"),
+        ("causal & (offset(-8..0) | offset(..0 step 8))", 2048, 32, "contiguous"),
+        ("causal & (segment(16) | key(pos % 16 >= 14))", 2048, 32, "contiguous"),
+        ("causal & window(5)", 300, 20, "striped"),
+    ],
+)
+def test_all_ranks_fit_together(text: str, n: int, ranks: int, placement: str) -> None:
+    pattern = loads(f"pattern p = {text}")
+    schedule = attnc.plan(pattern, n=n, ranks=ranks, heads=2, placement=placement)
+    found = simulate(schedule)
+    assert found.pairs == attnc.report(pattern, n=n, heads=2).bag
+    assert sum(f.keys_sent for f in found.ranks) == sum(f.keys_received for f in found.ranks)
+    assert sum(f.queries_sent for f in found.ranks) == sum(f.queries_received for f in found.ranks)
+    keys = sum(f.keys_received for f in found.ranks)
+    queries = sum(f.queries_received for f in found.ranks)
+    row = schedule.row_bytes
+    assert keys * row.key(backward=True) + queries * row.query(backward=True) == schedule.certificate.minimum or (
+        schedule.gathered
+    )
+
+
+@pytest.mark.parametrize(("text", "n"), [("window(40)", 4096 * 160 + 7), (LONGNET, 4096 * 256)])
+def test_4096_ranks_around_a_few(text: str, n: int) -> None:
+    """Of 4096 ranks, some neighbours at the beginning, in the middle and at the end."""
+    pattern = loads(f"pattern p = {text}")
+    schedule = attnc.plan(pattern, n=n, ranks=4096, heads=2, placement="contiguous")
+    for first in (0, 2047, 4088):
+        simulate(schedule, range(first, first + 5))
+
+
+def test_rows_that_none_needs_are_found() -> None:
+    """The check itself: a schedule that sends one row too many is refused."""
+    from dataclasses import replace
+
+    from attnlang.rows import Rows
+    from attnlang.schedule import HeadRows
+
+    schedule = attnc.plan(loads("pattern p = window(8)"), n=64, ranks=4, heads=1, placement="contiguous")
+    transfer = schedule.transfers[0]
+    more = replace(transfer, keys=(HeadRows((0,), Rows(0, 1)), *transfer.keys))
+    with pytest.raises(RuntimeError, match="none of its pairs"):
+        simulate(replace(schedule, transfers=(more, *schedule.transfers[1:])))
