@@ -16,7 +16,8 @@ import torch
 
 from attnlang.plan import FULL, Band, Columns, Lattice, Plan, Runs
 from attnlang.runtime import triton
-from attnlang.runtime.triton.launches import CARRY, FINAL, Launch, Shape, column_rows, launches, runs_of
+from attnlang.runtime.triton.launches import CARRY, FINAL, Launch, column_rows, launches, runs_of
+from attnlang.runtime.triton.nesting import Shape
 from attnlang.runtime.triton.tuning import FLOAT, HALF, KINDS, LIST_BLOCK, fitting, kind_of, padded, table
 
 sys.path.insert(0, str(Path(__file__).parent))

@@ -13,37 +13,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import count, pairwise
+from itertools import count
 from typing import Literal, TypeAlias, assert_never
 
-from attnlang.plan import FULL, Band, Columns, Lattice, Plan, Tiles
+from attnlang.plan import Band, Columns, Lattice, Plan, Tiles
+from attnlang.runtime.triton.nesting import Shape, chains, phases_of, width_of
 
 Mode: TypeAlias = Literal["forward", "query gradient", "key gradient"]
 
-CAUSAL = Band(None, 0)
 CARRY, FINAL = 1, 2
-MOST_PARTS = 6
-"""How many nested lattices one launch can hold."""
-
-
-@dataclass(frozen=True, slots=True)
-class Shape:
-    """What launches are made for: length, heads of q and of k and v, rows of a tile on each side.
-
-    nest  whether nested lattices become one launch
-    """
-
-    n: int
-    heads: int
-    kv_heads: int
-    fixed: int
-    streamed: int
-    nest: bool = True
-
-    @property
-    def group(self) -> int:
-        """How many heads of q share a head of k and v."""
-        return self.heads // self.kv_heads
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +133,7 @@ def _flagged(found: list[Launch]) -> tuple[Launch, ...]:
 
 def _groups(plan: Plan, shape: Shape, mode: Mode) -> list[_Group]:
     lattices = [branch for branch in plan.branches if isinstance(branch, Lattice)]
-    groups = [_Group(chain[0].heads, chain) for chain in _chains(lattices, shape)]
+    groups = [_Group(chain[0].heads, chain) for chain in chains(lattices, shape)]
     for number, branch in enumerate(plan.branches):
         match branch:
             case Lattice():
@@ -205,60 +183,11 @@ def _whole(lattice: Lattice, block: int) -> bool:
     return runs is None or (runs.width == runs.period and runs.start % block == 0 and runs.width % block == 0)
 
 
-def _chains(lattices: Sequence[Lattice], shape: Shape) -> Iterator[tuple[Lattice, ...]]:
-    """Nested lattices together, each chain as long as it can be; every other lattice by itself."""
-    rest = sorted(lattices, key=lambda lattice: (lattice.runs.width if lattice.runs else shape.n, lattice.dilation))
-    while rest:
-        chain = [rest.pop(0)]
-        for lattice in list(rest):
-            if shape.nest and len(chain) < MOST_PARTS and _nests([*chain, lattice], shape):
-                chain.append(lattice)
-                rest.remove(lattice)
-        yield tuple(chain)
-
-
-def _nests(chain: Sequence[Lattice], shape: Shape) -> bool:
-    """Whether these lattices are one in another, and tiles fit their runs: see `_outer` and `_weights`."""
-    first, last = chain[0], chain[-1]
-    if any(lattice.heads != first.heads or lattice.band != first.band for lattice in chain):
-        return False
-    if first.band not in (FULL, CAUSAL) or any(not _segments(lattice) for lattice in chain):
-        return False
-    residues = last.dilation
-    if _width(first) % residues or _width(first) // residues < shape.fixed or shape.streamed % residues:
-        return False
-    return all(_inside(fine, coarse, shape) for fine, coarse in pairwise(chain))
-
-
-def _segments(lattice: Lattice) -> bool:
-    runs = lattice.runs
-    return runs is not None and runs.width == runs.period and runs.start == 0
-
-
-def _width(lattice: Lattice) -> int:
-    assert lattice.runs is not None
-    return lattice.runs.width
-
-
-def _inside(fine: Lattice, coarse: Lattice, shape: Shape) -> bool:
-    """Whether the runs of one make up those of the other, and its residue class holds the other's, for every head."""
-    if _width(coarse) % _width(fine) or coarse.dilation % fine.dilation or coarse.dilation == fine.dilation:
-        return False
-    if _width(fine) // coarse.dilation % shape.streamed:
-        return False
-    phases = zip(_phases(fine), _phases(coarse), strict=True)
-    return (fine.dilation == 1 or fine.phases is not None) and all(b % fine.dilation == a for a, b in phases)
-
-
-def _phases(lattice: Lattice) -> tuple[int, ...]:
-    return lattice.phases or (0,) * len(lattice.heads)
-
-
 # launches of a group ------------------------------------------------------------------------------------------------
 
 
 def _families(group: _Group, shape: Shape, mode: Mode, list_heads: ListHeads) -> Iterator[tuple[Launch, ...]]:
-    phases = _phases(group.lattices[-1]) if group.lattices else (0,) * len(group.heads)
+    phases = phases_of(group.lattices[-1]) if group.lattices else (0,) * len(group.heads)
     lists = _list_of(group, list_heads)
     overlap = len(group.lattices) > 1 or group.tiles_of is not None
     for entries in _entries(group.heads, phases, lists, shape, mode, overlap):
@@ -300,7 +229,7 @@ def _entries(
 
 def _chain(group: _Group, entries: tuple[Entry, ...], shape: Shape) -> Iterator[Launch]:
     """Two launches: the rows that the finer lattices hold, and the others, whose pairs all count once."""
-    chain = tuple((_width(lattice), lattice.dilation) for lattice in group.lattices)
+    chain = tuple((width_of(lattice), lattice.dilation) for lattice in group.lattices)
     width = chain[0][0]
     common = Launch(
         entries,

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
-from attnlang.runtime.triton.launches import MOST_PARTS
+from attnlang.runtime.triton.nesting import MOST_PARTS
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,8 +12,9 @@ from torch import Tensor
 
 from attnlang.plan import Plan, Tiles
 from attnlang.runtime.blocks import BlockLists, block_lists
-from attnlang.runtime.triton.launches import CARRY, FINAL, MOST_PARTS, Launch, Mode, Shape, launches
+from attnlang.runtime.triton.launches import CARRY, FINAL, Launch, Mode, launches
 from attnlang.runtime.triton.lists import DeviceLists, device_lists
+from attnlang.runtime.triton.nesting import MOST_PARTS, Shape
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,20 +14,21 @@ import torch
 from torch import Tensor
 
 from attnlang.plan import Band, Plan
-from attnlang.runtime.triton import kernels, measuring
-from attnlang.runtime.triton.launches import MOST_PARTS, Launch, Mode, Shape, column_rows
+from attnlang.runtime.triton import kernels, measuring, rows, streams
+from attnlang.runtime.triton.launches import Launch, Mode, column_rows
 from attnlang.runtime.triton.matrices import Matrices, matrices, planes, vector_descriptor
+from attnlang.runtime.triton.nesting import MOST_PARTS, Shape
 from attnlang.runtime.triton.prepared import Prepared, work
 from attnlang.runtime.triton.tuning import LIST_BLOCK, Config, kind_of, padded
 
 MODES: dict[Mode, Any] = {
-    "forward": kernels.FORWARD,
-    "query gradient": kernels.QUERY_GRADIENT,
-    "key gradient": kernels.KEY_GRADIENT,
+    "forward": streams.FORWARD,
+    "query gradient": streams.QUERY_GRADIENT,
+    "key gradient": streams.KEY_GRADIENT,
 }
 _attend: Any = kernels.attend  # (triton's types describe what a kernel is, not how one is launched)
-_collect: Any = kernels.collect
-_prepare_rows: Any = kernels.row_products
+_collect: Any = rows.collect
+_prepare_rows: Any = rows.row_products
 COLLECTED_ROWS = 16
 """Rows of a block that one program of `collect` puts together."""
 
@@ -116,10 +117,10 @@ def backward(
 def _row_products(out: Tensor, dout: Tensor, lse: Tensor) -> tuple[Tensor, Tensor]:
     batch, heads, n, dim = out.shape
     delta, log2_lse = torch.empty_like(lse), torch.empty_like(lse)
-    rows = 32 if dim > 64 else 64
-    _prepare_rows[(-(-n // rows), heads, batch)](
+    size = 32 if dim > 64 else 64
+    _prepare_rows[(-(-n // size), heads, batch)](
         out, dout, lse, delta, log2_lse, *out.stride()[:3], *dout.stride()[:3], n, heads,
-        D=dim, PADDED=padded(dim), F=rows,
+        D=dim, PADDED=padded(dim), F=size,
     )  # fmt: skip
     return log2_lse, delta
 
