@@ -77,3 +77,19 @@ def test_hard_questions_end() -> None:
     """Segments and dilations with hardly a common factor: more cases than anyone waits for."""
     pattern = attnlang.load("longnet", segments=[2048, 3071, 8191, 17001, 32767], dilations=[3, 5, 7, 11, 13])
     assert [found.code for found in findings(pattern)] == ["A0401"]
+
+
+@pytest.mark.parametrize(
+    ("text", "where"),
+    [
+        ("blocks(1000) { segment(2048) { causal } }", "q=0, k=1 (N=2)"),
+        ("segment(48) { dilate(7, shift=3) { offset(-5..5) } }", "q=3, k=10 (N=11)"),
+        ("segment(2048) { causal } | offset(5000..5003)", "q=0, k=5000 (N=5001)"),
+        ("key(pos >= 100000) & query(pos == n - 12345)", "q=87656, k=100000 (N=100001)"),
+        ("blocks(2**30) { segment(2**29 + 1, shift=2**28) { dilate(2**20 + 7) { window(2**22) } } }", "q=0, k=1 (N=2)"),
+    ],
+)
+def test_the_smallest_example_is_found_and_soon(text: str, where: str) -> None:
+    (found, *_) = findings(attnlang.loads(f"pattern causal_p = {text}"))
+    assert found.code == "A0203"
+    assert where in found.label

@@ -33,6 +33,17 @@ def variable(name: str) -> PwAff:
     return isl.PwAff.from_aff(isl.Aff.var_on_domain(local, isl.dim_type.set, "qkn".index(name)))
 
 
+LARGE = 2**31
+"""Numbers from here on are no lengths, and islpy takes long over sets of several of them."""
+
+
+def small(value: int) -> int:
+    """The number, if it is not large."""
+    if abs(value) >= LARGE:
+        raise NotAffineError("its numbers are large")
+    return value
+
+
 def integer_val(value: int) -> Any:
     """An integer of any size; islpy itself takes those of 64 bits only."""
     return isl.Val(str(value))
@@ -48,7 +59,7 @@ def affine(node: tree.Expr, names: Names) -> PwAff:
     """The function that an integer expression is."""
     match node:
         case tree.Int(value):
-            return constant(value)
+            return constant(small(value))
         case tree.Name(name) if name in names:
             return names[name]
         case tree.Unary("-", operand):

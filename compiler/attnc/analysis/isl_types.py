@@ -18,7 +18,7 @@ Map: TypeAlias = Any
 PwAff: TypeAlias = Any
 Space: TypeAlias = Any
 
-OPERATIONS = 200_000
+OPERATIONS = 60_000
 """Steps that one question to islpy may take: some tenths of a second."""
 OVERHEAD = 500
 """What asking a question costs by itself, in the same steps."""

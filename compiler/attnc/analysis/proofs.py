@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import islpy as isl
 
+from attnc.analysis.affine import integer_val
 from attnc.analysis.isl_types import Set, TooHardError, bounded
 from attnc.analysis.sets import Support, frame, support
 from attnlang.diagnostics import AttnError
@@ -187,9 +188,32 @@ def _answer(question: Callable[[], bool]) -> bool:
 
 
 def _smallest(points: Set) -> tuple[int, ...]:
-    """(N, q, ..) of the smallest point: the least N, then the least query."""
-    with_n = points.project_out(isl.dim_type.set, points.dim(isl.dim_type.set) - 1, 1)
-    with_n = with_n.insert_dims(isl.dim_type.set, 0, 1).equate(isl.dim_type.set, 0, isl.dim_type.param, 0)
-    point = with_n.project_out(isl.dim_type.param, 0, 1).lexmin().sample_point()
-    count = with_n.dim(isl.dim_type.set)
-    return tuple(point.get_coordinate_val(isl.dim_type.set, axis).to_python() for axis in range(count))
+    """(N, q, ..) of the smallest point: the least N, then the least query.
+
+    One coordinate after another, by halving: islpy's own `lexmin` wants to know the answer for every N, and may take
+    hours over it, while it answers quickly whether there is any point at all.
+    """
+    left = points.insert_dims(isl.dim_type.set, 0, 1).equate(isl.dim_type.set, 0, isl.dim_type.param, 0)
+    left = left.project_out(isl.dim_type.param, 0, 1)
+    found: list[int] = []
+    for axis in range(left.dim(isl.dim_type.set) - 1):  # the last one is n, which equals N
+        least = _least(left, axis)
+        left = left.fix_val(isl.dim_type.set, axis, integer_val(least))
+        found.append(least)
+    return tuple(found)
+
+
+def _least(points: Set, axis: int) -> int:
+    """The least value, which is not negative, of a coordinate of a set that is not empty."""
+
+    def up_to(value: int) -> bool:
+        return not points.upper_bound_val(isl.dim_type.set, axis, integer_val(value)).is_empty()
+
+    high = 0
+    while not up_to(high):
+        high = 2 * high + 1
+    low = high // 2  # nothing below `low`, unless it is 0; something up to `high`
+    while low < high:
+        middle = (low + high) // 2
+        low, high = (low, middle) if up_to(middle) else (middle + 1, high)
+    return high

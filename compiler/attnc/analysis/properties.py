@@ -40,7 +40,7 @@ from attnlang.pattern.walk import free_names_of, nodes, require_layer
 from attnlang.source import Source, Span
 from attnlang.syntax import tree
 
-EFFORT = 3_000_000
+EFFORT = 1_000_000
 """Steps that all proofs about a file may take together, as islpy counts them: some seconds."""
 TRIALS = 300_000
 """Steps that trying small lengths may take, for all patterns of a file."""

@@ -13,7 +13,7 @@ from functools import lru_cache
 from math import prod
 from typing import assert_never
 
-from attnc.analysis.affine import Names, NotAffineError, affine, condition, constant, variable
+from attnc.analysis.affine import Names, NotAffineError, affine, condition, constant, small, variable
 from attnc.analysis.isl_types import TOO_MANY, Map, Set, TooHardError, bounded, read_map, read_set
 from attnlang import codes
 from attnlang.diagnostics import AttnError
@@ -150,7 +150,7 @@ class _Builder:
         value = known(fold(node, self._scope))
         if not isinstance(value, int):
             raise NotAffineError(f"{what} depends on the length")
-        return int(value)
+        return small(int(value))
 
     def _positive(self, node: tree.Expr, what: str) -> int:
         return at_least_one(self._integer(node, what), what, node.span)
