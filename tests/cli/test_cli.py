@@ -190,6 +190,22 @@ def test_a_pattern_that_no_lattice_holds_runs_as_tiles(tmp_path: Path) -> None:
     assert large["pairs"]["basis"] == "exact"
 
 
+def test_explain_says_which_backend_and_what_each_would_cost() -> None:
+    shown = attnc("compile", "longnet", "--explain", "--n", "65536").stdout
+    assert "auto on cpu: sdpa is the first choice on cpu" in shown
+    assert "auto on cuda: triton is the first choice on cuda" in shown
+    costs = {line.split()[0]: float(line.split()[1]) for line in shown.splitlines() if " ms: " in line}
+    assert costs["triton"] < costs["reference"] / 20
+    assert "content of the tables" in attnc("compile", "packed", "--explain").stdout
+
+
+def test_stages_of_a_pattern() -> None:
+    tree = attnc("compile", "sliding", "--emit", "tree").stdout
+    assert tree.startswith("PatternDef name='sliding'")
+    assert "arguments: Name name='w'" in tree
+    assert attnc("compile", "sliding", "--emit", "pattern").stdout.startswith("sliding(w=4096)")
+
+
 def test_report_json_has_the_promised_fields() -> None:
     document = json.loads(attnc("report", "longnet", "--n", "1000000000", "--json").stdout)
     assert document["pairs"]["bag"] == 25611967288536

@@ -63,7 +63,8 @@ def refusal(plan: Plan, device: torch.device, dtype: torch.dtype, head_dim: int)
         return "triton's interpreter gets bfloat16 products wrong; use float16 or float32 there"
     if not 1 < head_dim <= LARGEST_HEAD_DIM:
         return f"backend 'triton' needs a head dimension of 2 to {LARGEST_HEAD_DIM}, not {head_dim}; {others}"
-    if device.type == "cuda" and torch.cuda.get_device_capability(device) < (8, 0):
+    there = device.type == "cuda" and torch.cuda.is_available()  # else a plan for another machine's GPU
+    if there and torch.cuda.get_device_capability(device) < (8, 0):
         return f"backend 'triton' needs a GPU of compute capability 8.0 or later; {others}"
     return None
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from attnc.cli.common import load_pattern, pattern_options, size_options, user_errors
+from attnc.cli.common import given_tables, load_pattern, pattern_options, size_options, table_option, user_errors
 from attnlang import Pattern
 
 
@@ -17,7 +17,7 @@ from attnlang import Pattern
 @click.option("-o", "output", type=click.Path(dir_okay=False, path_type=Path), help="Where to write; else print.")
 @click.option(
     "--backend",
-    type=click.Choice(["auto", "sdpa", "reference"]),
+    type=click.Choice(["auto", "triton", "sdpa", "flex", "xformers", "reference"]),
     default="auto",
     show_default=True,
     help="What the module runs on unless told otherwise.",
@@ -25,11 +25,14 @@ from attnlang import Pattern
 @click.option(
     "--emit",
     "stage",
-    type=click.Choice(["pattern", "plan", "plan-json", "python"]),
+    type=click.Choice(["tree", "pattern", "plan", "plan-json", "python"]),
     default="python",
     show_default=True,
     help="Which stage to write.",
 )
+@click.option("--explain", is_flag=True, help="Say which backend runs it, why, and what each would cost.")
+@click.option("--gpu", default="h100", show_default=True, help="The GPU whose data sheet --explain predicts from.")
+@table_option
 @click.option("--ranks", type=click.IntRange(1), help="Also write the schedule for so many ranks and --n tokens.")
 def command(
     pattern: str,
@@ -39,6 +42,9 @@ def command(
     output: Path | None,
     backend: str,
     stage: str,
+    explain: bool,
+    gpu: str,
+    tables: tuple[str, ...],
     ranks: int | None,
 ) -> None:
     """Write a pattern as a PyTorch module that one can read, import, and run as its own check.
@@ -47,7 +53,11 @@ def command(
     --ranks it is the length of the sequences that the schedule is for.
     """
     with user_errors():
-        text = _stage(load_pattern(pattern, parameters), n, heads, backend, stage, ranks)
+        loaded = load_pattern(pattern, parameters)
+        if explain:
+            click.echo(_explained(loaded, n, heads, gpu, tables))
+            return
+        text = _stage(loaded, n, heads, backend, stage, ranks)
         if output is None:
             click.echo(text.rstrip("\n"))
             return
@@ -55,9 +65,20 @@ def command(
     click.echo(f"wrote {output}")
 
 
+def _explained(pattern: Pattern, n: int, heads: int, gpu: str, tables: tuple[str, ...]) -> str:
+    from attnc.analysis.hardware import gpu_named
+    from attnc.lower import lower
+    from attnc.lower.explain import explain
+
+    content = given_tables(pattern, tables) if tables else {}
+    return explain(lower(pattern, heads), n, 64, gpu_named(gpu), content)
+
+
 def _stage(pattern: Pattern, n: int, heads: int, backend: str, stage: str, ranks: int | None) -> str:
     from attnc.lower import lower
 
+    if stage == "tree":
+        return f"{_tree(pattern)}\n"
     if stage == "pattern":
         return f"{pattern}\n"
     plan = lower(pattern, heads)
@@ -73,4 +94,12 @@ def _stage(pattern: Pattern, n: int, heads: int, backend: str, stage: str, ranks
         from attnc.api import plan as write_schedule
 
         schedule = write_schedule(pattern, n=n, ranks=ranks, heads=heads)
-    return emit(report(pattern, n, heads, 64), plan, "reference" if backend == "reference" else "sdpa", schedule)
+    return emit(report(pattern, n, heads, 64), plan, backend, schedule)
+
+
+def _tree(pattern: Pattern) -> str:
+    from attnc.emit.tree import tree_text
+    from attnlang.syntax.parser import parse
+
+    file, _ = parse(pattern.source)
+    return tree_text(next(item for item in file.patterns if item.name == pattern.name))

@@ -22,7 +22,7 @@ from attnlang.syntax.tree import Node
 WIDTH = 120
 
 
-def emit(report: Report, plan: Plan, backend: str = "sdpa", schedule: Schedule | None = None) -> str:
+def emit(report: Report, plan: Plan, backend: str = "auto", schedule: Schedule | None = None) -> str:
     """The text of a module with one class, the pattern's PatternAttention, and its schedule for several ranks."""
     pattern = report.pattern
     return "\n".join(

@@ -1,0 +1,73 @@
+"""Why a plan runs on this backend and not on another: what each can do, and what it would cost at one length.
+
+Costs are predicted from what is computed and what is moved, against a GPU's data sheet: a bound that no backend passes,
+good for comparing backends, not for promising times. On the CPU only the work is compared.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from attnc.analysis.hardware import Gpu, roofline
+from attnlang.pattern.walk import table_axes
+from attnlang.plan import Lattice, Plan, Tiles
+from attnlang.runtime.backends import choose, load, names
+from attnlang.runtime.calls import resolve
+from attnlang.runtime.work import pairs_computed
+
+LAUNCH_S = 5e-6
+"""What a kernel launch costs at least."""
+
+
+def explain(plan: Plan, n: int, head_dim: int, gpu: Gpu, tables: Mapping[str, Any] | None = None) -> str:
+    """The plan, what `auto` takes on cpu and on cuda and why, and every backend with its refusal or its cost."""
+    lines = [str(plan), ""]
+    lines += [_chosen(plan, torch.device(name), head_dim) for name in ("cpu", "cuda")]
+    known = not any(isinstance(branch, Tiles) for branch in plan.branches) or bool(tables) or not _asks_tables(plan)
+    pairs = pairs_computed(plan, n, tables) if known else None
+    lines += ["", f"forward at N = {n:,}, {plan.heads} heads of {head_dim}, bfloat16, at best on {gpu.name}:"]
+    lines += [f"  {name:<10} {_cost(name, plan, n, head_dim, gpu, pairs)}" for name in names()]
+    return "\n".join(lines)
+
+
+def _carried(plan: Plan) -> float:
+    """Which share of all rows is read, and its result merged, once more by the branches after the first."""
+    shares = [
+        len(branch.heads) / plan.heads / (branch.dilation if isinstance(branch, Lattice) and branch.phases else 1)
+        for branch in plan.branches
+    ]
+    return sum(shares) - max(shares, default=0.0)
+
+
+def _asks_tables(plan: Plan) -> bool:
+    return any(isinstance(branch, Tiles) and table_axes(branch.relation) for branch in plan.branches)
+
+
+def _chosen(plan: Plan, device: torch.device, head_dim: int) -> str:
+    dtype = torch.float32 if device.type == "cpu" else torch.bfloat16
+    try:
+        return f"auto on {device.type}: {choose('auto', plan, device, dtype, head_dim).why}"
+    except ValueError as reason:
+        return f"auto on {device.type}: {reason}"
+
+
+def _cost(name: str, plan: Plan, n: int, head_dim: int, gpu: Gpu, pairs: int | None) -> str:
+    if name != "reference":
+        reason = load(name).refusal(plan, torch.device("cuda"), torch.bfloat16, head_dim)
+        if reason is not None:
+            return f"cannot: {reason}"
+    rows = plan.heads * n
+    if name == "reference":
+        pairs, moved, launches = rows * n, 4 * 2 * head_dim * rows + 12 * rows * n, 10
+    else:
+        moved = int(rows * (4 * 2 * head_dim + 4 + (3 * 2 + 2 * 4) * head_dim * _carried(plan)))
+        tiled = sum(isinstance(branch, Tiles) for branch in plan.branches)
+        launches = len(plan.branches) if name in ("triton", "flex") else len(resolve(plan, n)) + 10 * tiled
+    if pairs is None:
+        return "depends on the content of the tables: give them with --table"
+    bound = roofline(4 * head_dim * pairs, moved, gpu)
+    seconds = bound.seconds + launches * LAUNCH_S
+    return f"{seconds * 1e3:>9.3f} ms: {pairs:,} pairs computed, {bound.bound} bound, {launches} launches or more"
