@@ -24,6 +24,9 @@ PREFERENCE: dict[str, tuple[str, ...]] = {
 }
 """What `auto` tries on a device, in this order."""
 
+FORWARD_ONLY = {("flex", "cpu")}
+"""Backends that have no backward on a device."""
+
 REFERENCE = "reference"
 AUTO = "auto"
 

@@ -79,7 +79,7 @@ class CudaFlash:
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, call: Call, scale: float) -> tuple[Tensor, Tensor]:
         q, k, v = (x.transpose(1, 2) for x in (q, k, v))
-        left, right = _window(call)
+        left, right = window(call)
         out, lse, *_ = _aten._flash_attention_forward(
             q, k, v, None, None, call.q_len, call.k_len, 0.0, call.causal, False,
             scale=scale, window_size_left=left, window_size_right=right,
@@ -90,7 +90,7 @@ class CudaFlash:
         self, dout: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, call: Call, scale: float
     ) -> tuple[Tensor, Tensor, Tensor]:
         dout, q, k, v, out = (x.transpose(1, 2) for x in (dout, q, k, v, out))
-        left, right = _window(call)
+        left, right = window(call)
         unused = torch.empty(2, dtype=torch.uint64, device=q.device)
         dq, dk, dv = _aten._flash_attention_backward(
             dout, q, k, v, out, lse.contiguous(), None, None, call.q_len, call.k_len, 0.0, call.causal,
@@ -99,7 +99,7 @@ class CudaFlash:
         return dq.transpose(1, 2), dk.transpose(1, 2), dv.transpose(1, 2)
 
 
-def _window(call: Call) -> tuple[int, int]:
+def window(call: Call) -> tuple[int, int]:
     """The band as flash-attn counts it: keys left and right of the diagonal that ends in the lower right corner.
 
     Unlimited is -1 on both sides; with one side limited the other must be given, as far as it can reach. Neither is
@@ -120,7 +120,7 @@ class CudaEfficient:
     windows: bool = False
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, call: Call, scale: float) -> tuple[Tensor, Tensor]:
-        bias = _expanded_mask(q, call)
+        bias = expanded_mask(q, call)
         out, lse, *_ = _aten._efficient_attention_forward(
             q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), bias, None, None, call.q_len, call.k_len,
             0.0, 1 if call.causal else 0, True, scale=scale,
@@ -136,13 +136,14 @@ class CudaEfficient:
         padded[..., : call.q_len] = lse
         zero = torch.zeros((), dtype=torch.int64, device=q.device)
         dq, dk, dv, _ = _aten._efficient_attention_backward(
-            dout.contiguous(), q_, k_, v_, _expanded_mask(q, call), out.contiguous(), None, None, call.q_len,
+            dout.contiguous(), q_, k_, v_, expanded_mask(q, call), out.contiguous(), None, None, call.q_len,
             call.k_len, padded, 0.0, zero, zero, 1 if call.causal else 0, False, scale=scale,
         )  # fmt: skip
         return dq.transpose(1, 2), dk.transpose(1, 2), dv.transpose(1, 2)
 
 
-def _expanded_mask(q: Tensor, call: Call) -> Tensor | None:
+def expanded_mask(q: Tensor, call: Call) -> Tensor | None:
+    """The mask of a banded call as a bias (X, Y, q_len, k_len), aligned as cutlass reads it; None for other calls."""
     if call.causal or call.band == Band():
         return None
     columns = -(-call.k_len // 8) * 8  # rows of a bias must begin at multiples of 16 bytes

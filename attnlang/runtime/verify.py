@@ -8,26 +8,33 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import torch
 from torch import Tensor
 
-from attnlang.runtime import reference
+from attnlang.plan import Plan
+from attnlang.runtime import ops, reference
+from attnlang.runtime.backends import AUTO, FORWARD_ONLY, REFERENCE, choose, names
+from attnlang.runtime.program import Program
+from attnlang.runtime.specimens import Specimen, specimen
 
 if TYPE_CHECKING:
     from attnlang.nn import PatternAttention
 
-LENGTHS = (1, 7, 64, 129, 384)
 HEAD_DIM = 16
 EXACT = 1e-12
 NAMES = ("out", "lse", "dq", "dk", "dv")
 
+Attention: TypeAlias = Callable[[Tensor, Tensor, Tensor, list[Tensor]], tuple[Tensor, Tensor]]
+"""(q, k, v, tables) to out and lse."""
+
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """The largest error of each result at one length, and what is allowed."""
+    """The largest error of each result at one length, and what is allowed; gradients only where there are some."""
 
+    backend: str
     dtype: str
     n: int
     errors: tuple[float, ...]
@@ -38,70 +45,146 @@ class Finding:
         """Whether every error is allowed; a NaN is not."""
         return all(error <= most for error, most in zip(self.errors, self.allowed, strict=True))
 
+    @property
+    def worst(self) -> float:
+        """The largest error as a part of what is allowed."""
+        return max(error / most if error else 0.0 for error, most in zip(self.errors, self.allowed, strict=True))
+
 
 @dataclass(frozen=True, slots=True)
 class Verification:
-    """All findings about one module. `str()` is a table."""
+    """All findings about a pattern, and why backends that were not tried refused. `str()` is a table."""
 
     title: str
     findings: tuple[Finding, ...]
+    refusals: tuple[tuple[str, str], ...] = ()
 
     @property
     def passed(self) -> bool:
-        """Whether every finding passed."""
-        return all(finding.passed for finding in self.findings)
+        """Whether every finding passed, and there is one."""
+        return bool(self.findings) and all(finding.passed for finding in self.findings)
 
     def __str__(self) -> str:
-        lines = [self.title, f"{'dtype':<10}{'N':>6}  " + "".join(f"{name:>10}" for name in NAMES) + "  verdict"]
+        head = f"{'backend':<10}{'dtype':<10}{'N':>6}  " + "".join(f"{name:>10}" for name in NAMES) + "  verdict"
+        lines = [self.title, head]
         for finding in self.findings:
-            errors = "".join(f"{error:>10.1e}" for error in finding.errors)
-            lines.append(f"{finding.dtype:<10}{finding.n:>6}  {errors}  {'ok' if finding.passed else 'WRONG'}")
+            errors = "".join(f"{error:>10.1e}" for error in finding.errors).ljust(10 * len(NAMES))
+            verdict = "ok" if finding.passed else "WRONG"
+            lines.append(f"{finding.backend:<10}{finding.dtype:<10}{finding.n:>6}  {errors}  {verdict}")
+        lines += [f"{backend:<10}refused: {reason}" for backend, reason in self.refusals]
         return "\n".join((*lines, "all agree" if self.passed else "NOT all agree"))
 
 
 def verify(
     module: PatternAttention,
     *,
-    lengths: Sequence[int] = LENGTHS,
+    lengths: Sequence[int] | None = None,
     dtypes: Sequence[torch.dtype] | None = None,
     device: str | torch.device = "cpu",
     batch: int = 2,
 ) -> Verification:
     """Compare a module with the formula on random inputs; errors are largest absolute differences.
 
-    dtypes defaults to float64, float32 and bfloat16 on cpu, and to float32, bfloat16 and float16 on cuda.
+    Without lengths, those at which the pattern has a meaning; runtime tables are filled. dtypes defaults to float64,
+    float32 and bfloat16 on cpu, and to float32, bfloat16 and float16 on cuda.
     """
     device = torch.device(device)
-    kinds = dtypes or (
-        (torch.float64, torch.float32, torch.bfloat16)
-        if device.type == "cpu"
-        else (torch.float32, torch.bfloat16, torch.float16)
-    )
-    findings = [_finding(module, n, dtype, device, batch) for dtype in kinds for n in lengths]
-    title = (
-        f"{module.pattern.call}, {module.heads} heads, backend {module.backend} on {device.type}, against the formula"
-    )
+    what = Specimen(module.pattern, tuple(lengths)) if lengths else specimen(module.pattern)
+    kinds = dtypes or _dtypes(device)
+    backend = module.backend if module.backend != AUTO else module.choice(device, kinds[-1], HEAD_DIM).name
+
+    def run(q: Tensor, k: Tensor, v: Tensor, tables: list[Tensor]) -> tuple[Tensor, Tensor]:
+        given = dict(zip((name for name, _ in module.pattern.tables), tables, strict=True))
+        result = module(q, k, v, return_lse=True, **given)
+        return result[0], result[1]
+
+    findings = _findings(run, what, module.heads, backend, kinds, device, batch)
+    title = f"{module.pattern.call}, {module.heads} heads, backend {backend} on {device.type}, against the formula"
     return Verification(title, tuple(findings))
 
 
-def _finding(module: PatternAttention, n: int, dtype: torch.dtype, device: torch.device, batch: int) -> Finding:
+def verify_backends(
+    what: Specimen,
+    plan: Plan,
+    *,
+    backends: Sequence[str] = (),
+    dtypes: Sequence[torch.dtype] | None = None,
+    device: str | torch.device = "cpu",
+    batch: int = 2,
+) -> Verification:
+    """Compare a plan on several backends with the formula; on all that this version has, unless some are named."""
+    device = torch.device(device)
+    program = Program(plan, what.pattern.tables).text()
+    findings: list[Finding] = []
+    refusals: dict[str, str] = {}
+    for backend in backends or [name for name in names() if name != REFERENCE]:
+        kinds: list[torch.dtype] = []
+        for dtype in dtypes or _dtypes(device):
+            try:
+                choose(backend, plan, device, dtype, HEAD_DIM)
+                kinds.append(dtype)
+            except ValueError as reason:
+                refusals.setdefault(backend, str(reason))
+
+        def run(q: Tensor, k: Tensor, v: Tensor, tables: list[Tensor], backend: str = backend) -> tuple[Tensor, Tensor]:
+            return ops.attention(q, k, v, program, backend=backend, tables=tables)
+
+        findings += _findings(run, what, plan.heads, backend, kinds, device, batch)
+    title = f"{what.pattern.call}, {plan.heads} heads, on {device.type}, against the formula"
+    return Verification(title, tuple(findings), tuple(refusals.items()))
+
+
+def _dtypes(device: torch.device) -> tuple[torch.dtype, ...]:
+    if device.type == "cpu":
+        return torch.float64, torch.float32, torch.bfloat16
+    return torch.float32, torch.bfloat16, torch.float16
+
+
+def _findings(
+    run: Attention,
+    what: Specimen,
+    heads: int,
+    backend: str,
+    dtypes: Sequence[torch.dtype],
+    device: torch.device,
+    batch: int,
+) -> list[Finding]:
+    backward = (backend, device.type) not in FORWARD_ONLY
+    return [
+        _finding(run, what, n, heads, backend, dtype, device, batch, backward) for dtype in dtypes for n in what.lengths
+    ]
+
+
+def _finding(
+    run: Attention,
+    what: Specimen,
+    n: int,
+    heads: int,
+    backend: str,
+    dtype: torch.dtype,
+    device: torch.device,
+    batch: int,
+    backward: bool,
+) -> Finding:
     generator = torch.Generator().manual_seed(n)
-    shape = (batch, module.heads, n, HEAD_DIM)
+    shape = (batch, heads, n, HEAD_DIM)
     inputs = [torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype).to(device) for _ in range(4)]
     scale = HEAD_DIM**-0.5
+    filled = what.tables(n, heads)
+    tables = [torch.from_numpy(filled[name]).to(device) for name, _ in what.pattern.tables]
 
-    def run(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        result = module(q, k, v, scale=scale, return_lse=True)
-        return result[0], result[1]
+    def formula(kind: torch.dtype) -> Attention:
+        return lambda q, k, v, tables: reference.attention(q, k, v, what.pattern, scale, kind, tables)
 
-    exact = _results(lambda q, k, v: reference.attention(q, k, v, module.pattern, scale), [x.double() for x in inputs])
-    errors = _errors(_results(run, inputs), exact)
+    exact = _results(formula(torch.float64), [x.double() for x in inputs], tables, backward)
+    errors = _errors(_results(run, inputs, tables, backward), exact)
     name = str(dtype).removeprefix("torch.")
     if dtype == torch.float64:
-        return Finding(name, n, errors, (EXACT,) * len(NAMES))
-    plain = _errors(_results(lambda q, k, v: reference.attention(q, k, v, module.pattern, scale, dtype), inputs), exact)
+        return Finding(backend, name, n, errors, (EXACT,) * len(errors))
+    plain = _errors(_results(formula(dtype), inputs, tables, backward), exact)
     slack = _rounding(inputs, exact, dtype, scale)
-    return Finding(name, n, errors, tuple(2 * error + least for error, least in zip(plain, slack, strict=True)))
+    allowed = tuple(2 * error + least for error, least in zip(plain, slack, strict=True))
+    return Finding(backend, name, n, errors, allowed)
 
 
 def _rounding(inputs: Sequence[Tensor], exact: Sequence[Tensor], dtype: torch.dtype, scale: float) -> list[float]:
@@ -122,15 +205,15 @@ def _rounding(inputs: Sequence[Tensor], exact: Sequence[Tensor], dtype: torch.dt
         eps * float(dout.abs().max()),
     )
     stored = [x.to(dtype) for x in exact]
-    return [2 * float(((x + 0.3 - 0.3) - x).nan_to_num().abs().max()) + e for x, e in zip(stored, extra, strict=True)]
+    storing = [2 * float(((x + 0.3 - 0.3) - x).nan_to_num().abs().max()) for x in stored]
+    return [a + b for a, b in zip(storing, extra, strict=False)]  # gradients may be lacking
 
 
-def _results(
-    attention: Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]], inputs: Sequence[Tensor]
-) -> list[Tensor]:
-    q, k, v = (x.detach().clone().requires_grad_() for x in inputs[:3])
-    out, lse = attention(q, k, v)
-    return [out.detach(), lse.detach(), *torch.autograd.grad(out, (q, k, v), inputs[3].to(out.dtype))]
+def _results(attention: Attention, inputs: Sequence[Tensor], tables: list[Tensor], backward: bool) -> list[Tensor]:
+    q, k, v = (x.detach().clone().requires_grad_(backward) for x in inputs[:3])
+    out, lse = attention(q, k, v, tables)
+    grads = torch.autograd.grad(out, (q, k, v), inputs[3].to(out.dtype)) if backward else ()
+    return [out.detach(), lse.detach(), *grads]
 
 
 def _finite(results: Sequence[Tensor]) -> list[Tensor]:

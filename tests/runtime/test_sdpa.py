@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import attnc
@@ -13,8 +12,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import attnlang
 from attnlang.nn import PatternAttention
-from attnlang.pattern.library import library_names
-from attnlang.runtime.verify import verify
+from attnlang.runtime.specimens import Specimen, library_specimens
+from attnlang.runtime.verify import verify, verify_backends
 
 LONGNET = {"segments": [16, 32, 64, 128], "dilations": [1, 2, 4, 8]}
 SMALL: dict[str, dict[str, Any]] = {
@@ -30,10 +29,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "longnet_torchscale": LONGNET,
 }
 
-LAYERS: dict[str, dict[str, Any]] = {name: {"layer": 0, "L": 12} for name in ("gemma2", "gemma3", "llama4")}
-PLANS = Path(__file__).parents[1] / "golden" / "plans"
-LOWERED = [name for name in library_names() if (PLANS / f"{name}.txt").read_text().startswith("plan")]
-"""The library patterns that sdpa runs; the golden plans say which, and why the others are refused."""
+SPECIMENS = list(library_specimens())
 
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 
@@ -58,18 +54,16 @@ def test_longnet_equals_the_formula_in_float64(name: str, n: int) -> None:
         torch.testing.assert_close(a, b, rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize("name", LOWERED)
-def test_verify_finds_the_whole_library_right(name: str) -> None:
-    layer = LAYERS.get(name, {})
-    for parameters in (layer, SMALL.get(name, {"layer": 11, "L": 12} if layer else {})):
-        found = verify(attnc.compile(name, heads=6, **parameters))
-        assert found.passed, str(found)
+@pytest.mark.parametrize("what", SPECIMENS, ids=lambda what: what.pattern.call)
+def test_verify_finds_the_whole_library_right(what: Specimen) -> None:
+    found = verify_backends(what, lower(what.pattern, 6), backends=["sdpa"])
+    assert found.passed, str(found)
 
 
 @needs_cuda
-@pytest.mark.parametrize("name", LOWERED)
-def test_verify_on_cuda(name: str) -> None:
-    found = verify(attnc.compile(name, heads=6, **SMALL.get(name, LAYERS.get(name, {}))), device="cuda")
+@pytest.mark.parametrize("what", SPECIMENS, ids=lambda what: what.pattern.call)
+def test_verify_on_cuda(what: Specimen) -> None:
+    found = verify_backends(what, lower(what.pattern, 6), device="cuda")
     assert found.passed, str(found)
 
 
