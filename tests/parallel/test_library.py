@@ -8,10 +8,10 @@ from __future__ import annotations
 import os
 from typing import Any
 
+import attnc
 import numpy as np
 import pytest
 
-import attnc
 import attnlang
 from attnlang.parallel import simulate
 from attnlang.pattern.library import library_names
