@@ -108,7 +108,10 @@ def measured(
     dist.all_reduce(moved)
     result["bytes_on_the_wire"], result["bytes_planned"] = int(moved[0]), int(moved[1])
     forward, backward = times(found.solution, like_one(found.device, dim, alone, alone_pairs), found.link)
-    result["predicted"] = {"forward": forward.seconds, "forward_backward": forward.seconds + backward.seconds}
+    result["predicted_from_one_gpu"] = {
+        "forward": forward.seconds,
+        "forward_backward": forward.seconds + backward.seconds,
+    }
     result["seconds"] = {what: seconds(run, device, options["repeats"]) for what, run in passes.items()}
     result["pairs"] = sum(int(getattr(found.solution, part).sum()) for part in ("local", "at_query", "at_key", "owned"))
     if alone is not None and n == each * ranks:

@@ -15,7 +15,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from attnlang.parallel.recipe import Group
+from attnlang.parallel.groups import Group
 from attnlang.plan import Plan
 from attnlang.runtime.calls import Axis, Call, resolve
 from attnlang.runtime.kernels import Kernel, kernel_for

@@ -8,44 +8,18 @@ the order of arrival, by sender and then as the sender's message has them.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from attnlang.parallel.dense import BLOCK, Places, alike_heads, held_blocks, numbers, positions, scope_of
+from attnlang.parallel.groups import Flat, Group, Work, flat
 from attnlang.parallel.units import Unit, inner_rows, units
 from attnlang.plan import FULL, Band, Columns, Lattice, Plan, Tiles
 from attnlang.rows import Rows
 from attnlang.runtime.pairs import Pairs, branch_pairs, exact, local_plan
 from attnlang.schedule import HeadRows, Schedule
-
-Flat: TypeAlias = tuple[Rows, ...]
-"""Flat row numbers, one progression after another."""
-
-
-@dataclass(frozen=True, eq=False, slots=True)
-class Group:
-    """Equally shaped little attentions: X times nq queries with nk keys.
-
-    q, k   flat row numbers (X, nq) and (X, nk), each at most once in q and in k
-    band   which (row i, column j) count, by j - i
-    times  how often each pair counts, (X, nq, nk); None: all once
-    """
-
-    q: Places
-    k: Places
-    band: Band = FULL
-    times: Any = None
-
-    @property
-    def pairs(self) -> int:
-        """How many pairs count, each as often as it does."""
-        from attnlang.runtime.pairs import band_count
-
-        if self.times is not None:
-            return int(self.times.sum())
-        return len(self.q) * band_count(self.q.shape[1], self.k.shape[1], self.band)
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -91,84 +65,8 @@ def recipe(schedule: Schedule, rank: int) -> Recipe:
     return _Builder(schedule, rank).build()
 
 
-@dataclass(slots=True)
-class _Item:
-    q: Flat
-    k: Flat
-    band: Band
-
-
-@dataclass(slots=True)
-class _Work:
-    """Items of one of the four kinds; full rectangles with the same queries are one, with all their keys."""
-
-    full: dict[Flat, list[Rows]] = field(default_factory=dict[Flat, list[Rows]])
-    banded: list[_Item] = field(default_factory=list[_Item])
-    tiles: list[tuple[Places, Places, Any]] = field(default_factory=list[tuple[Places, Places, Any]])
-
-    def add(self, q: Flat, k: Flat, band: Band) -> None:
-        if band != FULL:
-            self.banded.append(_Item(q, k, band))
-            return
-        known = self.full.setdefault(q, [])
-        if any(old & new is not None for old in known for new in k):
-            self.banded.append(_Item(q, k, FULL))  # a pair that counts again
-        else:
-            known += k
-
-    def groups(self) -> tuple[Group, ...]:
-        items = [*(_Item(q, tuple(k), FULL) for q, k in self.full.items()), *self.banded]
-        shapes: dict[tuple[int, int, Band], list[list[_Item]]] = {}
-        for item in items:
-            shape = sum(r.count for r in item.q), sum(r.count for r in item.k), item.band
-            batches = shapes.setdefault(shape, [])
-            for batch in batches:
-                if not any(_clash(item, other) for other in batch):
-                    batch.append(item)
-                    break
-            else:
-                batches.append([item])
-        found = [
-            Group(np.stack([_flat(i.q) for i in batch]), np.stack([_flat(i.k) for i in batch]), band)
-            for (_, _, band), batches in shapes.items()
-            for batch in batches
-        ]
-        return (*found, *_tile_groups(self.tiles))
-
-
-def _clash(a: _Item, b: _Item) -> bool:
-    return any(x & y is not None for x in a.q for y in b.q) or any(x & y is not None for x in a.k for y in b.k)
-
-
-def _flat(rows: Flat) -> Places:
-    return np.concatenate([numbers(part) for part in rows]) if rows else np.zeros(0, np.int64)
-
-
 def _counts(parts: list[list[Rows]]) -> tuple[int, ...]:
     return tuple(sum(rows.count for rows in part) for part in parts)
-
-
-def _tile_groups(tiles: list[tuple[Places, Places, Any]]) -> Iterator[Group]:
-    """Blocks of queries with all their keys, by shape; keys may come several times, each row of q once."""
-    shapes: dict[tuple[int, int], list[tuple[Places, Places, Any]]] = {}
-    for q, k, times in tiles:
-        wide = -(-len(k) // BLOCK) * BLOCK
-        pad = wide - len(k)
-        padded = np.concatenate([k, np.repeat(k[-1:], pad)])
-        shapes.setdefault((len(q), wide), []).append((q, padded, np.pad(times, ((0, 0), (0, pad)))))
-    for parts in shapes.values():
-        batches: list[tuple[set[int], list[tuple[Places, Places, Any]]]] = []
-        for part in parts:
-            mine = set(part[0].tolist())
-            home = next((batch for batch in batches if not batch[0] & mine), None)
-            if home is None:
-                batches.append((mine, [part]))
-            else:
-                home[0].update(mine)
-                home[1].append(part)
-        for _, chosen in batches:
-            q, k, times = (np.stack([part[i] for part in chosen]) for i in range(3))
-            yield Group(q, k, FULL, times)
 
 
 @dataclass(slots=True)
@@ -212,8 +110,8 @@ class _Builder:
         return Recipe(
             self.rank,
             self.rows,
-            tuple(_flat(tuple(rows for part in keys for rows in part)) for keys, _ in sent),
-            tuple(_flat(tuple(rows for part in queries for rows in part)) for _, queries in sent),
+            tuple(flat(tuple(rows for part in keys for rows in part)) for keys, _ in sent),
+            tuple(flat(tuple(rows for part in queries for rows in part)) for _, queries in sent),
             keys_from,
             queries_from,
             tuple(_counts(keys) for keys, _ in sent),
@@ -290,9 +188,9 @@ class _Builder:
 
     # what is computed ----------------------------------------------------------------------------------------------
 
-    def _own(self) -> tuple[tuple[tuple[Rows, Plan], ...], _Work]:
+    def _own(self) -> tuple[tuple[tuple[Rows, Plan], ...], Work]:
         local: list[tuple[Rows, Plan]] = []
-        work = _Work()
+        work = Work()
         plan = self.s.plan
         if self.s.ranks == 1:
             return ((Rows(0, self.rows), plan),), work
@@ -326,17 +224,15 @@ class _Builder:
                     self._tiles(work, branch, head, (tokens, flat_q), (tokens, flat_k))
         return tuple(local), work
 
-    def _own_pairs(
-        self, work: _Work, branch: Lattice | Columns, of_q: tuple[int, Rows], of_k: tuple[int, Rows]
-    ) -> None:
+    def _own_pairs(self, work: Work, branch: Lattice | Columns, of_q: tuple[int, Rows], of_k: tuple[int, Rows]) -> None:
         for pairs in branch_pairs(branch, of_q[1], of_k[1]):
             for head in pairs.heads:
                 q = of_q[1].numbered(pairs.q, of_q[0] + head * self.rows)
                 k = of_k[1].numbered(pairs.k, of_k[0] + head // self.group * self.rows)
                 work.add((q,), (k,), _index_band(pairs))
 
-    def _foreign_keys(self) -> _Work:
-        work = _Work()
+    def _foreign_keys(self) -> Work:
+        work = Work()
         for sender in self.ranks:
             if not any((sender, kv_head) in self.keys for kv_head in range(self.s.kv_heads)):
                 continue
@@ -355,8 +251,8 @@ class _Builder:
                                     work.add((q,), (k,), _index_band(part))
         return work
 
-    def _foreign_queries(self) -> _Work:
-        work = _Work()
+    def _foreign_queries(self) -> Work:
+        work = Work()
         for sender in self.ranks:
             if not any((sender, head) in self.queries for head in range(self.s.heads)):
                 continue
@@ -383,8 +279,8 @@ class _Builder:
                                         work.add((q,), (k,), _index_band(part))
         return work
 
-    def _gathered(self) -> _Work:
-        work = _Work()
+    def _gathered(self) -> Work:
+        work = Work()
         for unit, keys, queries in zip(self.owned, self.unit_keys, self.unit_queries, strict=True):
             band = _index_band(Pairs(unit.heads, unit.queries, unit.keys, unit.band))
             for head in unit.heads:
@@ -410,24 +306,24 @@ class _Builder:
 
     # tiles ---------------------------------------------------------------------------------------------------------
 
-    def _tiles_of_keys(self, work: _Work, branch: Tiles, sender: int) -> None:
+    def _tiles_of_keys(self, work: Work, branch: Tiles, sender: int) -> None:
         tokens = positions(self.placement, self.rank)
         for head in branch.heads:
             keys = _sorted_arrivals(self.keys.get((sender, head // self.group), []))
             if keys is not None:
                 self._tiles(work, branch, head, (tokens, np.arange(len(tokens)) + head * self.rows), keys)
 
-    def _tiles_of_queries(self, work: _Work, branch: Tiles, sender: int, sent: dict[int, list[Rows]]) -> None:
+    def _tiles_of_queries(self, work: Work, branch: Tiles, sender: int, sent: dict[int, list[Rows]]) -> None:
         tokens = positions(self.placement, self.rank)
         for head in branch.heads:
             queries = _sorted_arrivals(self.queries.get((sender, head), []))
             gone = sent.get(head // self.group, [])
-            kept = ~np.isin(tokens, _flat(tuple(gone))) if gone else np.ones(len(tokens), bool)
+            kept = ~np.isin(tokens, flat(tuple(gone))) if gone else np.ones(len(tokens), bool)
             if queries is not None and kept.any():
-                flat = np.flatnonzero(kept) + head // self.group * self.rows
-                self._tiles(work, branch, head, queries, (tokens[kept], flat))
+                places = np.flatnonzero(kept) + head // self.group * self.rows
+                self._tiles(work, branch, head, queries, (tokens[kept], places))
 
-    def _tiles(self, work: _Work, branch: Tiles, head: int, q: tuple[Places, Places], k: tuple[Places, Places]) -> None:
+    def _tiles(self, work: Work, branch: Tiles, head: int, q: tuple[Places, Places], k: tuple[Places, Places]) -> None:
         """Blocks of queries, each with all its keys; q and k are (ascending tokens, flat rows)."""
         alike = next(heads[0] for heads in alike_heads(branch) if head in heads)
         name = id(branch), alike, q[0].tobytes(), k[0].tobytes()

@@ -8,9 +8,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from attnlang.parallel.dense import multiplicity_between
 from attnlang.parallel.recipe import Recipe, recipe
 from attnlang.parallel.units import units
-from attnlang.plan import Lattice
+from attnlang.plan import Lattice, Tiles
 from attnlang.runtime.calls import resolve
 from attnlang.runtime.pairs import band_count
 from attnlang.schedule import Schedule
@@ -83,6 +84,10 @@ def _facts(schedule: Schedule, mine: Recipe) -> RankFacts:
     for rows, plan in mine.local:
         calls = resolve(plan, rows.count)
         pairs += sum(band_count(call.q_len, call.k_len, call.band) * call.copies for call in calls)
+        for number, branch in enumerate(plan.branches):
+            if isinstance(branch, Tiles):  # on one rank, which runs the plan as it is
+                tables = dict(schedule.tables)
+                pairs += int(multiplicity_between(plan, number, schedule.placement, mine.rank, mine.rank, tables).sum())
     keys_out, queries_out, keys_in, queries_in = row_traffic(schedule, mine.rank)
     return RankFacts(mine.rank, pairs, keys_out, keys_in, queries_out, queries_in)
 

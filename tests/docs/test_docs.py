@@ -15,7 +15,7 @@ from attnc.analysis.properties import check
 from attnlang.source import Source
 
 ROOT = Path(__file__).parents[2]
-PAGES = ["README.md", "docs/language.md", "docs/architecture.md", "docs/longnet-dependency.md"]
+PAGES = ["README.md", "docs/language.md", "docs/architecture.md", "docs/longnet-dependency.md", "docs/parallel.md"]
 SAID = {("gallery.attn", "A0401")}
 """Warnings that the text beside an example speaks of."""
 BLOCK = re.compile(r"^```(\w+)([^\n]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)

@@ -24,10 +24,12 @@ LAYERS = [
     "machine_formats",
     "syntax",
     "pattern",
+    "rows",
     "plan",
     "schedule",
     "runtime",
     "nn",
+    "parallel",
 ]
 TORCH = ("attnlang/runtime", "attnlang/parallel", "attnlang/nn/", "attnlang/integrations")
 BACKENDS = ("reference", "sdpa", "flex", "xformers", "triton")
@@ -82,6 +84,11 @@ def test_import_attnlang_is_light() -> None:
 def test_check_is_light() -> None:
     code = "from attnc.cli import main\ntry: main(['check', 'patterns/longnet.attn'])\nexcept SystemExit: pass"
     assert not loaded(code) & {"torch", "numpy", "sympy", "matplotlib", "rich", "networkx"}
+
+
+def test_plan_is_without_torch() -> None:
+    code = "from attnc.cli import main\ntry: main(['plan', 'sliding', '--n', '4096'])\nexcept SystemExit: pass"
+    assert not loaded(code) & {"torch", "matplotlib"}
 
 
 def test_files_stay_small() -> None:

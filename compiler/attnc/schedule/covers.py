@@ -276,3 +276,29 @@ def _minimum_cut(edges: Iterable[tuple[Node, Node]], query_weight: int, key_weig
 
 def _order(node: Node) -> tuple[int, int, int]:
     return node[0], node[1].first, node[1].step
+
+
+def at_query_home(pairs: Sequence[Pairs], cover: Cover, group: int) -> int:
+    """How many of the pairs are computed where their query lives: those whose key's row is sent."""
+    if not cover.queries:
+        return sum(part.count for part in pairs)
+    if not cover.keys:
+        return 0
+    sent: dict[int, list[Rows]] = {}
+    for kv_head, rows in cover.keys:
+        sent.setdefault(kv_head, []).append(rows)
+    total = 0
+    for part in pairs:
+        by_kv: dict[int, int] = {}
+        for head in part.heads:
+            by_kv[head // group] = by_kv.get(head // group, 0) + 1
+        alike: dict[tuple[Rows, ...], int] = {}
+        for kv_head, count in by_kv.items():
+            rows = tuple(sent.get(kv_head, ()))
+            alike[rows] = alike.get(rows, 0) + count
+        for rows_sent, count in alike.items():
+            for rows in rows_sent:
+                common = part.k & rows
+                if common is not None:
+                    total += count * sum(e.count for e in exact(Pairs((0,), part.q, common, part.band)))
+    return total

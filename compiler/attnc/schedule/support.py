@@ -19,18 +19,20 @@ from attnlang.plan import Plan
 from attnlang.rows import Rows
 from attnlang.schedule import Placement
 
-MAX_CELLS = 1 << 31
+MAX_CELLS = 1 << 28
+"""Pairs of two ranks, over all heads, that are looked at one by one: 1 GiB."""
 
 
 def dense_pairs(
     plan: Plan, branches: Sequence[int], placement: Placement, a: int, b: int, tables: Mapping[str, Any]
 ) -> NDArray[Any]:
     """M of the branches, summed, for queries of rank a and keys of rank b: (heads, rows of a, rows of b)."""
-    cells = plan.heads * placement.sizes[a] * placement.sizes[b] * placement.ranks**2
-    if cells > MAX_CELLS * 16:
+    cells = plan.heads * placement.sizes[a] * placement.sizes[b]
+    if cells > MAX_CELLS or cells * placement.ranks**2 > 64 * MAX_CELLS:
         raise ValueError(
-            f"planning {plan.heads} heads at n = {placement.n} would look at {cells:,} pairs one by one, since the "
-            "pattern is not made of lattices: use a smaller n or fewer heads (patterns repeat)"
+            f"a part of this pattern is no lattice, so that planning n = {placement.n:,} on {placement.ranks} ranks "
+            f"would look at {cells:,} pairs of each two ranks one by one; at most {MAX_CELLS:,} are looked at. Use a "
+            "smaller n or fewer heads (patterns repeat)"
         )
     total = np.zeros((plan.heads, placement.sizes[a], placement.sizes[b]), np.int32)
     for number in branches:
