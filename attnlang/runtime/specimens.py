@@ -18,7 +18,7 @@ from attnlang.diagnostics import AttnError
 from attnlang.pattern import Pattern, load
 from attnlang.pattern.algebra import Grid
 from attnlang.pattern.library import library_names
-from attnlang.pattern.walk import nodes
+from attnlang.pattern.walk import nodes, require_layer
 from attnlang.syntax.tree import Int
 
 Tables: TypeAlias = dict[str, NDArray[np.int64]]
@@ -54,8 +54,9 @@ class Specimen:
 def specimen(pattern: Pattern) -> Specimen:
     """The pattern with its own parameters, at lengths that it has a meaning at.
 
-    Raises ValueError where it has none at any length of at most 4096.
+    Raises ValueError where it has none at any length of at most 4096, AttnError where it wants to know the layer.
     """
+    require_layer(pattern.relation)
     grids = {_positions(node) for node in nodes(pattern.relation) if isinstance(node, Grid)} - {None}
     tried = (*LENGTHS, *sorted(n for n in grids if n is not None and n <= LARGEST))
     lengths = tuple(n for n in tried if _has_meaning(pattern, n))

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from attnlang.plan import Plan
 from attnlang.runtime import ops, reference
-from attnlang.runtime.backends import AUTO, FORWARD_ONLY, REFERENCE, choose, names
+from attnlang.runtime.backends import AUTO, FORWARD_ONLY, REFERENCE, choose, load, names
 from attnlang.runtime.program import Program
 from attnlang.runtime.specimens import Specimen, specimen
 
@@ -108,18 +108,24 @@ def verify_backends(
     plan: Plan,
     *,
     backends: Sequence[str] = (),
-    dtypes: Sequence[torch.dtype] | None = None,
-    device: str | torch.device = "cpu",
+    dtypes: Sequence[torch.dtype | str] = (),
+    device: str | torch.device | None = None,
     batch: int = 2,
 ) -> Verification:
-    """Compare a plan on several backends with the formula; on all that this version has, unless some are named."""
-    device = torch.device(device)
+    """Compare a plan on several backends with the formula; on all that this version has, unless some are named.
+
+    device is cuda where there is a GPU, and else cpu, unless given; dtypes as for `verify`, or their names. Raises
+    ValueError for a device, dtype or backend that does not exist.
+    """
+    device = _device(device)
+    wanted = tuple(map(_dtype, dtypes)) or _dtypes(device)
     program = Program(plan, what.pattern.tables).text()
     findings: list[Finding] = []
     refusals: dict[str, str] = {}
     for backend in backends or [name for name in names() if name != REFERENCE]:
         kinds: list[torch.dtype] = []
-        for dtype in dtypes or _dtypes(device):
+        load(backend)
+        for dtype in wanted:
             try:
                 choose(backend, plan, device, dtype, HEAD_DIM)
                 kinds.append(dtype)
@@ -132,6 +138,23 @@ def verify_backends(
         findings += _findings(run, what, plan.heads, backend, kinds, device, batch)
     title = f"{what.pattern.call}, {plan.heads} heads, on {device.type}, against the formula"
     return Verification(title, tuple(findings), tuple(refusals.items()))
+
+
+def _device(device: str | torch.device | None) -> torch.device:
+    there = torch.cuda.is_available()
+    found = torch.device(device or ("cuda" if there else "cpu"))
+    if found.type == "cuda" and not there:
+        raise ValueError("device cuda: torch finds no CUDA device here")
+    return found
+
+
+def _dtype(dtype: torch.dtype | str) -> torch.dtype:
+    kinds = {"float64": torch.float64, "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+    if isinstance(dtype, torch.dtype):
+        return dtype
+    if dtype not in kinds:
+        raise ValueError(f"dtype {dtype!r}: there are {', '.join(kinds)}")
+    return kinds[dtype]
 
 
 def _dtypes(device: torch.device) -> tuple[torch.dtype, ...]:

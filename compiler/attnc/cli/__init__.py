@@ -21,7 +21,9 @@ COMMANDS = {
     "show": "Draw a pattern, into a file or the terminal.",
     "compile": "Write a pattern as a PyTorch module.",
     "plan": "Write the sequence-parallel schedule, with its certificate.",
-    "verify": "Compare the compiled pattern with its definition.",
+    "verify": "Compare the compiled pattern with its definition, on every backend.",
+    "bench": "Time a pattern against dense attention and FlexAttention.",
+    "env": "Print versions, devices, and what each backend computes here.",
     "list": "List the patterns of the library.",
     "explain": "Say what a diagnostic means.",
 }

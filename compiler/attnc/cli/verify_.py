@@ -1,33 +1,108 @@
-"""`attnc verify PATTERN`: the compiled pattern against its definition."""
+"""`attnc verify PATTERN`: the compiled pattern against its definition, on every backend that is here."""
 
 from __future__ import annotations
 
+import json
 import sys
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from attnc.cli.common import load_pattern, pattern_options, user_errors
+from attnc.cli.common import load_pattern, progress_shown, user_errors
+
+if TYPE_CHECKING:
+    from attnlang.runtime.specimens import Specimen
+    from attnlang.runtime.verify import Verification
 
 
 @click.command("verify")
-@pattern_options
+@click.argument("pattern", required=False)
+@click.option("-p", "parameters", multiple=True, metavar="NAME=VALUE", help="A parameter, as in -p segments=[64,128].")
+@click.option("--all", "library", is_flag=True, help="The whole library, with small parameters.")
 @click.option("--n", "lengths", multiple=True, type=click.IntRange(1, 4096), help="A length to try; may be repeated.")
-@click.option("--heads", default=12, show_default=True, type=click.IntRange(1), help="Number of heads.")
-@click.option("--device", default="cpu", show_default=True, type=click.Choice(["cpu", "cuda"]))
-def command(pattern: str, parameters: tuple[str, ...], lengths: tuple[int, ...], heads: int, device: str) -> None:
-    """Compare the compiled pattern with its definition: out, lse and gradients, in several dtypes.
+@click.option("--heads", default=6, show_default=True, type=click.IntRange(1), help="Number of heads.")
+@click.option("--device", type=click.Choice(["cpu", "cuda"]), help="Where to run; cuda where there is a GPU, else cpu.")
+@click.option("--backend", "backends", multiple=True, help="Only this backend; may be repeated.")
+@click.option("--dtype", "dtypes", multiple=True, help="Only this dtype, as float64; may be repeated.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+def command(
+    pattern: str | None,
+    parameters: tuple[str, ...],
+    library: bool,
+    lengths: tuple[int, ...],
+    heads: int,
+    device: str | None,
+    backends: tuple[str, ...],
+    dtypes: tuple[str, ...],
+    as_json: bool,
+) -> None:
+    """Compare the compiled pattern with its definition: out, lse and gradients, in several dtypes, on every backend.
 
-    Exit status 1 if any of them differs by more than rounding.
+    In float64 results must agree to rounding; in lesser precision the error may be twice that of the plain formula in
+    the same dtype, as flash-attention's own tests have it. Runtime tables are filled. Exit status 1 if a result differs
+    by more.
     """
+    if library == (pattern is not None):
+        raise click.UsageError("give a PATTERN, or --all for the whole library")
+    if library and (parameters or lengths):
+        raise click.UsageError("--all chooses parameters and lengths itself: give no -p and no --n")
     with user_errors():
-        import torch
+        from attnlang.runtime.specimens import Specimen, library_specimens, specimen
 
-        import attnc
-        from attnlang.runtime.verify import LENGTHS, verify
+        if pattern is None:
+            chosen = library_specimens()
+        else:
+            found = load_pattern(pattern, parameters)
+            chosen = iter([Specimen(found, lengths) if lengths else specimen(found)])
+        results: list[Verification] = []
+        for result in _results(chosen, heads, device, backends, dtypes):
+            results.append(result)
+            if not as_json:
+                click.echo(_line(result) if library else result)
+    passed = all(result.passed or not result.findings for result in results) and any(r.findings for r in results)
+    if as_json:
+        click.echo(json.dumps({"passed": passed, "patterns": list(map(_plain, results))}, indent=2))
+    elif library:
+        click.echo(f"{len(results)} patterns: {'all agree' if passed else 'NOT all agree'}")
+    sys.exit(0 if passed else 1)
 
-        if device == "cuda" and not torch.cuda.is_available():
-            raise ValueError("--device cuda: torch finds no CUDA device here")
-        module = attnc.compile(load_pattern(pattern, parameters), heads=heads)
-        found = verify(module, lengths=lengths or LENGTHS, device=device)
-    click.echo(found)
-    sys.exit(0 if found.passed else 1)
+
+def _results(
+    chosen: Iterable[Specimen], heads: int, device: str | None, backends: tuple[str, ...], dtypes: tuple[str, ...]
+) -> Iterator[Verification]:
+    from attnc.lower import lower
+    from attnlang.runtime.verify import verify_backends
+
+    with progress_shown() as progress:
+        for what in chosen:
+            progress(what.pattern.call)
+            yield verify_backends(what, lower(what.pattern, heads), backends=backends, dtypes=dtypes, device=device)
+
+
+def _line(result: Verification) -> str:
+    """One line a pattern: for each backend its largest error, as a part of what is allowed."""
+    parts: list[str] = []
+    for backend in dict.fromkeys(finding.backend for finding in result.findings):
+        own = [finding for finding in result.findings if finding.backend == backend]
+        verdict = "ok" if all(finding.passed for finding in own) else "WRONG"
+        parts.append(f"{backend} {verdict} {max(finding.worst for finding in own):.2f}")
+    ran = {finding.backend for finding in result.findings}
+    parts += [f"{backend} refuses" for backend, _ in result.refusals if backend not in ran]
+    name = result.title.partition(", ")[0] if "(" not in result.title else result.title.partition("), ")[0] + ")"
+    return f"{name if len(name) <= 56 else name[:53] + '...':<58}{'; '.join(parts)}"
+
+
+def _plain(result: Verification) -> dict[str, Any]:
+    findings = [
+        {
+            "backend": finding.backend,
+            "dtype": finding.dtype,
+            "n": finding.n,
+            "passed": finding.passed,
+            "errors": dict(zip(("out", "lse", "dq", "dk", "dv"), finding.errors, strict=False)),
+            "allowed": dict(zip(("out", "lse", "dq", "dk", "dv"), finding.allowed, strict=False)),
+        }
+        for finding in result.findings
+    ]
+    return {"title": result.title, "passed": result.passed, "findings": findings, "refusals": dict(result.refusals)}
