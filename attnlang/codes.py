@@ -60,7 +60,7 @@ CODES: Final[dict[str, str]] = {
     DUPLICATE_PARAMETER: "Two parameters of one pattern, or two names bound by one `for`, are the same.",
     WRONG_KIND: "An expression is of another kind (integer, boolean, list, relation) than its place asks for.",
     WRONG_ARGUMENTS: "A call has too many, too few, repeated or unknown arguments.",
-    WRONG_BODY: "`segment`, `dilate`, `blocks`, `grid` and `heads` take a relation in braces; other calls take none.",
+    WRONG_BODY: "Frames, `heads` and `random` take a relation in braces, some of them need one; other calls take none.",
     BUILT_IN_NAME: "A pattern, parameter or loop variable may not take the name of something built in.",
     RECURSION: "A pattern may not call itself, directly or through others.",
     PARAMETER: "A parameter has no value, an unsuitable one, or does not exist.",

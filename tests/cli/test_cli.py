@@ -58,6 +58,17 @@ def test_check_as_sarif_and_github(tmp_path: Path) -> None:
     assert lines[0].startswith("::error file=bad.attn,line=1,endLine=1,col=13,endColumn=18,title=A0101::unknown name")
 
 
+def test_places_in_sarif_are_uris(tmp_path: Path) -> None:
+    (tmp_path / "a b.attn").write_text("pattern a = causl\n")
+
+    def uri(name: str) -> str:
+        log = json.loads(attnc("check", "--format", "sarif", name, cwd=tmp_path).stdout)
+        return log["runs"][0]["results"][0]["locations"][0]["physicalLocation"]["artifactLocation"]["uri"]
+
+    assert uri("a b.attn") == "a%20b.attn"
+    assert uri(str(tmp_path / "a b.attn")) == f"file://{tmp_path}/a%20b.attn"
+
+
 def test_fmt(tmp_path: Path) -> None:
     path = tmp_path / "a.attn"
     path.write_text("pattern a=causal&all\n")
