@@ -96,10 +96,11 @@ class PatternAttention(nn.Module):
         Returns out (B, H, M, D) in q's dtype. Queries without keys get out 0 and lse -inf.
         Raises ValueError for shapes, dtypes or devices that do not fit, and where the backend cannot run them.
         """
-        q, k, v = _autocast(q), _autocast(k), _autocast(v)
+        if q.device.type != "meta" and torch.is_autocast_enabled(q.device.type):
+            q, k, v = _autocast(q), _autocast(k), _autocast(v)
         check_inputs(q, k, v, self.heads)
         check_lengths(lengths, q, k)
-        contents = check_tables(self.pattern, tables, q.size(0))
+        contents = check_tables(self.pattern, tables, q.size(0)) if tables or self.pattern.tables else []
         if self.backend == REFERENCE:
             factor = q.size(-1) ** -0.5 if scale is None else scale
             out, lse = reference.attention(q, k, v, self._formula, factor, tables=contents, lengths=lengths)
@@ -134,7 +135,5 @@ class PatternAttention(nn.Module):
 
 def _autocast(x: Tensor) -> Tensor:
     """As torch's own attention under autocast: every floating dtype but float64 becomes the one that is set."""
-    kind = x.device.type
-    if kind == "meta" or not torch.is_autocast_enabled(kind):
-        return x
-    return x.to(torch.get_autocast_dtype(kind)) if x.is_floating_point() and x.dtype != torch.float64 else x
+    lesser = x.is_floating_point() and x.dtype != torch.float64
+    return x.to(torch.get_autocast_dtype(x.device.type)) if lesser else x

@@ -10,14 +10,19 @@ from torch import Tensor
 from attnlang.pattern import Pattern
 from attnlang.pattern.tables import check_names
 
+DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+
 
 def check_inputs(q: Tensor, k: Tensor, v: Tensor, heads: int) -> None:
     """Raise ValueError unless q, k and v fit one another and a module of so many heads."""
+    alike = q.shape == k.shape == v.shape and q.dtype == k.dtype == v.dtype and q.device == k.device == v.device
+    if alike and q.dim() == 4 and q.dtype in DTYPES and q.size(1) == heads and q.size(3):
+        return
     given = {"q": q, "k": k, "v": v}
     for name, x in given.items():
         if x.dim() != 4:
             raise ValueError(f"{name} must be (batch, heads, length, head_dim), but has shape {tuple(x.shape)}")
-        if x.dtype not in (torch.float64, torch.float32, torch.bfloat16, torch.float16):
+        if x.dtype not in DTYPES:
             raise ValueError(f"{name} must be float64, float32, bfloat16 or float16, but is {_name(x.dtype)}")
     for what in ("dtype", "device"):
         kinds = {name: str(getattr(x, what)).removeprefix("torch.") for name, x in given.items()}

@@ -52,6 +52,8 @@ def work(what: Program, batch: int, n: int, tables: Sequence[Tensor], lengths: T
 
     Raises ValueError for a length outside of 0..n, unless only a GPU knows it and no one needs it.
     """
+    if lengths is None and not tables:
+        return [Piece(0, batch, n, {})]
     if lengths is None or (what.ignores_padding and lengths.device.type != "cpu"):
         return list(pieces(what, batch, n, tables, None))
     sizes = checked_lengths(lengths, n)

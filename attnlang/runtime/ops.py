@@ -14,7 +14,8 @@ Shape legend: B batch, H heads, Hkv heads of k and v, M queries, N keys, D head 
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from functools import lru_cache
 from typing import Any, NoReturn
 
 import torch
@@ -65,17 +66,11 @@ def attention(
 
 class _Attention(torch.autograd.Function):
     @staticmethod
-    def forward(
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        lengths: Tensor | None,
-        backend: str,
-        program: str,
-        scale: float | None,
-        *tables: Tensor,
-    ) -> tuple[Tensor, Tensor]:
-        return forward_op(q, k, v, list(tables), lengths, backend, program, scale)
+    def forward(*args: Any) -> tuple[Tensor, Tensor]:
+        # (one starred argument: torch binds the others to their names anew with every call, which takes longer than
+        # the operator)
+        q, k, v, lengths, backend, program, scale, *tables = args
+        return forward_op(q, k, v, tables, lengths, backend, program, scale)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
@@ -116,13 +111,13 @@ def _forward(
 ) -> tuple[Tensor, Tensor]:
     if not q.numel():
         return _empty_forward(q)
-    what, runner = _chosen(backend, program_text, q)
+    what, runner = _chosen(backend, program_text, q.device, q.dtype, q.size(-1))
     factor = q.size(-1) ** -0.5 if scale is None else scale
     q_, k_, v_ = _full_length(_readable(q), k.size(2)), _readable(k), _readable(v)
     padding = _padding(what, lengths, q_)
     if padding is not None:
         q_, k_, v_ = (x.masked_fill(padding[..., None], 0.0) for x in (q_, k_, v_))
-    with _no_autocast(q.device):
+    with _no_autocast(q.device) if torch.is_autocast_enabled(q.device.type) else nullcontext():
         todo = work(what, q_.size(0), q_.size(2), tables, lengths)
         if len(todo) == 1 and _is_whole(todo[0], q_):
             out, lse = runner.forward(q_, k_, v_, what.plan, factor, todo[0].tables)
@@ -135,8 +130,10 @@ def _forward(
                 piece.of(lse).copy_(part_lse)
         if padding is not None:
             out, lse = out.masked_fill(padding[..., None], 0.0), lse.masked_fill(padding, float("-inf"))
-    queries = slice(q_.size(2) - q.size(2), None)
-    return _like(out[:, :, queries], q), lse[:, :, queries].contiguous()
+    if q_.size(2) != q.size(2):
+        first = q_.size(2) - q.size(2)
+        out, lse = out[:, :, first:], lse[:, :, first:]
+    return _like(out, q), lse.contiguous()
 
 
 def _backward(
@@ -154,17 +151,17 @@ def _backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     if not q.numel():
         return torch.zeros_like(q), torch.zeros_like(k), torch.zeros_like(v)
-    what, runner = _chosen(backend, program_text, q)
+    what, runner = _chosen(backend, program_text, q.device, q.dtype, q.size(-1))
     factor = q.size(-1) ** -0.5 if scale is None else scale
     n = k.size(2)
     k_, v_ = _readable(k), _readable(v)
     dout_, q_, out_ = (_full_length(_readable(x), n) for x in (dout, q, out))
-    lse_ = torch.nn.functional.pad(lse, (n - q.size(2), 0), value=NEVER)
+    lse_ = lse if q.size(2) == n else torch.nn.functional.pad(lse, (n - q.size(2), 0), value=NEVER)
     padding = _padding(what, lengths, q_)
     if padding is not None:
         dout_, q_, k_, v_ = (x.masked_fill(padding[..., None], 0.0) for x in (dout_, q_, k_, v_))
         lse_ = lse_.masked_fill(padding, NEVER)
-    with _no_autocast(q.device):
+    with _no_autocast(q.device) if torch.is_autocast_enabled(q.device.type) else nullcontext():
         todo = work(what, q_.size(0), q_.size(2), tables, lengths)
         if len(todo) == 1 and _is_whole(todo[0], q_):
             grads = runner.backward(dout_, q_, k_, v_, out_, lse_, what.plan, factor, todo[0].tables)
@@ -176,12 +173,15 @@ def _backward(
                 for total, part in zip(grads, parts, strict=True):
                     piece.of(total).copy_(part)
     dq, dk, dv = grads
-    return _like(dq[:, :, n - q.size(2) :], q), _like(dk, k), _like(dv, v)
+    return _like(dq if q.size(2) == n else dq[:, :, n - q.size(2) :], q), _like(dk, k), _like(dv, v)
 
 
-def _chosen(backend: str, program_text: str, q: Tensor) -> tuple[Program, Backend]:
+@lru_cache(maxsize=1024)
+def _chosen(
+    backend: str, program_text: str, device: torch.device, dtype: torch.dtype, head_dim: int
+) -> tuple[Program, Backend]:
     what = program(program_text)
-    return what, load(choose(backend, what.plan, q.device, q.dtype, q.size(-1)).name)
+    return what, load(choose(backend, what.plan, device, dtype, head_dim).name)
 
 
 def _padding(what: Program, lengths: Tensor | None, q: Tensor) -> Tensor | None:
@@ -212,6 +212,8 @@ def _full_length(x: Tensor, n: int) -> Tensor:
 
 def _like(x: Tensor, model: Tensor) -> Tensor:
     """The tensor in the layout that the operator promises: that of torch.empty_like(model)."""
+    if x.stride() == model.stride():
+        return x
     wanted = _layout(model)
     return x if x.stride() == wanted.stride() else wanted.copy_(x)
 
@@ -231,9 +233,6 @@ def _empty_forward(q: Tensor) -> tuple[Tensor, Tensor]:
 @contextmanager
 def _no_autocast(device: torch.device) -> Generator[None]:
     """Inputs have their dtype by now; what is added up inside keeps its own."""
-    if not torch.is_autocast_enabled(device.type):
-        yield
-        return
     with torch.autocast(device.type, enabled=False):
         yield
 

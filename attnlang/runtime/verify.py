@@ -6,7 +6,7 @@ float64 may be at most twice that of the plain formula computed in the same dtyp
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from attnlang.plan import Plan
 from attnlang.runtime import ops, reference
-from attnlang.runtime.backends import AUTO, FORWARD_ONLY, REFERENCE, choose, load, names
+from attnlang.runtime.backends import AUTO, FORWARD_ONLY, REFERENCE, load, names
 from attnlang.runtime.program import Program
 from attnlang.runtime.specimens import Specimen, specimen
 
@@ -98,7 +98,13 @@ def verify(
         result = module(q, k, v, return_lse=True, **given)
         return result[0], result[1]
 
-    findings = _findings(run, what, module.heads, backend, kinds, device, batch)
+    runs = [(backend, run, (backend, device.type) not in FORWARD_ONLY)]
+    findings = [
+        found
+        for dtype in kinds
+        for n in what.lengths
+        for found in _case(what, n, module.heads, dtype, device, batch).findings(runs)
+    ]
     title = f"{module.pattern.call}, {module.heads} heads, backend {backend} on {device.type}, against the formula"
     return Verification(title, tuple(findings))
 
@@ -120,22 +126,21 @@ def verify_backends(
     device = _device(device)
     wanted = tuple(map(_dtype, dtypes)) or _dtypes(device)
     program = Program(plan, what.pattern.tables).text()
-    findings: list[Finding] = []
+    chosen = [(name, load(name)) for name in backends or names() if name != REFERENCE]
     refusals: dict[str, str] = {}
-    for backend in backends or [name for name in names() if name != REFERENCE]:
-        kinds: list[torch.dtype] = []
-        load(backend)
-        for dtype in wanted:
-            try:
-                choose(backend, plan, device, dtype, HEAD_DIM)
-                kinds.append(dtype)
-            except ValueError as reason:
-                refusals.setdefault(backend, str(reason))
-
-        def run(q: Tensor, k: Tensor, v: Tensor, tables: list[Tensor], backend: str = backend) -> tuple[Tensor, Tensor]:
-            return ops.attention(q, k, v, program, backend=backend, tables=tables)
-
-        findings += _findings(run, what, plan.heads, backend, kinds, device, batch)
+    findings: list[Finding] = []
+    for dtype in wanted:
+        runs: list[tuple[str, Attention, bool]] = []
+        for name, backend in chosen:
+            reason = backend.refusal(plan, device, dtype, HEAD_DIM)
+            if reason is None:
+                runs.append((name, _on(name, program), (name, device.type) not in FORWARD_ONLY))
+            else:
+                refusals.setdefault(name, reason)
+        for n in what.lengths if runs else ():
+            findings += _case(what, n, plan.heads, dtype, device, batch).findings(runs)
+    order = {name: place for place, (name, _) in enumerate(chosen)}
+    findings.sort(key=lambda finding: order[finding.backend])
     title = f"{what.pattern.call}, {plan.heads} heads, on {device.type}, against the formula"
     return Verification(title, tuple(findings), tuple(refusals.items()))
 
@@ -163,32 +168,28 @@ def _dtypes(device: torch.device) -> tuple[torch.dtype, ...]:
     return torch.float32, torch.bfloat16, torch.float16
 
 
-def _findings(
-    run: Attention,
-    what: Specimen,
-    heads: int,
-    backend: str,
-    dtypes: Sequence[torch.dtype],
-    device: torch.device,
-    batch: int,
-) -> list[Finding]:
-    backward = (backend, device.type) not in FORWARD_ONLY
-    return [
-        _finding(run, what, n, heads, backend, dtype, device, batch, backward) for dtype in dtypes for n in what.lengths
-    ]
+def _on(backend: str, program: str) -> Attention:
+    return lambda q, k, v, tables: ops.attention(q, k, v, program, backend=backend, tables=tables)
 
 
-def _finding(
-    run: Attention,
-    what: Specimen,
-    n: int,
-    heads: int,
-    backend: str,
-    dtype: torch.dtype,
-    device: torch.device,
-    batch: int,
-    backward: bool,
-) -> Finding:
+@dataclass(frozen=True, eq=False, slots=True)
+class _Case:
+    """Inputs of one length and dtype, the exact results, and the errors that each may have."""
+
+    inputs: list[Tensor]
+    tables: list[Tensor]
+    exact: list[Tensor]
+    allowed: tuple[float, ...]
+
+    def findings(self, runs: Sequence[tuple[str, Attention, bool]]) -> Iterator[Finding]:
+        """Of each (backend, attention, whether it has a backward)."""
+        n, dtype = self.inputs[0].size(2), str(self.inputs[0].dtype).removeprefix("torch.")
+        for backend, run, backward in runs:
+            errors = _errors(_results(run, self.inputs, self.tables, backward), self.exact)
+            yield Finding(backend, dtype, n, errors, self.allowed[: len(errors)])
+
+
+def _case(what: Specimen, n: int, heads: int, dtype: torch.dtype, device: torch.device, batch: int) -> _Case:
     generator = torch.Generator().manual_seed(n)
     shape = (batch, heads, n, HEAD_DIM)
     inputs = [torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype).to(device) for _ in range(4)]
@@ -199,15 +200,12 @@ def _finding(
     def formula(kind: torch.dtype) -> Attention:
         return lambda q, k, v, tables: reference.attention(q, k, v, what.pattern, scale, kind, tables)
 
-    exact = _results(formula(torch.float64), [x.double() for x in inputs], tables, backward)
-    errors = _errors(_results(run, inputs, tables, backward), exact)
-    name = str(dtype).removeprefix("torch.")
+    exact = _results(formula(torch.float64), [x.double() for x in inputs], tables, True)
     if dtype == torch.float64:
-        return Finding(backend, name, n, errors, (EXACT,) * len(errors))
-    plain = _errors(_results(formula(dtype), inputs, tables, backward), exact)
+        return _Case(inputs, tables, exact, (EXACT,) * len(NAMES))
+    plain = _errors(_results(formula(dtype), inputs, tables, True), exact)
     slack = _rounding(inputs, exact, dtype, scale)
-    allowed = tuple(2 * error + least for error, least in zip(plain, slack, strict=True))
-    return Finding(backend, name, n, errors, allowed)
+    return _Case(inputs, tables, exact, tuple(2 * error + least for error, least in zip(plain, slack, strict=True)))
 
 
 def _rounding(inputs: Sequence[Tensor], exact: Sequence[Tensor], dtype: torch.dtype, scale: float) -> list[float]:
@@ -229,7 +227,7 @@ def _rounding(inputs: Sequence[Tensor], exact: Sequence[Tensor], dtype: torch.dt
     )
     stored = [x.to(dtype) for x in exact]
     storing = [2 * float(((x + 0.3 - 0.3) - x).nan_to_num().abs().max()) for x in stored]
-    return [a + b for a, b in zip(storing, extra, strict=False)]  # gradients may be lacking
+    return [a + b for a, b in zip(storing, extra, strict=True)]
 
 
 def _results(attention: Attention, inputs: Sequence[Tensor], tables: list[Tensor], backward: bool) -> list[Tensor]:
@@ -239,14 +237,15 @@ def _results(attention: Attention, inputs: Sequence[Tensor], tables: list[Tensor
     return [out.detach(), lse.detach(), *grads]
 
 
-def _finite(results: Sequence[Tensor]) -> list[Tensor]:
-    """Results with lse = -inf, which must agree exactly, taken as a large number."""
-    lse = results[1].double()
-    return [results[0], lse.masked_fill(lse == float("-inf"), -1e6), *results[2:]]
+def _finite(lse: Tensor) -> Tensor:
+    """Lse with -inf, which must agree exactly, taken as a large number."""
+    return lse.double().masked_fill(lse == float("-inf"), -1e6)
 
 
 def _errors(results: Sequence[Tensor], exact: Sequence[Tensor]) -> tuple[float, ...]:
-    return tuple(
-        float((mine.double() - true.double()).abs().max()) if true.numel() else 0.0
-        for mine, true in zip(_finite(results), _finite(exact), strict=True)
-    )
+    """The largest differences of the results that there are."""
+    found: list[float] = []
+    for place, (mine, true) in enumerate(zip(results, exact, strict=False)):
+        a, b = (_finite(mine), _finite(true)) if NAMES[place] == "lse" else (mine.double(), true.double())
+        found.append(float((a - b).abs().max()) if true.numel() else 0.0)
+    return tuple(found)
