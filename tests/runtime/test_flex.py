@@ -16,6 +16,7 @@ from attnc.lower import lower
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
+from torch.nn.attention import flex_attention
 
 import attnlang
 from attnlang.nn import PatternAttention
@@ -33,7 +34,7 @@ CASES: dict[str, dict[str, Any]] = {
     "strided_heads": {"l": 16},
     "longformer": {},
     "bigbird": {},
-    "power_attention": {},
+    "power_attention": {"w": 16, "sinks": 2, "steps": 6},
     "natten2d": {"rows": 20, "cols": 20},
 }
 
@@ -82,7 +83,7 @@ def test_interval_blocks_hold_every_pair_and_full_ones_nothing_else(rows: int, k
     assert not (full & ~tiles.all((2, 4))).any()
 
 
-def dense(query: Tensor, key: Tensor, value: Tensor, *, block_mask: Any, scale: float, return_aux: Any) -> Any:
+def dense(query: Tensor, key: Tensor, value: Tensor, *, block_mask: Any, scale: float, **_: Any) -> Any:
     """FlexAttention by its definition: pairs of listed full blocks, and of partial ones those that the mask holds."""
     x, _, rows, _ = query.shape
     keys = key.size(2)
@@ -163,6 +164,20 @@ def test_the_real_one_forwards_on_the_cpu() -> None:
     x = [torch.randn(2, 4, 200, 16) for _ in range(3)]
     for mine, true in zip(module(*x, return_lse=True), expected(*x, return_lse=True), strict=True):
         torch.testing.assert_close(mine, true, rtol=0, atol=2e-6)
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_the_real_one_differentiates_where_torch_lets_it(compiled: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Torch has a dense backward of FlexAttention on the cpu, which it lets no one have; it is the real one all the same."""
+    monkeypatch.setattr(flex_attention, "_validate_device", lambda *_: None)
+    monkeypatch.setattr(kernel, "no_backward", lambda device: None)
+    if compiled:
+        torch._dynamo.reset()
+        functions = (kernel.under_intervals, kernel.under_tiles)
+        compile_ = {f: torch.compile(f, dynamic=True, fullgraph=True, backend="aot_eager") for f in functions}
+        monkeypatch.setattr(kernel, "run", lambda f, *args: compile_[f](*args))
+    for name in ("longnet", "power_attention"):
+        agree(attnlang.load(name, **CASES[name]), 4, 140)
 
 
 def test_one_graph_serves_all_patterns_and_lengths(monkeypatch: pytest.MonkeyPatch) -> None:

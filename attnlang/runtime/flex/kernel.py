@@ -27,6 +27,8 @@ Orders: TypeAlias = Sequence[Tensor]
 """Counts and indices of kv, full_kv, q and full_q: eight tensors, (P, rows) and (P, rows, width)."""
 MaskMod: TypeAlias = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 
+KERNEL: Any = {"FORCE_USE_FLEX_ATTENTION": True}
+"""Not the kernel for decoding, which FlexAttention takes for few rows: it would be compiled for by itself."""
 MOST_GRAPHS = 256
 """Compilations of one function: dtypes, head dimensions, scales, and sizes of 1."""
 LARGEST_ON_CPU = 2**28
@@ -68,7 +70,9 @@ def _flex(q: Tensor, k: Tensor, v: Tensor, holds: MaskMod, orders: Orders, scale
     block_mask = BlockMask(
         (q.size(2), k.size(2)), *(order.unsqueeze(1) for order in orders), BLOCK_SIZE=(SIDE, SIDE), mask_mod=holds
     )
-    out, stats = flex_attention(q, k, v, block_mask=block_mask, scale=scale, return_aux=AuxRequest(lse=True))
+    out, stats = flex_attention(
+        q, k, v, block_mask=block_mask, scale=scale, return_aux=AuxRequest(lse=True), kernel_options=KERNEL
+    )
     assert stats.lse is not None
     return out, stats.lse
 

@@ -105,7 +105,7 @@ def lengths(what: Documents, heads: int, n: int, tables: Mapping[str, Tensor]) -
 def forward(q: Tensor, k: Tensor, v: Tensor, what: Documents, sizes: list[int], scale: float) -> tuple[Tensor, Tensor]:
     """Out (B, H, N, D) and lse (B, H, N) of attention within documents of these sizes."""
     k, v = (repeated_heads(x, q.size(1)) for x in (k, v))
-    bias = _bias(what, sizes, q.size(0))
+    bias = _bias(what, sizes, q)
     out, lse = ops().memory_efficient_attention_forward_requires_grad(
         _row(q), _row(k), _row(v), bias, scale=scale, op=ops().flash.FwOp
     )
@@ -125,7 +125,7 @@ def backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Its share of dq, dk and dv, from the merged out and lse."""
     k_, v_ = (repeated_heads(x, q.size(1)) for x in (k, v))
-    bias = _bias(what, sizes, q.size(0))
+    bias = _bias(what, sizes, q)
     packed = lse.transpose(0, 1).reshape(1, q.size(1), -1).contiguous()
     rows = (_row(x.to(q.dtype)) for x in (dout, out))
     dq, dk, dv = ops().memory_efficient_attention_backward(
@@ -135,9 +135,9 @@ def backward(
     return dq, summed_heads(dk, k.size(1)), summed_heads(dv, k.size(1))
 
 
-def _bias(what: Documents, sizes: list[int], batch: int) -> Any:
+def _bias(what: Documents, sizes: list[int], q: Tensor) -> Any:
     kinds = ops().attn_bias
-    bias = kinds.BlockDiagonalMask.from_seqlens(sizes * batch)
+    bias = kinds.BlockDiagonalMask.from_seqlens(sizes * q.size(0), device=q.device)
     if what.band == FULL:
         return bias
     return bias.make_causal() if what.band.lo is None else bias.make_local_attention(1 - what.band.lo)
