@@ -168,7 +168,7 @@ def test_the_real_one_forwards_on_the_cpu() -> None:
 
 @pytest.mark.parametrize("compiled", [False, True])
 def test_the_real_one_differentiates_where_torch_lets_it(compiled: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Torch has a dense backward of FlexAttention on the cpu, which it lets no one have; it is the real one all the same."""
+    """Torch has a dense backward of FlexAttention on the cpu, which it lets no one have; it is the real one."""
     monkeypatch.setattr(flex_attention, "_validate_device", lambda *_: None)
     monkeypatch.setattr(kernel, "no_backward", lambda device: None)
     if compiled:
