@@ -73,7 +73,7 @@ class Checker(KindChecker):
         kind = ANNOTATIONS.get(parameter.kind or "", ANYTHING)
         if parameter.kind is not None and parameter.kind not in ANNOTATIONS:
             message, known = f"unknown kind `{parameter.kind}`", ", ".join(ANNOTATIONS)
-            hint = self.did_you_mean(parameter.kind, ANNOTATIONS, 0.4)
+            hint = self.did_you_mean(parameter.kind, ANNOTATIONS, 0.6)
             self.report(codes.UNKNOWN_NAME, message, parameter.span, f"a parameter is one of: {known}", hint)
         if kind == TABLE:
             self._table(parameter)
