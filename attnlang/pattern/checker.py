@@ -73,7 +73,8 @@ class Checker(KindChecker):
         kind = ANNOTATIONS.get(parameter.kind or "", ANYTHING)
         if parameter.kind is not None and parameter.kind not in ANNOTATIONS:
             message, known = f"unknown kind `{parameter.kind}`", ", ".join(ANNOTATIONS)
-            self.report(codes.UNKNOWN_NAME, message, parameter.span, f"a parameter is one of: {known}")
+            hint = self.did_you_mean(parameter.kind, ANNOTATIONS, 0.6)
+            self.report(codes.UNKNOWN_NAME, message, parameter.span, f"a parameter is one of: {known}", hint)
         if kind == TABLE:
             self._table(parameter)
         elif parameter.default is not None:

@@ -117,11 +117,11 @@ def _matrix(relation: algebra.Relation, n: int, scope: Scope) -> Matrix:
 
 def _random(relation: algebra.Random, n: int, scope: Scope) -> Matrix:
     """For every query the first keys of its own order of all, leaving out those that the body does not hold."""
-    spend(n * (n if relation.body else 1), relation.span)
     result = np.zeros((n, n), np.int32)
     count, seed, head = integer(relation.count, scope), integer(relation.seed, scope), scope_integer(scope, "h")
     if count < 0:
         fail(codes.OUT_OF_RANGE, "number of keys must be at least 0", relation.count.span, f"is {count}")
+    spend(n * (n if relation.body else min(count, n)), relation.span)
     allowed = None if relation.body is None else _matrix(relation.body, n, scope) > 0
     for query in range(n):
         if allowed is None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from itertools import pairwise
 
 import pytest
+from attnc.analysis.isl_types import effort
 from attnc.analysis.members import members
 from attnc.analysis.proofs import covered, exact_sets, outside, query_without_key
 from attnc.analysis.properties import findings
@@ -93,3 +94,10 @@ def test_the_smallest_example_is_found_and_soon(text: str, where: str) -> None:
     (found, *_) = findings(attnlang.loads(f"pattern causal_p = {text}"))
     assert found.code == "A0203"
     assert where in found.label
+
+
+def test_what_was_too_hard_once_is_asked_again_with_more_effort() -> None:
+    pattern = attnlang.loads("pattern causal_q = segment(29) { window(13) }")
+    with effort(0):
+        assert [found.code for found in findings(pattern)] == ["A0212"]
+    assert findings(pattern) == []

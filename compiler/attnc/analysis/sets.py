@@ -40,23 +40,32 @@ class Support:
     reason: str
 
 
-@lru_cache(maxsize=4096)
 def support(relation: algebra.Relation, head: int, heads: int) -> Support:
     """The support of a relation on one head of `heads`, as a set over N."""
-    builder = _Builder({"h": head, "H": heads})
-    outermost = read_set("[N] -> { [q, k, n] : n = N and N >= 0 }")
     try:
-        with bounded():
-            found = builder.pairs(relation, upper=True).intersect(outermost)
-    except (TooHardError, AttnError) as reason:
-        if isinstance(reason, AttnError) and codes.PATTERN_TOO_LARGE not in {each.code for each in reason.diagnostics}:
+        return _support(relation, head, heads)
+    except TooHardError as reason:  # not kept: elsewhere there may be more effort to spend
+        return Support(frame().intersect(_outermost()), _outermost(), False, str(reason))
+    except AttnError as error:
+        if codes.PATTERN_TOO_LARGE not in {each.code for each in error.diagnostics}:
             raise
-        builder.reasons.append(TOO_MANY)
-        found = frame().intersect(outermost)
-    lengths = outermost
+        return Support(frame().intersect(_outermost()), _outermost(), False, TOO_MANY)
+
+
+@lru_cache(maxsize=4096)
+def _support(relation: algebra.Relation, head: int, heads: int) -> Support:
+    builder = _Builder({"h": head, "H": heads})
+    with bounded():
+        found = builder.pairs(relation, upper=True).intersect(_outermost())
+    lengths = _outermost()
     for size in builder.grids:
         lengths = lengths.intersect(variable("n").eq_set(constant(size)))
     return Support(found.intersect(lengths), lengths, not builder.reasons, "; ".join(dict.fromkeys(builder.reasons)))
+
+
+def _outermost() -> Set:
+    """All pairs of all sequences."""
+    return read_set("[N] -> { [q, k, n] : n = N and N >= 0 }")
 
 
 def frame() -> Set:
