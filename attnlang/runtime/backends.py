@@ -110,3 +110,12 @@ def choose(name: str, plan: Plan, device: torch.device, dtype: torch.dtype, head
             return Choice(candidate, f"{candidate} is {first} on {device.type}")
         refusals.append(reason)
     raise ValueError(f"no backend can run this on {device.type}: {'; '.join(refusals)}")
+
+
+def planned(name: str, plan: Plan, device: str, head_dim: int) -> Choice:
+    """What would run a plan on a device of that type, here or elsewhere: in float32 on the cpu, else in bfloat16.
+
+    Raises ValueError as `choose` does.
+    """
+    dtype = torch.float32 if device == "cpu" else torch.bfloat16
+    return choose(name, plan, torch.device(device), dtype, head_dim)

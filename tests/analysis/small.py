@@ -24,12 +24,15 @@ SMALL: dict[str, dict[str, Any]] = {
     "natten1d": {"w": 5, "d": 3, "stride": 2}, "natten1d_causal": {"w": 5, "d": 2, "stride": 3},
     "natten2d": {"rows": 5, "cols": 8, "w": 3}, "natten3d": {"frames": 3, "rows": 4, "cols": 5, "w": [2, 3, 3]},
     "natten_video": {"frames": 4, "rows": 4, "cols": 5, "w": [2, 3, 3]}, "phi3_small": {"block": 3, "local": 2},
+    "phi3_small_layers": {"layer": 0, "L": 2},
     "power_attention": {"w": 6, "sinks": 2}, "prefix_lm": {"p": 9}, "s2attn": {"g": 14}, "s2attn_roll": {"g": 8},
     "sliding": {"w": 7}, "sliding_bidirectional": {"w": 5}, "sliding_flash": {"left": 6, "right": 2},
     "sliding_gym": {"w": 6}, "sta": {"frames": 4, "rows": 4, "cols": 6, "tile": [2, 2, 3], "w": [1, 1, 1]},
     "star_attention": {"b": 12, "last": 5}, "streaming": {"sinks": 2, "w": 6},
     "stride_slash": {"w": 5, "l": 7, "sinks": 2},
     "strided": {"l": 7}, "strided_heads": {"l": 7}, "svg_spatial": {"frame": 9}, "svg_temporal": {"frame": 9, "w": 2},
+    "svg_spatial_gym": {"prompt": 5, "frame": 9, "rounded": 4},
+    "svg_temporal_gym": {"prompt": 5, "frames": 4, "frame": 9},
     "swin": {"rows": 5, "cols": 8, "w": 3, "shift": 1}, "tri_shape": {"sinks": 3, "w": 6, "last": 4},
 }  # fmt: skip
 GRIDS = {"axial": 40, "dilated2d": 40, "natten2d": 40, "natten3d": 60, "natten_video": 80, "sta": 96, "swin": 40}

@@ -52,7 +52,8 @@ def test_boxes_and_closed_forms_equal_the_oracle_on_the_library(pattern: attnlan
             if pattern.name in SLOW and n > 80 and not FUZZ:
                 continue
             expected = true(pattern, n, heads_)
-            assert counted(counter, pattern, n, heads_) == expected, (n, heads_)
+            if pattern.name != "bigbird":  # keys drawn from a body are counted by tiles
+                assert counted(counter, pattern, n, heads_) == expected, (n, heads_)
             found = count_pairs(pattern, n, heads_, None, pieces_by_head(pattern, heads_))
             assert [(head.bag, head.distinct) for head in found.per_head] == expected, (n, heads_)
             assert found.exact
@@ -111,14 +112,15 @@ def test_two_engines_agree_where_no_oracle_goes(text: str, n: int, heads: int) -
 
 
 def test_a_thousand_million_tokens_take_a_moment_for_every_pattern_of_structure() -> None:
-    patterns = [attnlang.load(name) for name in library_names() if name not in ("gemma2", "gemma3", "llama4", *GRIDS)]
+    layers = ("gemma2", "gemma3", "llama4", "phi3_small_layers")
+    patterns = [attnlang.load(name) for name in library_names() if name not in (*layers, *GRIDS)]
     by_chance = set[str]()
     started = time.process_time()
     for pattern in patterns:
         if not pattern.tables:
             found = count_pairs(pattern, 10**9, 2, None, pieces_by_head(pattern, 2))
             by_chance |= {pattern.name} - ({pattern.name} if found.exact else set())
-    assert by_chance == {"bigbird", "deepspeed_bigbird"}
+    assert by_chance == {"bigbird", "deepspeed_bigbird", "random_blocks"}
     assert time.process_time() - started < 30
 
 
@@ -140,6 +142,8 @@ TABLES: dict[str, dict[str, Any]] = {
                        "slash": np.arange(360).reshape(2, 180) % 5 < 2},
     "block_table": {"chosen": np.arange(8).reshape(2, 2, 2) % 3 != 1},
     "moba": {"chosen": np.arange(2 * 180).reshape(2, 180, 1) % 2},
+    "flamingo": {"image": DOC * (np.arange(180) % 2 == 0) - 1, "text": DOC * (np.arange(180) % 2) - 1},
+    "longformer_mask": {"is_global": np.arange(180) % 50 == 3},
     "tree": {"ancestor": np.tri(200, dtype=int) * (np.arange(200) % 3 == 0)},
 }  # fmt: skip
 WITH_TABLES = {"tree": {"p": 20}, "shared_prefix": {"p": 9}, "packed_sliding": {"w": 9}}
@@ -154,7 +158,7 @@ def test_every_pattern_with_tables_is_counted_here() -> None:
 
 
 def layered(name: str) -> dict[str, int]:
-    return {"layer": 0, "L": 12} if name in ("gemma2", "gemma3", "llama4") else {}
+    return {"layer": 0, "L": 12} if name in ("gemma2", "gemma3", "llama4", "phi3_small_layers") else {}
 
 
 @pytest.mark.parametrize("name", TABLES)
@@ -201,7 +205,7 @@ def test_random_keys_beyond_reach_are_an_upper_bound() -> None:
 )
 def test_beyond_the_method_a_bound_is_given_and_called_one(text: str) -> None:
     pattern = attnlang.loads(f"pattern p = {text}")
-    large = count_pairs(pattern, 40_000, 1)
+    large = count_pairs(pattern, 70_000, 1)
     assert large.basis == "upper bound"
     assert large.reason
     exact = count_pairs(pattern, 1500, 1)
@@ -210,7 +214,7 @@ def test_beyond_the_method_a_bound_is_given_and_called_one(text: str) -> None:
 
 
 def test_bounds_hold(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("attnc.analysis.pairs.MAX_ONE_BY_ONE", 0)
+    monkeypatch.setattr("attnc.analysis.pairs.MAX_TILED", 0)
     for text in (
         "key(isqrt(pos) % 2 == 0) | window(9)",
         "all - key(isqrt(pos) % 3 == 0)",

@@ -20,7 +20,7 @@ from tests.analysis.small import GRIDS, small_library
 from tests.strategies import examples
 
 LIBRARY = [pattern for pattern in small_library() if pattern.name not in GRIDS]
-BY_CHANCE = {"bigbird", "deepspeed_bigbird"}
+BY_CHANCE = {"bigbird", "deepspeed_bigbird", "random_blocks"}
 HEADS = 3
 
 

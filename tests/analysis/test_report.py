@@ -60,7 +60,7 @@ def test_a_bound_is_called_one_in_the_text() -> None:
     assert "no formula: it depends on the content of doc" in text
     assert "not searched; give the content of its tables" in text
     chance = text_of(attnc.report("bigbird", n=10**9, heads=1, dependency=False))
-    assert "Counts are upper bounds: random keys" in chance
+    assert "Counts are upper bounds: which keys it draws" in chance
 
 
 def test_a_formula_that_was_fitted_is_called_measured_in_the_text() -> None:

@@ -100,7 +100,7 @@ def test_data_decode_to_the_pattern(longnet: str) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_every_library_pattern_decodes(name: str) -> None:
     """The first view of each, at a size that the oracle is quick at."""
-    layers = {"layer": 0, "L": 2} if name in ("gemma2", "gemma3", "llama4") else {}
+    layers = {"layer": 0, "L": 2} if name in ("gemma2", "gemma3", "llama4", "phi3_small_layers") else {}
     pattern = attnlang.load(name, **layers)
     if pattern.tables:
         pytest.skip("tables belong to one length; see the test of tables")

@@ -8,7 +8,8 @@ from pathlib import Path
 import click
 
 from attnc.cli.common import given_tables, load_pattern, pattern_options, size_options, table_option, user_errors
-from attnlang import Pattern
+from attnlang import AttnError, Diagnostic, Pattern, codes
+from attnlang.plan import Plan
 
 
 @click.command("compile")
@@ -84,6 +85,8 @@ def _stage(pattern: Pattern, n: int, heads: int, backend: str, stage: str, ranks
     plan = lower(pattern, heads)
     if stage == "plan":
         return f"{plan}\n"
+    if backend not in ("auto", "reference"):
+        _require(backend, plan, pattern)
     if stage == "plan-json":
         return json.dumps(plan.to_json(), indent=2) + "\n"
     from attnc.analysis.report import report
@@ -103,3 +106,18 @@ def _tree(pattern: Pattern) -> str:
 
     file, _ = parse(pattern.source)
     return tree_text(next(item for item in file.patterns if item.name == pattern.name))
+
+
+def _require(backend: str, plan: Plan, pattern: Pattern) -> None:
+    """Raise AttnError (A0301) where a backend can run a plan neither on the cpu nor on CUDA."""
+    from attnlang.runtime.backends import planned
+
+    reasons: list[str] = []
+    for device in ("cuda", "cpu"):
+        try:
+            planned(backend, plan, device, 64)
+            return
+        except ValueError as reason:
+            reasons.append(str(reason))
+    message = f"backend {backend} cannot run this pattern"
+    raise AttnError(Diagnostic(codes.CANNOT_LOWER, message, pattern.relation.span, reasons[0]))

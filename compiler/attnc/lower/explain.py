@@ -9,12 +9,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import torch
-
 from attnc.analysis.hardware import Gpu, roofline
 from attnlang.pattern.walk import table_axes
 from attnlang.plan import Lattice, Plan, Tiles
-from attnlang.runtime.backends import choose, load, names
+from attnlang.runtime.backends import names, planned
 from attnlang.runtime.calls import resolve
 from attnlang.runtime.work import pairs_computed
 
@@ -25,7 +23,7 @@ LAUNCH_S = 5e-6
 def explain(plan: Plan, n: int, head_dim: int, gpu: Gpu, tables: Mapping[str, Any] | None = None) -> str:
     """The plan, what `auto` takes on cpu and on cuda and why, and every backend with its refusal or its cost."""
     lines = [str(plan), ""]
-    lines += [_chosen(plan, torch.device(name), head_dim) for name in ("cpu", "cuda")]
+    lines += [_chosen(plan, name, head_dim) for name in ("cpu", "cuda")]
     known = not any(isinstance(branch, Tiles) for branch in plan.branches) or bool(tables) or not _asks_tables(plan)
     pairs = pairs_computed(plan, n, tables) if known else None
     lines += ["", f"forward at N = {n:,}, {plan.heads} heads of {head_dim}, bfloat16, at best on {gpu.name}:"]
@@ -46,18 +44,18 @@ def _asks_tables(plan: Plan) -> bool:
     return any(isinstance(branch, Tiles) and table_axes(branch.relation) for branch in plan.branches)
 
 
-def _chosen(plan: Plan, device: torch.device, head_dim: int) -> str:
-    dtype = torch.float32 if device.type == "cpu" else torch.bfloat16
+def _chosen(plan: Plan, device: str, head_dim: int) -> str:
     try:
-        return f"auto on {device.type}: {choose('auto', plan, device, dtype, head_dim).why}"
+        return f"auto on {device}: {planned('auto', plan, device, head_dim).why}"
     except ValueError as reason:
-        return f"auto on {device.type}: {reason}"
+        return f"auto on {device}: {reason}"
 
 
 def _cost(name: str, plan: Plan, n: int, head_dim: int, gpu: Gpu, pairs: int | None) -> str:
     if name != "reference":
-        reason = load(name).refusal(plan, torch.device("cuda"), torch.bfloat16, head_dim)
-        if reason is not None:
+        try:
+            planned(name, plan, "cuda", head_dim)
+        except ValueError as reason:
             return f"cannot: {reason}"
     rows = plan.heads * n
     if name == "reference":
