@@ -47,7 +47,7 @@ def _basis(report: Report) -> str:
 def _cost(report: Report) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for column in ("", "this pattern", "dense", "dense / this"):
-        table.add_column(column, justify="left" if column == "" else "right", no_wrap=True)
+        table.add_column(column, justify="left" if column == "" else "right", overflow="fold")
     dense = report.dense
     rows: list[tuple[str, int, int]] = [
         ("pairs, as a bag", report.bag, dense),
