@@ -28,14 +28,19 @@ class Matrices:
     places: tuple[tuple[int, int, int, int], ...]
 
 
-def matrices(streamed: tuple[Tensor, Tensor], rates: tuple[int, ...], rows: int) -> Matrices | None:
-    """Matrices of both tensors for each rate, in tiles of so many rows; None where the strides do not allow it."""
+def matrices(
+    streamed: tuple[Tensor, Tensor], rates: tuple[int, ...], rows: int, gluon: bool = False
+) -> Matrices | None:
+    """Matrices of both tensors for each rate, in tiles of so many rows; None where the strides do not allow it.
+
+    gluon: for a kernel in Gluon, whose descriptors say how a tile lies in shared memory.
+    """
     places = tuple(place for x in streamed if (place := _place(x, rates)) is not None)
     if len(places) < len(streamed) or max(x.numel() for x in streamed) // streamed[0].size(-1) * len(rates) >= 2**31:
         return None
     found: list[Any] = []
     for x, place in zip(streamed, places, strict=True):
-        made = [_matrix(x, place, rate, rows) for rate in rates]
+        made = [_matrix(x, place, rate, rows, gluon) for rate in rates]
         found += made + made[:1] * (MOST_PARTS - len(made))
     return Matrices(tuple(found), places)
 
@@ -84,9 +89,16 @@ def _place(x: Tensor, rates: tuple[int, ...]) -> tuple[int, int, int, int] | Non
     return tokens[0], tokens[1], columns[0], columns[1]
 
 
-def _matrix(x: Tensor, place: tuple[int, int, int, int], rate: int, rows: int) -> TensorDescriptor:
+def _matrix(x: Tensor, place: tuple[int, int, int, int], rate: int, rows: int, gluon: bool) -> Any:
     batch, heads, n, dim = x.shape
     tokens = n + place[0] * (batch - 1) + place[1] * (heads - 1)
     width = dim + place[2] * (batch - 1) + place[3] * (heads - 1)
     stride = x.stride(2)
-    return TensorDescriptor(x, [tokens // rate, (rate - 1) * stride + width], [rate * stride, 1], [rows, dim])
+    view = [tokens // rate, (rate - 1) * stride + width], [rate * stride, 1], [rows, dim]
+    if not gluon:
+        return TensorDescriptor(x, *view)
+    from triton.experimental.gluon import language
+    from triton.experimental.gluon.nvidia.hopper import TensorDescriptor as Described
+
+    dtypes: Any = {torch.float16: language.float16, torch.bfloat16: language.bfloat16}
+    return Described(x, *view, language.NVMMASharedLayout.get_default_for([rows, dim], dtypes[x.dtype]))

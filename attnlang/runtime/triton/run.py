@@ -13,12 +13,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from attnlang.plan import Band, Plan
-from attnlang.runtime.triton import kernels, measuring, rows, streams
+from attnlang.plan import Band, Plan, Tiles
+from attnlang.runtime.triton import kernels, measuring, rows, specialised, streams
 from attnlang.runtime.triton.launches import Launch, Mode, column_rows
 from attnlang.runtime.triton.matrices import Matrices, matrices, planes, vector_descriptor
 from attnlang.runtime.triton.nesting import MOST_PARTS, Shape
 from attnlang.runtime.triton.prepared import Prepared, work
+from attnlang.runtime.triton.specialised import Split
 from attnlang.runtime.triton.tuning import LIST_BLOCK, Config, kind_of, padded
 
 MODES: dict[Mode, Any] = {
@@ -40,12 +41,16 @@ class Options:
     configs      tile shapes by mode, instead of the table's
     descriptors  tensor descriptors or pointers, instead of what the GPU has
     nest         whether nested lattices become one launch
+    split        how programs of the specialised kernel are made up, instead of the table's
+    specialise   whether the kernel of `hopper` runs what it can
     """
 
     configs: tuple[tuple[Mode, Config], ...] = ()
     descriptors: bool | None = None
     list_block: int = LIST_BLOCK
     nest: bool = True
+    split: Split | None = None
+    specialise: bool = True
 
 
 DEFAULT = Options()
@@ -145,9 +150,24 @@ class Pass:
         )
         self.options = options
         self.scale = scale
+        self._planes: dict[tuple[int, tuple[int, ...]], Tensor] = {}
+        self.split = self._split(q, k, plan, tables)
+        if self.split is not None:
+            return
         self.shape = Shape(q.size(2), q.size(1), k.size(1), self.config.fixed, self.config.streamed, options.nest)
         self.work = work(plan, self.shape, mode, options.list_block, tables, q.device)
-        self._planes: dict[tuple[int, tuple[int, ...]], Tensor] = {}
+
+    def _split(self, q: Tensor, k: Tensor, plan: Plan, tables: Mapping[str, Tensor]) -> Split | None:
+        """How programs of the specialised kernel are made up, if it can run every launch; `work` is then made for it."""
+        dim, options = q.size(-1), self.options
+        if self.mode != "forward" or not options.specialise or not specialised.available(q.device):
+            return None
+        if q.dtype == torch.float32 or dim not in specialised.HEAD_DIMS or any(isinstance(b, Tiles) for b in plan.branches):
+            return None
+        split = options.split or specialised.TABLE[dim, kind_of(plan) != "full"]
+        self.shape = Shape(q.size(2), q.size(1), k.size(1), split.fixed, split.streamed, options.nest)
+        self.work = work(plan, self.shape, self.mode, options.list_block, tables, q.device)
+        return split if all(specialised.can_run(item.launch) for item in self.work.prepared) else None
 
     def totals(self, *results: Tensor) -> tuple[Tensor, ...]:
         """Accumulators for gradients, where there must be any."""
@@ -164,6 +184,9 @@ class Pass:
     def run(self, operands: Operands) -> None:
         """Every launch, in order; blocks with long lists before the launch that they belong to."""
         for item in self.work.prepared:
+            if self.split is not None:
+                self._launch_split(item, operands, self.split)
+                continue
             if item.chunks:
                 self._collect(item, operands)
             self._launch(item, operands, None)
@@ -224,6 +247,15 @@ class Pass:
             GROUPED=any(len(entry.members) > 1 for entry in launch.entries),
             PRECISION="ieee" if tensors[0].dtype == torch.float32 else "tf32",
             num_warps=chosen.warps, num_stages=chosen.stages, maxnreg=chosen.registers,
+        )  # fmt: skip
+
+    def _launch_split(self, item: Prepared, operands: Operands, split: Split) -> None:
+        rates = tuple(rate for _, rate in item.launch.chain[: item.launch.parts]) or (1,)
+        seen = matrices(operands.streamed, rates, split.streamed, gluon=True)
+        assert seen is not None
+        specialised.run(
+            item, split, operands.fixed[0], operands.streamed, seen, operands.results[0], operands.lse,
+            operands.accumulators[0], self.scale,
         )  # fmt: skip
 
     def _side(self, band: Band | None) -> Band:
