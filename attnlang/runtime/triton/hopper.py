@@ -1,10 +1,16 @@
 """The forward pass on Hopper GPUs: one warp loads, and groups of four warps compute beside one another.
 
 Triton overlaps the products of a tile with those of the next; what it does not arrange is a softmax under products.
-Here that is written out, in Gluon, as FlashAttention 3 does it (Shah et al. 2024): the loader keeps tiles of K and V
-coming through rings of shared memory, and a consumer, which owns 64 queries, issues the scores of a tile and the
-product of the tile before with V, and works out its softmax while the latter runs. Consumers drift apart, so that one
-computes exponentials while another multiplies.
+Here that is written out, in Gluon, as FlashAttention 3 does it (Shah et al. 2024):
+
+    loader      keeps tiles of K and V coming through a ring of shared memory, from one piece of work into the next
+    consumer    owns 64 queries; issues the scores of a tile and the product of the tile before with V, and works out
+                the softmax while the latter runs
+
+A program is a loader and some consumers, which share tiles and drift apart by as many as the ring holds, so that one
+computes exponentials while another multiplies. It stays on its multiprocessor and takes one piece of work after another.
+
+A slot of the ring holds K of tile j and V of tile j - 1: what a consumer needs at once, and gives back at once.
 
 The plan, the tables and the tile arithmetic are those of `kernels.attend`, for lattices alone: an own run in a band,
 walked from its end to its beginning so that tiles which a consumer does not need come first, and the outer runs of
@@ -14,110 +20,107 @@ nested lattices. What else there is (columns, block lists, pointers instead of d
 # ruff: noqa: E501 - calls keep one argument order, and gluon reads only plain statements
 from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
-from triton.experimental.gluon.language.nvidia.hopper import mbarrier, tma, warpgroup_mma, warpgroup_mma_wait
+from triton.experimental.gluon.language.nvidia.hopper import (
+    async_copy,
+    fence_async_shared,
+    mbarrier,
+    tma,
+    warpgroup_mma,
+    warpgroup_mma_wait,
+)
 
 LOG2_E = gl.constexpr(1.4426950408889634)
 LN_2 = gl.constexpr(0.6931471805599453)
-MOST_PARTS = gl.constexpr(6)
 ROWS = gl.constexpr(64)
 """Queries of a consumer: rows of a warp group's product."""
-INTEGERS = ["tile_count", "n", "query_heads", "run_first", "run_period", "run_width", "lo", "hi"]
+COLUMNS = gl.constexpr(64)
+"""Integers of a piece in the table: see `pieces`."""
+INTEGERS = ["pieces", "n", "query_heads", "lo", "hi"]
+
+
+# the loader ---------------------------------------------------------------------------------------------------------
 
 
 @gluon.jit
-def _corner(token, head, batch, rate, stride, place):
-    """Row and column, in the matrix that a tensor descriptor sees, of a token of a head."""
-    at = token + head * place[1] + batch * place[0]
-    return at // rate, at % rate * stride + head * place[3] + batch * place[2]
+def _fetch(matrices, part, row, column, bar, room, PARTS: gl.constexpr):
+    """A tile of one of several matrices."""
+    for number in gl.static_range(PARTS):
+        if part == number:
+            tma.async_copy_global_to_shared(matrices[number], [row, column], bar, room)
 
 
 @gluon.jit
-def _reach(least, most, lo, hi, start, rate, limit, HAS_LO: gl.constexpr, HAS_HI: gl.constexpr):
-    """Rows of a run that queries least..most meet: any of them from `begin` to `end`, all of them in full_from..full_to."""
-    begin = limit * 0
-    full_from = begin
-    end = limit
-    full_to = limit
-    if HAS_LO:
-        begin = gl.cdiv(gl.maximum(least + lo - start, 0), rate)
-        full_from = gl.cdiv(gl.maximum(most + lo - start, 0), rate)
-    if HAS_HI:
-        end = gl.minimum(gl.maximum(most + hi - start + rate, 0) // rate, limit)
-        full_to = gl.minimum(gl.maximum(least + hi - start + rate, 0) // rate, limit)
-    return begin, end, full_from, full_to
-
-
-@gluon.jit
-def _chosen(chain, place, FROM: gl.constexpr, PARTS: gl.constexpr):
-    """Width (FROM 0) or dilation (1) of the nested lattice with this number."""
-    found = chain[FROM] + 0 * place
-    for part in gl.static_range(1, PARTS):
-        found = gl.where(place == part, chain[2 * part + FROM], found)
-    return found
-
-
-@gluon.jit
-def _outer(part, run_start, phase, n, chain, HAS_HI: gl.constexpr, PARTS: gl.constexpr):
-    """Of an outer run: its first token, its rate, rows before its inner run, rows of that run, and all other rows."""
-    inner_width = _chosen(chain, part - 1, 0, PARTS)
-    width = _chosen(chain, part, 0, PARTS)
-    rate = _chosen(chain, part, 1, PARTS)
-    outer_start = run_start // width * width
-    start = outer_start + phase % rate
-    limit = gl.cdiv(gl.minimum(outer_start + width, n) - start, rate)
-    own = (run_start // inner_width * inner_width - outer_start) // rate
-    length = inner_width // rate
-    last = own
-    if not HAS_HI:
-        last = gl.maximum(limit - length, own)
-    return start, rate, own, length, last
-
-
-@gluon.jit
-def _put(place, count, matrix, row, column, full, empty, ring, STAGES: gl.constexpr):
-    """Load a tile into its place of a ring, as soon as the one before has left it."""
-    mbarrier.wait(empty.index(place), (count // STAGES & 1) ^ 1)
-    mbarrier.expect(full.index(place), matrix.block_type.nbytes)
-    tma.async_copy_global_to_shared(matrix, [row, column], full.index(place), ring.index(place))
-
-
-@gluon.jit
-def load(
-    loading, S: gl.constexpr, STAGES: gl.constexpr, PARTS: gl.constexpr, HAS_HI: gl.constexpr,
+def _fill(
+    slot, xs, ys, log_m, x_part, x_row, x_column, weights, y_part, y_row, y_column, has_x, has_y, ring,
+    STAGES: gl.constexpr, PARTS: gl.constexpr, BIASED: gl.constexpr,
 ):  # fmt: skip
-    """The loader: every tile that any consumer needs, in the order in which all of them walk."""
-    xs, ys, rings, bars, x_n, y_n, x_place, y_place, other, batch, level, own, run_start, phase, n, chain = loading
-    k_ring, v_ring = rings
-    k_full, k_empty, v_full, v_empty = bars
-    tiles, begin, start, rate = own
-    count = tiles * 0
-    x_row, x_column = _corner(start, other, batch, rate, x_n, x_place)
-    y_row, y_column = _corner(start, other, batch, rate, y_n, y_place)
-    for i in range(tiles):
-        at = begin + (tiles - 1 - i) * S
-        _put(count % STAGES, count, xs[0], x_row + at, x_column, k_full, k_empty, k_ring, STAGES)
-        _put(count % STAGES, count, ys[0], y_row + at, y_column, v_full, v_empty, v_ring, STAGES)
-        count += 1
-    for part in gl.static_range(1, PARTS):
-        if (level >= part) & (tiles > 0):
-            start, rate, jump_at, jump, last = _outer(part + 0 * level, run_start, phase, n, chain, HAS_HI, PARTS)
-            x_row, x_column = _corner(start, other, batch, rate, x_n, x_place)
-            y_row, y_column = _corner(start, other, batch, rate, y_n, y_place)
-            for tile in range(0, last, S):
-                at = tile + gl.where(tile >= jump_at, jump, 0)
-                _put(count % STAGES, count, xs[part], x_row + at, x_column, k_full, k_empty, k_ring, STAGES)
-                _put(count % STAGES, count, ys[part], y_row + at, y_column, v_full, v_empty, v_ring, STAGES)
-                count += 1
+    """K of one tile, its weights, and V of the tile before, as soon as the slot's last content is used up."""
+    k_ring, v_ring, m_ring, full, empty = ring
+    place = slot % STAGES
+    bar = full.index(place)
+    X_BYTES: gl.constexpr = xs[0].block_type.nbytes + (log_m.block_type.nbytes if BIASED else 0)
+    mbarrier.wait(empty.index(place), (slot // STAGES & 1) ^ 1)
+    if has_x & has_y:
+        mbarrier.expect(bar, X_BYTES + ys[0].block_type.nbytes)
+    elif has_x:
+        mbarrier.expect(bar, X_BYTES)
+    else:
+        mbarrier.expect(bar, ys[0].block_type.nbytes)
+    if has_x:
+        _fetch(xs, x_part, x_row, x_column, bar, k_ring.index(place), PARTS)
+        if BIASED:
+            tma.async_copy_global_to_shared(log_m, [weights * k_ring.type.shape[1]], bar, m_ring.index(place))
+    if has_y:
+        _fetch(ys, y_part, y_row, y_column, bar, v_ring.index(place), PARTS)
 
 
 @gluon.jit
-def _scores(q, count, rings, bars, S: gl.constexpr, STAGES: gl.constexpr):
-    """Begin the scores of a tile."""
-    mma: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, S, 16])
-    place = count % STAGES
-    mbarrier.wait(bars[0].index(place), count // STAGES & 1)
-    zero = gl.full([ROWS, S], 0.0, gl.float32, mma)
-    return warpgroup_mma(q, rings[0].index(place).permute((1, 0)), zero, use_acc=False, is_async=True)
+def load(matrices, work, ring, S: gl.constexpr, STAGES: gl.constexpr, PARTS: gl.constexpr, BIASED: gl.constexpr):
+    """Every tile that any consumer needs, in the order in which all of them walk."""
+    xs, ys, log_m = matrices
+    table, pieces = work
+    slot = pieces * 0
+    for number in range(gl.program_id(0), pieces, gl.num_programs(0)):
+        piece = table + number * COLUMNS
+        tiles = gl.load(piece + 7)
+        x_row = gl.load(piece + 16) + (tiles - 1) * S
+        x_column = gl.load(piece + 17)
+        y_row = gl.load(piece + 18) + (tiles - 1) * S
+        y_column = gl.load(piece + 19)
+        weights = gl.load(piece + 20)
+        y_part = slot * 0
+        for i in range(tiles):
+            _fill(slot, xs, ys, log_m, 0, x_row - i * S, x_column, weights, 0, y_row - i * S + S, y_column,
+                  True, i > 0, ring, STAGES, 1, BIASED)  # fmt: skip
+            slot += 1
+        before = y_row - (tiles - 1) * S
+        before_column = y_column
+        if PARTS > 1:
+            for part in range(1, PARTS):
+                outer = piece + 16 + 8 * part
+                count = gl.load(outer + 6)
+                x_row = gl.load(outer)
+                x_column = gl.load(outer + 1)
+                y_row = gl.load(outer + 2)
+                y_column = gl.load(outer + 3)
+                jump_at = gl.load(outer + 4)
+                jump = gl.load(outer + 5)
+                weights = gl.load(outer + 7)
+                for i in range(count):
+                    at = i * S + gl.where(i * S >= jump_at, jump, 0)
+                    _fill(slot, xs, ys, log_m, part, x_row + at, x_column, weights, y_part, before, before_column,
+                          True, True, ring, STAGES, PARTS, BIASED)  # fmt: skip
+                    y_part = part
+                    before = y_row + at
+                    before_column = y_column
+                    slot += 1
+        if tiles > 0:
+            _fill(slot, xs, ys, log_m, 0, 0, 0, 0, y_part, before, before_column,
+                  False, True, ring, STAGES, PARTS, BIASED)  # fmt: skip
+            slot += 1
+
+
+# consumers ----------------------------------------------------------------------------------------------------------
 
 
 @gluon.jit
@@ -156,246 +159,244 @@ def _here(total):
 
 @gluon.jit
 def _advance(
-    q, acc, p, largest, total, count, behind, at, lower, upper, bias, scale, rings, bars,
+    q, acc, p, largest, total, slot, at, lower, upper, scale, ring,
     S: gl.constexpr, D: gl.constexpr, STAGES: gl.constexpr, MASKED: gl.constexpr, BIASED: gl.constexpr,
 ):  # fmt: skip
-    """One tile: its scores, and under its softmax the product of the tile before (number `behind`) with V."""
+    """A slot: the scores of its tile, and under their softmax the product of the tile before with its V."""
+    k_ring, v_ring, m_ring, full, empty = ring
+    mma: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, S, 16])
     rows: gl.constexpr = gl.SliceLayout(1, gl.NVMMADistributedLayout([3, 0], [4, 1], [16, D, 16]))
-    s = _scores(q, count, rings, bars, S, STAGES)
-    place = behind % STAGES
-    mbarrier.wait(bars[2].index(place), behind // STAGES & 1)
-    out = warpgroup_mma(p, rings[1].index(place), acc, is_async=True)
+    place = slot % STAGES
+    mbarrier.wait(full.index(place), slot // STAGES & 1)
+    zero = gl.full([ROWS, S], 0.0, gl.float32, mma)
+    s = warpgroup_mma(q, k_ring.index(place).permute((1, 0)), zero, use_acc=False, is_async=True)
+    sums = warpgroup_mma(p, v_ring.index(place), acc, is_async=True)
+    bias = _bias(m_ring, place, S, BIASED)
     s = warpgroup_mma_wait(1, [s])
-    p_next, largest, total, shrink = _softmax(s, largest, total, at, lower, upper, bias, scale, MASKED, BIASED, rings[1].dtype, D)
+    p_next, largest, total, shrink = _softmax(s, largest, total, at, lower, upper, bias, scale, MASKED, BIASED, k_ring.dtype, D)
     total = _here(total)
-    acc, p, p_next, total, largest, shrink = warpgroup_mma_wait(0, [out, p, p_next, total, largest, shrink])
-    mbarrier.arrive(bars[1].index(count % STAGES))
-    mbarrier.arrive(bars[3].index(place))
+    acc, p, p_next = warpgroup_mma_wait(0, [sums, p, p_next])
+    if BIASED:
+        fence_async_shared()  # (weights are read by ordinary loads, and overwritten by the copy engine)
+    mbarrier.arrive(empty.index(place))
     acc = acc * gl.convert_layout(shrink, rows)[:, None]
-    return acc, p_next, largest, total
+    return acc, p_next, largest, total, slot + 1
 
 
 @gluon.jit
-def _bias(log_m, rate, phase, S: gl.constexpr, RESIDUES: gl.constexpr):
-    """Log2 m of S rows of a lattice, which repeats from tile to tile."""
-    mma: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, S, 16])
-    row = gl.arange(0, S, gl.SliceLayout(0, mma))
-    if RESIDUES == 0:
-        return gl.full([S], 0.0, gl.float32, gl.SliceLayout(0, mma))
+def _pass(slot, ring, STAGES: gl.constexpr):
+    """Let a slot go by that only other consumers need."""
+    place = slot % STAGES
+    mbarrier.wait(ring[3].index(place), slot // STAGES & 1)
+    mbarrier.arrive(ring[4].index(place))
+    return slot + 1
+
+
+@gluon.jit
+def _bias(m_ring, place, S: gl.constexpr, BIASED: gl.constexpr):
+    """Log2 m of the rows of a tile."""
+    columns: gl.constexpr = gl.SliceLayout(0, gl.NVMMADistributedLayout([3, 0], [4, 1], [16, S, 16]))
+    if BIASED:
+        return m_ring.index(place).load(columns)
     else:
-        return gl.load(log_m + (row * rate + phase % rate - phase + RESIDUES * 65536) % RESIDUES)
+        return gl.full([S], 0.0, gl.float32, columns)
+
+
+@gluon.jit
+def _reach(least, most, lo, hi, start, rate, limit, HAS_LO: gl.constexpr, HAS_HI: gl.constexpr):
+    """Rows of a run that queries least..most meet: any of them from `begin` to `end`, all of them in full_from..full_to."""
+    begin = limit * 0
+    full_from = begin
+    end = limit
+    full_to = limit
+    if HAS_LO:
+        begin = gl.cdiv(gl.maximum(least + lo - start, 0), rate)
+        full_from = gl.cdiv(gl.maximum(most + lo - start, 0), rate)
+    if HAS_HI:
+        end = gl.minimum(gl.maximum(most + hi - start + rate, 0) // rate, limit)
+        full_to = gl.minimum(gl.maximum(least + hi - start + rate, 0) // rate, limit)
+    return begin, end, full_from, full_to
+
+
+@gluon.jit
+def _begin_queries(q, stride, table, number, pieces, q_room, index, D: gl.constexpr):
+    """Begin to copy a consumer's queries of a piece to shared memory; none if there is no such piece."""
+    memory: gl.constexpr = gl.BlockedLayout([1, 8], [256 // D, D // 8], [4, 1], [1, 0])
+    piece = table + gl.minimum(number, pieces - 1) * COLUMNS
+    batch, head = gl.load(piece), gl.load(piece + 1)
+    base, step, rows = gl.load(piece + 3), gl.load(piece + 4), gl.load(piece + 5)
+    row = gl.load(piece + 6) + index * ROWS + gl.arange(0, ROWS, gl.SliceLayout(1, memory))
+    column = gl.arange(0, D, gl.SliceLayout(0, memory))
+    token = (base + row * step).to(gl.int64)
+    place = batch.to(gl.int64) * stride[0] + head.to(gl.int64) * stride[1] + token * stride[2]
+    inside = (row < rows)[:, None] & (column < D)[None, :]
+    async_copy.async_copy_global_to_shared(q_room.index(index), q + place[:, None] + column[None, :], inside & (number < pieces))
+    async_copy.commit_group()
 
 
 @gluon.jit
 def consume(
-    tensors, run, index,
-    D: gl.constexpr, S: gl.constexpr, STAGES: gl.constexpr, PARTS: gl.constexpr, RESIDUES: gl.constexpr,
-    HAS_LO: gl.constexpr, HAS_HI: gl.constexpr,
+    tensors, work, ring, q_room, lo, hi, index, D: gl.constexpr, S: gl.constexpr, STAGES: gl.constexpr,
+    BIASED: gl.constexpr, HAS_LO: gl.constexpr, HAS_HI: gl.constexpr, Q_SHARED: gl.constexpr,
 ):  # fmt: skip
-    """A consumer: 64 queries, all tiles that they meet, their results."""
-    q, out, lse, acc0, q_b, q_h, q_n, out_b, out_h, out_n, rings, bars, log_m, level, flags, own = tensors
-    run_start, run_end, phase, n, chain, lo, hi, scale, sign, rows, row0, base, step, head, batch, query_heads = run
-    dtype: gl.constexpr = rings[0].dtype
+    """A consumer: its 64 queries of every piece, all tiles that they meet, their results."""
+    q, out, lse, acc0, q_stride, out_stride, query_heads, n, scale = tensors
+    table, pieces = work
+    k_ring, v_ring, m_ring, full, empty = ring
+    dtype: gl.constexpr = k_ring.dtype
     s_mma: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, S, 16])
     mma: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, D, 16])
     s_rows: gl.constexpr = gl.SliceLayout(1, s_mma)
     memory: gl.constexpr = gl.BlockedLayout([1, 8], [256 // D, D // 8], [4, 1], [1, 0])
-    BIASED: gl.constexpr = RESIDUES > 0
-    tiles, begin, start, rate = own
-    row0 += index * ROWS
+    slot = pieces * 0
+    _begin_queries(q, q_stride, table, gl.program_id(0), pieces, q_room, index, D)
+    for number in range(gl.program_id(0), pieces, gl.num_programs(0)):
+        piece = table + number * COLUMNS
+        base, step, rows = gl.load(piece + 3), gl.load(piece + 4), gl.load(piece + 5)
+        row0 = gl.load(piece + 6) + index * ROWS
+        tiles, begin, start, rate, limit = gl.load(piece + 7), gl.load(piece + 8), gl.load(piece + 9), gl.load(piece + 10), gl.load(piece + 11)
+        outer_tiles = gl.load(piece + 12)
 
-    # queries
-    q_row = row0 + gl.arange(0, ROWS, gl.SliceLayout(1, memory))
-    q_token = base + q_row * step
-    q_column = gl.arange(0, D, gl.SliceLayout(0, memory))
-    q_inside = (q_row < rows)[:, None] & (q_column < D)[None, :]
-    q_place = batch.to(gl.int64) * q_b + head.to(gl.int64) * q_h + q_token.to(gl.int64) * q_n
-    q_FD = gl.load(q + q_place[:, None] + q_column[None, :], q_inside, other=0.0)
-    q_FD = gl.convert_layout((q_FD * sign).to(dtype), gl.DotOperandLayout(0, s_mma, 2))
-
-    # its part of the own run: tiles i of 0..tiles-1, from the end
-    limit = gl.cdiv(gl.maximum(run_end - start, 0), rate)
-    row = row0 + gl.arange(0, ROWS, s_rows)
-    token = base + row * step
-    least = base + gl.minimum(row0, rows - 1) * step
-    most = base + (gl.minimum(row0 + ROWS, rows) - 1) * step
-    lower = gl.full([ROWS], 0, gl.int32, s_rows)
-    upper = lower + limit
-    if HAS_LO:
-        lower = (gl.maximum(token + lo - start, 0) + rate - 1) // rate
-    if HAS_HI:
-        upper = gl.minimum(gl.maximum(token + hi - start + rate, 0) // rate, limit)
-    first, end, full_from, full_to = _reach(least, most, lo, hi, start, rate, limit, HAS_LO, HAS_HI)
-    to = gl.maximum(gl.minimum(gl.cdiv(end - begin, S), tiles), 1)
-    frm = gl.minimum(gl.maximum(first - begin, 0) // S, to - 1)
-    full_end = gl.maximum(gl.minimum((full_to - begin) // S, to), frm)
-    full_begin = gl.minimum(gl.maximum(gl.cdiv(full_from - begin, S), frm), full_end)
-
-    acc = gl.full([ROWS, D], 0.0, gl.float32, mma)
-    largest = gl.full([ROWS], float("-inf"), gl.float32, s_rows)
-    total = gl.full([ROWS], 0.0, gl.float32, s_rows)
-    if tiles > 0:
-        bias = _bias(log_m + level * RESIDUES, rate, phase, S, RESIDUES)
-        count = tiles * 0
-        for _ in range(tiles - to):
-            _skip(count, bars, STAGES)
-            count += 1
-        s = _scores(q_FD, count, rings, bars, S, STAGES)
-        s = warpgroup_mma_wait(0, [s])
-        mbarrier.arrive(bars[1].index(count % STAGES))
-        p, largest, total, _shrink = _softmax(s, largest, total, begin + (to - 1) * S, lower, upper, bias, scale, True, BIASED, dtype, D)
-        behind = count
-        count += 1
-        for i in range(gl.maximum(to - 1 - full_end, 0)):
-            at = begin + (to - 2 - i) * S
-            acc, p, largest, total = _advance(q_FD, acc, p, largest, total, count, behind, at, lower, upper, bias, scale, rings, bars, S, D, STAGES, True, BIASED)
-            behind = count
-            count += 1
-        for i in range(gl.minimum(full_end, to - 1) - full_begin):
-            acc, p, largest, total = _advance(q_FD, acc, p, largest, total, count, behind, 0, lower, upper, bias, scale, rings, bars, S, D, STAGES, False, BIASED)
-            behind = count
-            count += 1
+        # of the own run, tiles first..to-1 are its own (counted from the beginning), full_from..full_to-1 without a mask
+        row = row0 + gl.arange(0, ROWS, s_rows)
+        token = base + row * step
+        lower = gl.full([ROWS], 0, gl.int32, s_rows)
+        upper = lower + limit
         if HAS_LO:
-            for i in range(gl.minimum(full_begin, to - 1) - frm):
-                at = begin + (gl.minimum(full_begin, to - 1) - 1 - i) * S
-                acc, p, largest, total = _advance(q_FD, acc, p, largest, total, count, behind, at, lower, upper, bias, scale, rings, bars, S, D, STAGES, True, BIASED)
-                behind = count
-                count += 1
-        if PARTS > 1:
-            for part in range(1, level + 1):
-                o_start, o_rate, jump_at, jump, last = _outer(part, run_start, phase, n, chain, HAS_HI, PARTS)
-                bias = _bias(log_m + (part * MOST_PARTS + level) * RESIDUES, o_rate, phase, S, RESIDUES)
-                for i in range(gl.cdiv(last, S)):
-                    acc, p, largest, total = _advance(q_FD, acc, p, largest, total, count, behind, 0, lower, upper, bias, scale, rings, bars, S, D, STAGES, False, BIASED)
-                    behind = count
-                    count += 1
-        mbarrier.wait(bars[2].index(behind % STAGES), behind // STAGES & 1)
-        acc = warpgroup_mma(p, rings[1].index(behind % STAGES), acc)
-        mbarrier.arrive(bars[3].index(behind % STAGES))
-        for _ in range(frm):
-            _skip(count, bars, STAGES)
-            count += 1
+            lower = (gl.maximum(token + lo - start, 0) + rate - 1) // rate
+        if HAS_HI:
+            upper = gl.minimum(gl.maximum(token + hi - start + rate, 0) // rate, limit)
+        least = base + gl.minimum(row0, rows - 1) * step
+        most = base + (gl.minimum(row0 + ROWS, rows) - 1) * step
+        reach_from, reach_to, all_from, all_to = _reach(least, most, lo, hi, start, rate, limit, HAS_LO, HAS_HI)
+        to = gl.maximum(gl.minimum(gl.cdiv(reach_to - begin, S), tiles), 1)
+        first = gl.minimum(gl.maximum(reach_from - begin, 0) // S, to - 1)
+        full_to = gl.maximum(gl.minimum((all_to - begin) // S, to - 1), first)
+        full_from = gl.minimum(gl.maximum(gl.cdiv(all_from - begin, S), first), full_to)
+        unmasked = full_to - full_from
+        if not HAS_LO:
+            unmasked += outer_tiles
 
-    # results: to the float32 accumulator, or final
-    carried = (flags & 1) != 0
-    rows_before = (batch.to(gl.int64) * query_heads + head) * n
-    inside_F = row < rows
-    acc_row = row0 + gl.arange(0, ROWS, gl.SliceLayout(1, mma))
-    acc_column = gl.arange(0, D, gl.SliceLayout(0, mma))
-    accumulated = acc0 + (rows_before + base + acc_row * step)[:, None] * D + acc_column[None, :]
-    acc_inside = (acc_row < rows)[:, None] & (acc_column < D)[None, :]
-    nothing = total == 0.0
-    total = gl.where(nothing, 1.0, total)
-    here = gl.where(nothing, float("-inf"), largest + gl.log2(total))
-    factor = 1.0 / total
-    if carried:
-        before = gl.load(lse + rows_before + token, inside_F, other=float("-inf")) * LOG2_E
-        greater = gl.maximum(here, before)
-        greater = gl.where(greater == float("-inf"), 0.0, greater)
-        w_here, w_before = gl.exp2(here - greater), gl.exp2(before - greater)
-        both = w_here + w_before
-        neither = both == 0.0
-        both = gl.where(neither, 1.0, both)
-        here = gl.where(neither, float("-inf"), greater + gl.log2(both))
-        factor = factor * (w_here / both)
-        share = gl.convert_layout(w_before / both, gl.SliceLayout(1, mma))
-        acc = acc * gl.convert_layout(factor, gl.SliceLayout(1, mma))[:, None]
-        known = gl.convert_layout(before, gl.SliceLayout(1, mma)) > float("-inf")
-        acc += gl.load(accumulated, acc_inside & known[:, None], other=0.0) * share[:, None]
-    else:
-        acc = acc * gl.convert_layout(factor, gl.SliceLayout(1, mma))[:, None]
-    gl.store(lse + rows_before + token, here * LN_2, inside_F)
-    if (flags & 2) != 0:
-        place = batch.to(gl.int64) * out_b + head.to(gl.int64) * out_h + q_token.to(gl.int64) * out_n
-        result = gl.convert_layout(acc.to(dtype), memory)
-        gl.store(out + place[:, None] + q_column[None, :], result, q_inside)
-    else:
-        gl.store(accumulated, acc, acc_inside)
+        acc = gl.full([ROWS, D], 0.0, gl.float32, mma)
+        largest = gl.full([ROWS], float("-inf"), gl.float32, s_rows)
+        total = gl.full([ROWS], 0.0, gl.float32, s_rows)
+        async_copy.wait_group(0)
+        fence_async_shared()
+        gl.thread_barrier()
+        q_FD = q_room.index(index)
+        if not Q_SHARED:
+            q_FD = q_room.index(index).load(gl.DotOperandLayout(0, s_mma, 2))
+        if tiles > 0:
+            for _ in range(tiles - to):
+                slot = _pass(slot, ring, STAGES)
+            mbarrier.wait(full.index(slot % STAGES), slot // STAGES & 1)
+            zero = gl.full([ROWS, S], 0.0, gl.float32, s_mma)
+            s = warpgroup_mma(q_FD, k_ring.index(slot % STAGES).permute((1, 0)), zero, use_acc=False)
+            bias = _bias(m_ring, slot % STAGES, S, BIASED)
+            p, largest, total, _shrink = _softmax(s, largest, total, begin + (to - 1) * S, lower, upper, bias, scale, True, BIASED, dtype, D)
+            if BIASED:
+                fence_async_shared()
+            mbarrier.arrive(empty.index(slot % STAGES))
+            slot += 1
+            for i in range(to - 1 - full_to):
+                acc, p, largest, total, slot = _advance(q_FD, acc, p, largest, total, slot, begin + (to - 2 - i) * S, lower, upper, scale, ring, S, D, STAGES, True, BIASED)
+            for _ in range(unmasked):
+                acc, p, largest, total, slot = _advance(q_FD, acc, p, largest, total, slot, 0, lower, upper, scale, ring, S, D, STAGES, False, BIASED)
+            if HAS_LO:
+                for i in range(full_from - first):
+                    acc, p, largest, total, slot = _advance(q_FD, acc, p, largest, total, slot, begin + (full_from - 1 - i) * S, lower, upper, scale, ring, S, D, STAGES, True, BIASED)
+            mbarrier.wait(full.index(slot % STAGES), slot // STAGES & 1)
+            acc = warpgroup_mma(p, v_ring.index(slot % STAGES), acc)
+            mbarrier.arrive(empty.index(slot % STAGES))
+            slot += 1
+            for _ in range(first):
+                slot = _pass(slot, ring, STAGES)
+        gl.thread_barrier()
+        _begin_queries(q, q_stride, table, number + gl.num_programs(0), pieces, q_room, index, D)
+
+        # results: to the float32 accumulator, or final
+        batch, head, flags = gl.load(piece).to(gl.int64), gl.load(piece + 1).to(gl.int64), gl.load(piece + 2)
+        rows_before = (batch * query_heads + head) * n
+        lse_place = lse + rows_before + token
+        acc_row = row0 + gl.arange(0, ROWS, gl.SliceLayout(1, mma))
+        acc_column = gl.arange(0, D, gl.SliceLayout(0, mma))
+        accumulated = acc0 + (rows_before + base + acc_row * step)[:, None] * D + acc_column[None, :]
+        acc_inside = (acc_row < rows)[:, None] & (acc_column < D)[None, :]
+        nothing = total == 0.0
+        total = gl.where(nothing, 1.0, total)
+        here = gl.where(nothing, float("-inf"), largest + gl.log2(total))
+        factor = 1.0 / total
+        if (flags & 1) != 0:
+            before = gl.load(lse_place, row < rows, other=float("-inf")) * LOG2_E
+            greater = gl.maximum(here, before)
+            greater = gl.where(greater == float("-inf"), 0.0, greater)
+            w_here, w_before = gl.exp2(here - greater), gl.exp2(before - greater)
+            both = w_here + w_before
+            neither = both == 0.0
+            both = gl.where(neither, 1.0, both)
+            here = gl.where(neither, float("-inf"), greater + gl.log2(both))
+            share = gl.convert_layout(w_before / both, gl.SliceLayout(1, mma))
+            known = gl.convert_layout(before, gl.SliceLayout(1, mma)) > float("-inf")
+            acc = acc * gl.convert_layout(factor * (w_here / both), gl.SliceLayout(1, mma))[:, None]
+            acc += gl.load(accumulated, acc_inside & known[:, None], other=0.0) * share[:, None]
+        else:
+            acc = acc * gl.convert_layout(factor, gl.SliceLayout(1, mma))[:, None]
+        gl.store(lse_place, here * LN_2, row < rows)
+        if (flags & 2) != 0:
+            out_row = row0 + gl.arange(0, ROWS, gl.SliceLayout(1, memory))
+            out_column = gl.arange(0, D, gl.SliceLayout(0, memory))
+            place = batch * out_stride[0] + head * out_stride[1] + (base + out_row * step).to(gl.int64) * out_stride[2]
+            out_inside = (out_row < rows)[:, None] & (out_column < D)[None, :]
+            gl.store(out + place[:, None] + out_column[None, :], gl.convert_layout(acc.to(dtype), memory), out_inside)
+        else:
+            gl.store(accumulated, acc, acc_inside)
 
 
-@gluon.jit
-def _skip(count, bars, STAGES: gl.constexpr):
-    """Let a tile pass that only other consumers need."""
-    place = count % STAGES
-    phase = count // STAGES & 1
-    mbarrier.wait(bars[0].index(place), phase)
-    mbarrier.arrive(bars[1].index(place))
-    mbarrier.wait(bars[2].index(place), phase)
-    mbarrier.arrive(bars[3].index(place))
+# the kernel ---------------------------------------------------------------------------------------------------------
 
 
 @gluon.jit(do_not_specialize=INTEGERS)
 def attend(
-    q, out, lse, acc0, q_b, q_h, q_n, out_b, out_h, out_n, x_n, y_n,
-    xs0, xs1, xs2, xs3, xs4, xs5, ys0, ys1, ys2, ys3, ys4, ys5, x_place, y_place,
-    heads, members, tiles, tile_count, log_m, n, query_heads, run_first, run_period, run_width, chain, lo, hi,
-    scale, sign,
-    D: gl.constexpr, CONSUMERS: gl.constexpr, S: gl.constexpr, STAGES: gl.constexpr, NESTED: gl.constexpr,
-    PARTS: gl.constexpr, RESIDUES: gl.constexpr, HAS_LO: gl.constexpr, HAS_HI: gl.constexpr,
-    REGISTERS: gl.constexpr,
+    q, out, lse, acc0, q_stride, out_stride,
+    xs0, xs1, xs2, xs3, xs4, xs5, ys0, ys1, ys2, ys3, ys4, ys5, log_m, table, pieces, n, query_heads, lo, hi, scale,
+    D: gl.constexpr, CONSUMERS: gl.constexpr, S: gl.constexpr, STAGES: gl.constexpr, PARTS: gl.constexpr,
+    BIASED: gl.constexpr, HAS_LO: gl.constexpr, HAS_HI: gl.constexpr, Q_SHARED: gl.constexpr,
+    REGISTERS: gl.constexpr, LOADER_REGISTERS: gl.constexpr,
 ):  # fmt: skip
-    """CONSUMERS times 64 queries of one head, and everything that streams past them. See `kernels.attend`."""
-    gl.static_assert(gl.num_warps() == 4)
-    xs = (xs0, xs1, xs2, xs3, xs4, xs5)
-    ys = (ys0, ys1, ys2, ys3, ys4, ys5)
+    """Pieces of work, each CONSUMERS times 64 queries of one head and everything that streams past them."""
     dtype: gl.constexpr = xs0.dtype
-    batch = gl.program_id(2)
-    entry = gl.program_id(1)
-    tile = gl.program_id(0) % tile_count
-    run = gl.program_id(0) // tile_count
-    head = gl.load(heads + entry * 6)
-    phase = gl.load(heads + entry * 6 + 1)
-    flags = gl.load(heads + entry * 6 + 3)
-    other = gl.load(members + gl.load(heads + entry * 6 + 4))
-    level = gl.load(tiles + tile * 4)
-    step = gl.load(tiles + tile * 4 + 1)
-    row0 = gl.load(tiles + tile * 4 + 3)
-    run_start = run_first + run * run_period
-    run_end = gl.minimum(run_start + run_width, n)
-    base = run_start + (phase + gl.load(tiles + tile * 4 + 2)) % step
-    base += gl.where(base < 0, gl.cdiv(-gl.minimum(base, 0), step) * step, 0)
-    rows = gl.cdiv(gl.maximum(run_end - base, 0), step)
-
-    # the own run, in tiles that begin at multiples of S
-    rate = step
-    start = base
-    if NESTED:
-        rate = chain[1] + 0 * step
-        start = run_start + phase % rate
-    limit = gl.cdiv(gl.maximum(run_end - start, 0), rate)
-    most = base + (gl.minimum(row0 + CONSUMERS * ROWS, rows) - 1) * step
-    begin, end, _from, _to = _reach(base + row0 * step, most, lo, hi, start, rate, limit, HAS_LO, HAS_HI)
-    begin = begin // S * S
-    own = (gl.where(row0 < rows, gl.cdiv(gl.maximum(end - begin, 0), S), 0), begin, start, rate)
-
+    gl.static_assert(gl.num_warps() == 4)
     k_ring = gl.allocate_shared_memory(dtype, [STAGES, S, D], xs0.layout)
     v_ring = gl.allocate_shared_memory(dtype, [STAGES, S, D], ys0.layout)
-    k_full = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
-    k_empty = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
-    v_full = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
-    v_empty = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
+    full = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
+    empty = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
     for stage in gl.static_range(STAGES):
-        mbarrier.init(k_full.index(stage), count=1)
-        mbarrier.init(v_full.index(stage), count=1)
-        mbarrier.init(k_empty.index(stage), count=CONSUMERS)
-        mbarrier.init(v_empty.index(stage), count=CONSUMERS)
-    rings = (k_ring, v_ring)
-    bars = (k_full, k_empty, v_full, v_empty)
-    loading = (xs, ys, rings, bars, x_n, y_n, x_place, y_place, other, batch, level, own, run_start, phase, n, chain)
-    tensors = (q, out, lse, acc0, q_b, q_h, q_n, out_b, out_h, out_n, rings, bars, log_m, level, flags, own)
-    run = (run_start, run_end, phase, n, chain, lo, hi, scale, sign, rows, row0, base, step, head, batch, query_heads)
+        mbarrier.init(full.index(stage), count=1)
+        mbarrier.init(empty.index(stage), count=CONSUMERS)
+    m_ring = full
+    if BIASED:
+        m_ring = gl.allocate_shared_memory(gl.float32, [STAGES, S], log_m.layout)
+    q_layout: gl.constexpr = gl.NVMMASharedLayout.get_default_for([ROWS, D], dtype)
+    q_room = gl.allocate_shared_memory(dtype, [CONSUMERS, ROWS, D], q_layout)
+    ring = (k_ring, v_ring, m_ring, full, empty)
+    matrices = ((xs0, xs1, xs2, xs3, xs4, xs5), (ys0, ys1, ys2, ys3, ys4, ys5), log_m)
+    work = (table, pieces)
+    tensors = (q, out, lse, acc0, q_stride, out_stride, query_heads, n, scale)
     if CONSUMERS == 1:
         gl.warp_specialize(
-            [(consume, (tensors, run, 0, D, S, STAGES, PARTS, RESIDUES, HAS_LO, HAS_HI)),
-             (load, (loading, S, STAGES, PARTS, HAS_HI))], [1], [24])  # fmt: skip
+            [(consume, (tensors, work, ring, q_room, lo, hi, 0, D, S, STAGES, BIASED, HAS_LO, HAS_HI, Q_SHARED)),
+             (load, (matrices, work, ring, S, STAGES, PARTS, BIASED))],
+            [1], [LOADER_REGISTERS])  # fmt: skip
     elif CONSUMERS == 2:
         gl.warp_specialize(
-            [(consume, (tensors, run, 0, D, S, STAGES, PARTS, RESIDUES, HAS_LO, HAS_HI)),
-             (consume, (tensors, run, 1, D, S, STAGES, PARTS, RESIDUES, HAS_LO, HAS_HI)),
-             (load, (loading, S, STAGES, PARTS, HAS_HI))], [4, 1], [REGISTERS, 24])  # fmt: skip
+            [(consume, (tensors, work, ring, q_room, lo, hi, 0, D, S, STAGES, BIASED, HAS_LO, HAS_HI, Q_SHARED)),
+             (consume, (tensors, work, ring, q_room, lo, hi, 1, D, S, STAGES, BIASED, HAS_LO, HAS_HI, Q_SHARED)),
+             (load, (matrices, work, ring, S, STAGES, PARTS, BIASED))],
+            [4, 1], [REGISTERS, LOADER_REGISTERS])  # fmt: skip
     else:
         gl.warp_specialize(
-            [(consume, (tensors, run, 0, D, S, STAGES, PARTS, RESIDUES, HAS_LO, HAS_HI)),
-             (consume, (tensors, run, 1, D, S, STAGES, PARTS, RESIDUES, HAS_LO, HAS_HI)),
-             (consume, (tensors, run, 2, D, S, STAGES, PARTS, RESIDUES, HAS_LO, HAS_HI)),
-             (load, (loading, S, STAGES, PARTS, HAS_HI))], [4, 4, 1], [REGISTERS, REGISTERS, 24])  # fmt: skip
+            [(consume, (tensors, work, ring, q_room, lo, hi, 0, D, S, STAGES, BIASED, HAS_LO, HAS_HI, Q_SHARED)),
+             (consume, (tensors, work, ring, q_room, lo, hi, 1, D, S, STAGES, BIASED, HAS_LO, HAS_HI, Q_SHARED)),
+             (consume, (tensors, work, ring, q_room, lo, hi, 2, D, S, STAGES, BIASED, HAS_LO, HAS_HI, Q_SHARED)),
+             (load, (matrices, work, ring, S, STAGES, PARTS, BIASED))],
+            [4, 4, 1], [REGISTERS, REGISTERS, LOADER_REGISTERS])  # fmt: skip

@@ -104,13 +104,13 @@ def _prepared(
     def put(values: object) -> Tensor:
         return torch.tensor(values, dtype=torch.int32, device=device)
 
-    return Prepared(launch, put(heads), put(members), put(tiles), _log_m(launch, device), on_device)
+    return Prepared(launch, put(heads), put(members), put(tiles), log_m(launch).to(device), on_device)
 
 
-def _log_m(launch: Launch, device: torch.device) -> Tensor:
+def log_m(launch: Launch) -> Tensor:
     """log2 m by (part, level, residue): how often a query of a level meets a key, less what finer parts counted."""
     if not launch.weighted:
-        return torch.zeros(1, device=device)
+        return torch.zeros(1)
     rates = [rate for _, rate in launch.chain]
     table = torch.zeros(len(rates), MOST_PARTS, launch.residues)
     for part in range(len(rates)):
@@ -118,4 +118,4 @@ def _log_m(launch: Launch, device: torch.device) -> Tensor:
             for residue in range(launch.residues):
                 nested = sum(residue % rate == 0 for rate in rates[1:])
                 table[part, level, residue] = math.log2(max(1, 1 + min(level, nested) - part))
-    return table.to(device)
+    return table

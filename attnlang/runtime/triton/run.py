@@ -160,7 +160,7 @@ class Pass:
     def _split(self, q: Tensor, k: Tensor, plan: Plan, tables: Mapping[str, Tensor]) -> Split | None:
         """How programs of the specialised kernel are made up, if it can run every launch; `work` is then made for it."""
         dim, options = q.size(-1), self.options
-        if self.mode != "forward" or not options.specialise or not specialised.available(q.device):
+        if self.mode != "forward" or not options.specialise or not specialised.available(q.device) or self.scale <= 0:
             return None
         if q.dtype == torch.float32 or dim not in specialised.HEAD_DIMS or any(isinstance(b, Tiles) for b in plan.branches):
             return None

@@ -15,11 +15,13 @@ from torch import Tensor
 from attnlang.plan import Band
 from attnlang.runtime.triton.launches import Launch
 from attnlang.runtime.triton.matrices import Matrices
-from attnlang.runtime.triton.prepared import Prepared
+from attnlang.runtime.triton.pieces import Seen, pieces, weights
+from attnlang.runtime.triton.prepared import Prepared, log_m
 
 ROWS = 64
 """Queries of a consumer."""
 HEAD_DIMS = (64, 128)
+LOADER_REGISTERS = 24
 VERSIONS = ((3, 6),)
 """Versions of triton whose Gluon the kernel is written in and tested with; others run the kernel for all GPUs."""
 
@@ -32,6 +34,12 @@ class Split:
     streamed: int
     stages: int
     registers: int
+    q_shared: bool = False
+
+    @property
+    def resident(self) -> int:
+        """Programs of a multiprocessor, as far as its 65,536 registers go."""
+        return 65536 // (self.registers * 128 * (self.consumers + 1))
 
     @property
     def fixed(self) -> int:
@@ -40,8 +48,8 @@ class Split:
 
     @property
     def consumer_registers(self) -> int:
-        """What is left for a consumer's threads where the loader's have 24."""
-        return (self.registers * (self.consumers + 1) - 24) // self.consumers // 8 * 8
+        """What is left for a consumer's threads beside the loader's."""
+        return (self.registers * (self.consumers + 1) - LOADER_REGISTERS) // self.consumers // 8 * 8
 
 
 TABLE: dict[tuple[int, bool], Split] = {
@@ -61,6 +69,11 @@ def available(device: torch.device) -> bool:
     return tuple(map(int, triton.__version__.split(".")[:2])) in VERSIONS
 
 
+@lru_cache
+def _multiprocessors(device: torch.device) -> int:
+    return torch.cuda.get_device_properties(device).multi_processor_count
+
+
 def can_run(launch: Launch) -> bool:
     """Lattices alone; nested ones only where every tile is whole."""
     if launch.columns is not None or launch.tiles_of is not None or launch.band is None:
@@ -72,20 +85,32 @@ def run(
     item: Prepared, split: Split, q: Tensor, streamed: tuple[Tensor, Tensor], seen: Matrices,
     out: Tensor, lse: Tensor, total: Tensor, scale: float,
 ) -> None:  # fmt: skip
-    """One launch of the forward pass."""
+    """One launch of the forward pass. The scale is positive."""
     launch = item.launch
     batch, heads, n, dim = q.shape
     band = launch.band or Band()
+    ways = tuple(Seen(x.stride(2), place) for x, place in zip(streamed, seen.places, strict=True))
+    table, log_m = _tables(launch, n, batch, split, ways[0], ways[1], q.device)
     hopper: Any = import_module("attnlang.runtime.triton.hopper")
-    grid = (len(launch.tiles) * launch.count, len(launch.entries), batch)
-    hopper.attend[grid](
-        q, out, lse, total, *q.stride()[:3], *out.stride()[:3], *(x.stride(2) for x in streamed),
-        *seen.descriptors, *seen.places,
-        item.heads, item.members, item.tiles, len(launch.tiles), item.log_m, n, heads,
-        launch.first, launch.period, launch.width, tuple(x for pair in launch.chain for x in pair) or (n, 1),
-        band.lo or 0, band.hi or 0,
-        abs(scale) * math.log2(math.e) if scale else 1.0, math.copysign(1.0, scale) if scale else 0.0,
-        D=dim, CONSUMERS=split.consumers, S=split.streamed, STAGES=split.stages, NESTED=launch.nested,
-        PARTS=launch.parts, RESIDUES=launch.residues, HAS_LO=band.lo is not None, HAS_HI=band.hi is not None,
-        REGISTERS=split.consumer_registers, num_warps=4, maxnreg=split.registers,
+    hopper.attend[(min(len(table), split.resident * _multiprocessors(q.device)),)](
+        q, out, lse, total, q.stride()[:3], out.stride()[:3], *seen.descriptors, log_m, table, len(table), n, heads,
+        band.lo or 0, band.hi or 0, scale * math.log2(math.e),
+        D=dim, CONSUMERS=split.consumers, S=split.streamed, STAGES=split.stages,
+        PARTS=launch.parts, BIASED=launch.weighted, HAS_LO=band.lo is not None, HAS_HI=band.hi is not None,
+        Q_SHARED=split.q_shared, REGISTERS=split.consumer_registers, LOADER_REGISTERS=LOADER_REGISTERS,
+        num_warps=4, maxnreg=split.registers,
     )  # fmt: skip
+
+
+@lru_cache(maxsize=64)
+def _tables(
+    launch: Launch, n: int, batch: int, split: Split, x: Seen, y: Seen, device: torch.device
+) -> tuple[Tensor, Any]:
+    """The pieces of a launch, and a descriptor of its weights, on the device."""
+    from triton.experimental.gluon import language
+    from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
+
+    table = pieces(launch, launch.band or Band(), n, batch, split.fixed, split.streamed, x, y)
+    rows = torch.from_numpy(weights(launch, log_m(launch).numpy(), split.streamed)).to(device).flatten()
+    layout = language.NVMMASharedLayout(swizzle_byte_width=0, element_bitwidth=32, rank=1)
+    return torch.from_numpy(table).to(device), TensorDescriptor(rows, [len(rows)], [1], [split.streamed], layout)
