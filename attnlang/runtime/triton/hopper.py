@@ -55,7 +55,7 @@ def _fill(
     STAGES: gl.constexpr, PARTS: gl.constexpr, BIASED: gl.constexpr,
 ):  # fmt: skip
     """K of one tile, its weights, and V of the tile before, as soon as the slot's last content is used up."""
-    k_ring, v_ring, m_ring, full, empty, turns = ring
+    k_ring, v_ring, m_ring, full, empty = ring
     place = slot % STAGES
     bar = full.index(place)
     X_BYTES: gl.constexpr = xs[0].block_type.nbytes + (log_m.block_type.nbytes if BIASED else 0)
@@ -124,24 +124,20 @@ def load(matrices, work, ring, S: gl.constexpr, STAGES: gl.constexpr, PARTS: gl.
 
 
 @gluon.jit
-def _take_turn(turns, slot, index, CONSUMERS: gl.constexpr):
-    """Wait until the consumer before has issued its products of this slot: then they run under each other's softmax.
-
-    Left to themselves consumers fall into step, and all multiply at once and then all compute exponentials.
-    """
-    if CONSUMERS > 1:
-        mbarrier.wait(turns.index(index), (slot & 1) ^ (index == 0))
-
-
-@gluon.jit
-def _end_turn(turns, index, CONSUMERS: gl.constexpr):
-    """Let the next consumer issue its products."""
-    if CONSUMERS > 1:
-        mbarrier.arrive(turns.index((index + 1) % CONSUMERS))
-
-
-@gluon.jit
-def _softmax(s, largest, total, at, lower, upper, bias, scale, MASKED: gl.constexpr, BIASED: gl.constexpr, dtype: gl.constexpr, D: gl.constexpr):
+def _softmax(
+    s,
+    largest,
+    total,
+    at,
+    lower,
+    upper,
+    bias,
+    scale,
+    MASKED: gl.constexpr,
+    BIASED: gl.constexpr,
+    dtype: gl.constexpr,
+    D: gl.constexpr,
+):
     """Exponentials of a tile's scores, as the left side of a product; and the state: maximum, sum, and what shrinks."""
     S: gl.constexpr = s.shape[1]
     mma: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, S, 16])
@@ -176,23 +172,23 @@ def _here(total):
 
 @gluon.jit
 def _advance(
-    q, acc, p, largest, total, slot, at, lower, upper, scale, ring, index,
-    CONSUMERS: gl.constexpr, S: gl.constexpr, D: gl.constexpr, STAGES: gl.constexpr, MASKED: gl.constexpr, BIASED: gl.constexpr,
+    q, acc, p, largest, total, slot, at, lower, upper, scale, ring,
+    S: gl.constexpr, D: gl.constexpr, STAGES: gl.constexpr, MASKED: gl.constexpr, BIASED: gl.constexpr,
 ):  # fmt: skip
     """A slot: the scores of its tile, and under their softmax the product of the tile before with its V."""
-    k_ring, v_ring, m_ring, full, empty, turns = ring
+    k_ring, v_ring, m_ring, full, empty = ring
     mma: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, S, 16])
     rows: gl.constexpr = gl.SliceLayout(1, gl.NVMMADistributedLayout([3, 0], [4, 1], [16, D, 16]))
     place = slot % STAGES
     mbarrier.wait(full.index(place), slot // STAGES & 1)
-    _take_turn(turns, slot, index, CONSUMERS)
     zero = gl.full([ROWS, S], 0.0, gl.float32, mma)
     s = warpgroup_mma(q, k_ring.index(place).permute((1, 0)), zero, use_acc=False, is_async=True)
     sums = warpgroup_mma(p, v_ring.index(place), acc, is_async=True)
-    _end_turn(turns, index, CONSUMERS)
     bias = _bias(m_ring, place, S, BIASED)
     s = warpgroup_mma_wait(1, [s])
-    p_next, largest, total, shrink = _softmax(s, largest, total, at, lower, upper, bias, scale, MASKED, BIASED, k_ring.dtype, D)
+    p_next, largest, total, shrink = _softmax(
+        s, largest, total, at, lower, upper, bias, scale, MASKED, BIASED, k_ring.dtype, D
+    )
     total = _here(total)
     acc, p, p_next = warpgroup_mma_wait(0, [sums, p, p_next])
     mbarrier.arrive(empty.index(place))
@@ -201,13 +197,11 @@ def _advance(
 
 
 @gluon.jit
-def _pass(slot, ring, index, CONSUMERS: gl.constexpr, STAGES: gl.constexpr):
+def _pass(slot, ring, STAGES: gl.constexpr):
     """Let a slot go by that only other consumers need."""
-    _k_ring, _v_ring, _m_ring, full, empty, turns = ring
-    mbarrier.wait(full.index(slot % STAGES), slot // STAGES & 1)
-    _take_turn(turns, slot, index, CONSUMERS)
-    _end_turn(turns, index, CONSUMERS)
-    mbarrier.arrive(empty.index(slot % STAGES))
+    place = slot % STAGES
+    mbarrier.wait(ring[3].index(place), slot // STAGES & 1)
+    mbarrier.arrive(ring[4].index(place))
     return slot + 1
 
 
@@ -217,8 +211,7 @@ def _bias(m_ring, place, S: gl.constexpr, BIASED: gl.constexpr):
     columns: gl.constexpr = gl.SliceLayout(0, gl.NVMMADistributedLayout([3, 0], [4, 1], [16, S, 16]))
     if BIASED:
         return m_ring.index(place).load(columns)
-    else:
-        return gl.full([S], 0.0, gl.float32, columns)
+    return gl.full([S], 0.0, gl.float32, columns)
 
 
 @gluon.jit
@@ -249,19 +242,21 @@ def _begin_queries(q, stride, table, number, pieces, q_room, index, D: gl.conste
     token = (base + row * step).to(gl.int64)
     place = batch.to(gl.int64) * stride[0] + head.to(gl.int64) * stride[1] + token * stride[2]
     inside = (row < rows)[:, None] & (column < D)[None, :]
-    async_copy.async_copy_global_to_shared(q_room.index(index), q + place[:, None] + column[None, :], inside & (number < pieces))
+    async_copy.async_copy_global_to_shared(
+        q_room.index(index), q + place[:, None] + column[None, :], inside & (number < pieces)
+    )
     async_copy.commit_group()
 
 
 @gluon.jit
 def consume(
-    tensors, work, ring, q_room, lo, hi, index, CONSUMERS: gl.constexpr, D: gl.constexpr, S: gl.constexpr, STAGES: gl.constexpr,
+    tensors, work, ring, q_room, lo, hi, index, D: gl.constexpr, S: gl.constexpr, STAGES: gl.constexpr,
     BIASED: gl.constexpr, HAS_LO: gl.constexpr, HAS_HI: gl.constexpr, Q_SHARED: gl.constexpr,
 ):  # fmt: skip
     """A consumer: its 64 queries of every piece, all tiles that they meet, their results."""
     q, out, lse, acc0, q_stride, out_stride, query_heads, n, scale = tensors
     table, pieces = work
-    k_ring, v_ring, m_ring, full, empty, turns = ring
+    k_ring, v_ring, m_ring, full, empty = ring
     dtype: gl.constexpr = k_ring.dtype
     s_mma: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, S, 16])
     mma: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, D, 16])
@@ -273,8 +268,14 @@ def consume(
         piece = table + number * COLUMNS
         base, step, rows = gl.load(piece + 3), gl.load(piece + 4), gl.load(piece + 5)
         row0 = gl.load(piece + 6) + index * ROWS
-        tiles, begin, start, rate, limit = gl.load(piece + 7), gl.load(piece + 8), gl.load(piece + 9), gl.load(piece + 10), gl.load(piece + 11)
-        outer_tiles = gl.load(piece + 12)
+        tiles, begin, start, rate, limit = (
+            gl.load(piece + 7),
+            gl.load(piece + 8),
+            gl.load(piece + 9),
+            gl.load(piece + 10),
+            gl.load(piece + 11),
+        )
+        weighted, plain = gl.load(piece + 12), gl.load(piece + 13)
 
         # of the own run, tiles first..to-1 are its own (counted from the beginning), full_from..full_to-1 without a mask
         row = row0 + gl.arange(0, ROWS, s_rows)
@@ -294,7 +295,7 @@ def consume(
         full_from = gl.minimum(gl.maximum(gl.cdiv(all_from - begin, S), first), full_to)
         unmasked = full_to - full_from
         if not HAS_LO:
-            unmasked += outer_tiles
+            unmasked += weighted
 
         acc = gl.full([ROWS, D], 0.0, gl.float32, mma)
         largest = gl.full([ROWS], float("-inf"), gl.float32, s_rows)
@@ -307,33 +308,70 @@ def consume(
             q_FD = q_room.index(index).load(gl.DotOperandLayout(0, s_mma, 2))
         if tiles > 0:
             for _ in range(tiles - to):
-                slot = _pass(slot, ring, index, CONSUMERS, STAGES)
+                slot = _pass(slot, ring, STAGES)
             mbarrier.wait(full.index(slot % STAGES), slot // STAGES & 1)
-            _take_turn(turns, slot, index, CONSUMERS)
             zero = gl.full([ROWS, S], 0.0, gl.float32, s_mma)
-            s = warpgroup_mma(q_FD, k_ring.index(slot % STAGES).permute((1, 0)), zero, use_acc=False, is_async=True)
-            _end_turn(turns, index, CONSUMERS)
-            s = warpgroup_mma_wait(0, [s])
+            s = warpgroup_mma(q_FD, k_ring.index(slot % STAGES).permute((1, 0)), zero, use_acc=False)
             bias = _bias(m_ring, slot % STAGES, S, BIASED)
-            p, largest, total, _shrink = _softmax(s, largest, total, begin + (to - 1) * S, lower, upper, bias, scale, True, BIASED, dtype, D)
+            p, largest, total, _shrink = _softmax(
+                s, largest, total, begin + (to - 1) * S, lower, upper, bias, scale, True, BIASED, dtype, D
+            )
             mbarrier.arrive(empty.index(slot % STAGES))
             slot += 1
             for i in range(to - 1 - full_to):
-                acc, p, largest, total, slot = _advance(q_FD, acc, p, largest, total, slot, begin + (to - 2 - i) * S, lower, upper, scale, ring, index, CONSUMERS, S, D, STAGES, True, BIASED)
+                acc, p, largest, total, slot = _advance(
+                    q_FD,
+                    acc,
+                    p,
+                    largest,
+                    total,
+                    slot,
+                    begin + (to - 2 - i) * S,
+                    lower,
+                    upper,
+                    scale,
+                    ring,
+                    S,
+                    D,
+                    STAGES,
+                    True,
+                    BIASED,
+                )
             for _ in range(unmasked):
-                acc, p, largest, total, slot = _advance(q_FD, acc, p, largest, total, slot, 0, lower, upper, scale, ring, index, CONSUMERS, S, D, STAGES, False, BIASED)
+                acc, p, largest, total, slot = _advance(
+                    q_FD, acc, p, largest, total, slot, 0, lower, upper, scale, ring, S, D, STAGES, False, BIASED
+                )
+            if BIASED:
+                for _ in range(plain):
+                    acc, p, largest, total, slot = _advance(
+                        q_FD, acc, p, largest, total, slot, 0, lower, upper, scale, ring, S, D, STAGES, False, False
+                    )
             if HAS_LO:
                 for i in range(full_from - first):
-                    acc, p, largest, total, slot = _advance(q_FD, acc, p, largest, total, slot, begin + (full_from - 1 - i) * S, lower, upper, scale, ring, index, CONSUMERS, S, D, STAGES, True, BIASED)
+                    acc, p, largest, total, slot = _advance(
+                        q_FD,
+                        acc,
+                        p,
+                        largest,
+                        total,
+                        slot,
+                        begin + (full_from - 1 - i) * S,
+                        lower,
+                        upper,
+                        scale,
+                        ring,
+                        S,
+                        D,
+                        STAGES,
+                        True,
+                        BIASED,
+                    )
             mbarrier.wait(full.index(slot % STAGES), slot // STAGES & 1)
-            _take_turn(turns, slot, index, CONSUMERS)
-            sums = warpgroup_mma(p, v_ring.index(slot % STAGES), acc, is_async=True)
-            _end_turn(turns, index, CONSUMERS)
-            acc, p = warpgroup_mma_wait(0, [sums, p])
+            acc = warpgroup_mma(p, v_ring.index(slot % STAGES), acc)
             mbarrier.arrive(empty.index(slot % STAGES))
             slot += 1
             for _ in range(first):
-                slot = _pass(slot, ring, index, CONSUMERS, STAGES)
+                slot = _pass(slot, ring, STAGES)
         gl.thread_barrier()
         _begin_queries(q, q_stride, table, number + gl.num_programs(0), pieces, q_room, index, D)
 
@@ -396,33 +434,30 @@ def attend(
     for stage in gl.static_range(STAGES):
         mbarrier.init(full.index(stage), count=1)
         mbarrier.init(empty.index(stage), count=CONSUMERS)
-    turns = gl.allocate_shared_memory(gl.int64, [CONSUMERS, 1], mbarrier.MBarrierLayout())
-    for consumer in gl.static_range(CONSUMERS):
-        mbarrier.init(turns.index(consumer), count=1)
     m_ring = full
     if BIASED:
         m_ring = gl.allocate_shared_memory(gl.float32, [STAGES, S], log_m.layout)
     q_layout: gl.constexpr = gl.NVMMASharedLayout.get_default_for([ROWS, D], dtype)
     q_room = gl.allocate_shared_memory(dtype, [CONSUMERS, ROWS, D], q_layout)
-    ring = (k_ring, v_ring, m_ring, full, empty, turns)
+    ring = (k_ring, v_ring, m_ring, full, empty)
     matrices = ((xs0, xs1, xs2, xs3, xs4, xs5), (ys0, ys1, ys2, ys3, ys4, ys5), log_m)
     work = (table, pieces)
     tensors = (q, out, lse, acc0, q_stride, out_stride, query_heads, n, scale)
     if CONSUMERS == 1:
         gl.warp_specialize(
-            [(consume, (tensors, work, ring, q_room, lo, hi, 0, CONSUMERS, D, S, STAGES, BIASED, HAS_LO, HAS_HI, Q_SHARED)),
+            [(consume, (tensors, work, ring, q_room, lo, hi, 0, D, S, STAGES, BIASED, HAS_LO, HAS_HI, Q_SHARED)),
              (load, (matrices, work, ring, S, STAGES, PARTS, BIASED))],
             [1], [LOADER_REGISTERS])  # fmt: skip
     elif CONSUMERS == 2:
         gl.warp_specialize(
-            [(consume, (tensors, work, ring, q_room, lo, hi, 0, CONSUMERS, D, S, STAGES, BIASED, HAS_LO, HAS_HI, Q_SHARED)),
-             (consume, (tensors, work, ring, q_room, lo, hi, 1, CONSUMERS, D, S, STAGES, BIASED, HAS_LO, HAS_HI, Q_SHARED)),
+            [(consume, (tensors, work, ring, q_room, lo, hi, 0, D, S, STAGES, BIASED, HAS_LO, HAS_HI, Q_SHARED)),
+             (consume, (tensors, work, ring, q_room, lo, hi, 1, D, S, STAGES, BIASED, HAS_LO, HAS_HI, Q_SHARED)),
              (load, (matrices, work, ring, S, STAGES, PARTS, BIASED))],
             [4, 1], [REGISTERS, LOADER_REGISTERS])  # fmt: skip
     else:
         gl.warp_specialize(
-            [(consume, (tensors, work, ring, q_room, lo, hi, 0, CONSUMERS, D, S, STAGES, BIASED, HAS_LO, HAS_HI, Q_SHARED)),
-             (consume, (tensors, work, ring, q_room, lo, hi, 1, CONSUMERS, D, S, STAGES, BIASED, HAS_LO, HAS_HI, Q_SHARED)),
-             (consume, (tensors, work, ring, q_room, lo, hi, 2, CONSUMERS, D, S, STAGES, BIASED, HAS_LO, HAS_HI, Q_SHARED)),
+            [(consume, (tensors, work, ring, q_room, lo, hi, 0, D, S, STAGES, BIASED, HAS_LO, HAS_HI, Q_SHARED)),
+             (consume, (tensors, work, ring, q_room, lo, hi, 1, D, S, STAGES, BIASED, HAS_LO, HAS_HI, Q_SHARED)),
+             (consume, (tensors, work, ring, q_room, lo, hi, 2, D, S, STAGES, BIASED, HAS_LO, HAS_HI, Q_SHARED)),
              (load, (matrices, work, ring, S, STAGES, PARTS, BIASED))],
             [4, 4, 1], [REGISTERS, REGISTERS, LOADER_REGISTERS])  # fmt: skip

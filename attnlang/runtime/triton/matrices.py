@@ -8,7 +8,7 @@ A batch axis or a head axis lies either beside the tokens (columns) or after the
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -16,16 +16,19 @@ from triton.tools.tensor_descriptor import TensorDescriptor
 
 from attnlang.runtime.triton.nesting import MOST_PARTS
 
+Place: TypeAlias = tuple[int, int, int, int]
+"""How far to move for each batch item and head: tokens, tokens, columns, columns."""
+
 
 @dataclass(frozen=True, slots=True)
 class Matrices:
     """Descriptors of two streamed tensors, for up to MOST_PARTS rates each, and where heads are in them.
 
-    places  for each tensor, how far to move for each batch item and head: tokens, tokens, columns, columns
+    places  for each tensor, where its batch items and heads are
     """
 
     descriptors: tuple[Any, ...]
-    places: tuple[tuple[int, int, int, int], ...]
+    places: tuple[Place, Place]
 
 
 def matrices(
@@ -35,14 +38,23 @@ def matrices(
 
     gluon: for a kernel in Gluon, whose descriptors say how a tile lies in shared memory.
     """
-    places = tuple(place for x in streamed if (place := _place(x, rates)) is not None)
-    if len(places) < len(streamed) or max(x.numel() for x in streamed) // streamed[0].size(-1) * len(rates) >= 2**31:
+    places = places_of(streamed, rates)
+    if places is None:
         return None
     found: list[Any] = []
     for x, place in zip(streamed, places, strict=True):
         made = [_matrix(x, place, rate, rows, gluon) for rate in rates]
         found += made + made[:1] * (MOST_PARTS - len(made))
     return Matrices(tuple(found), places)
+
+
+def places_of(streamed: tuple[Tensor, Tensor], rates: tuple[int, ...]) -> tuple[Place, Place] | None:
+    """Where batch items and heads are in the matrices of both tensors; None where their strides allow no matrix."""
+    x, y = (_place(tensor, rates) for tensor in streamed)
+    if x is None or y is None:
+        return None
+    rows = max(tensor.numel() for tensor in streamed) // streamed[0].size(-1)
+    return (x, y) if rows * len(rates) < 2**31 else None
 
 
 def planes(vector: Tensor, rates: tuple[int, ...]) -> Tensor:
@@ -67,7 +79,7 @@ def vector_descriptor(vectors: Tensor, rows: int) -> TensorDescriptor:
     return TensorDescriptor(vectors, [vectors.numel()], [1], [rows])
 
 
-def _place(x: Tensor, rates: tuple[int, ...]) -> tuple[int, int, int, int] | None:
+def _place(x: Tensor, rates: tuple[int, ...]) -> Place | None:
     batch, heads, n, dim = x.shape
     stride = x.stride(2)
     if dim < 16 or dim & (dim - 1) or any(n % rate for rate in rates):
@@ -89,7 +101,7 @@ def _place(x: Tensor, rates: tuple[int, ...]) -> tuple[int, int, int, int] | Non
     return tokens[0], tokens[1], columns[0], columns[1]
 
 
-def _matrix(x: Tensor, place: tuple[int, int, int, int], rate: int, rows: int, gluon: bool) -> Any:
+def _matrix(x: Tensor, place: Place, rate: int, rows: int, gluon: bool) -> Any:
     batch, heads, n, dim = x.shape
     tokens = n + place[0] * (batch - 1) + place[1] * (heads - 1)
     width = dim + place[2] * (batch - 1) + place[3] * (heads - 1)

@@ -42,7 +42,7 @@ def pieces(
     """(pieces, COLUMNS), for `fixed` rows a piece and `streamed` rows a tile. Columns:
 
     0 batch, 1 head, 2 flags, 3 first token, 4 step, 5 rows of the class, 6 first row;
-    own run: 7 tiles, 8 first row (a multiple of a tile), 9 first token, 10 rate, 11 rows; 12 tiles of all outer runs;
+    own run: 7 tiles, 8 first row (a multiple of a tile), 9 first token, 10 rate, 11 rows; tiles of outer runs: 12 weighted, and 13 after them with weight 1;
     16 and 17 row and column of the own run's first tile in x, 18 and 19 in y, 20 its row of weights;
     outer run p at 24 + 8 (p - 1): row and column in x, in y, row where to jump, how far, tiles, row of weights.
     """
@@ -90,7 +90,9 @@ def pieces(
         row = weights + part * MOST_PARTS + level
         at = 16 + 8 * part
         table[:, at : at + 8] = np.stack((x_row, x_column, y_row, y_column, outer.own, outer.length, count, row), 1)
-        table[:, 12] += count
+        plain = level == part  # (a query meets the keys of the largest run that it is in once)
+        table[:, 12] += np.where(plain, 0, count)
+        table[:, 13] += np.where(plain, count, 0)
     return table[row0 < rows].astype(np.int32)
 
 

@@ -53,6 +53,21 @@ class Work:
     accumulate: bool
 
 
+@dataclass(frozen=True, slots=True)
+class Operands:
+    """The tensors of a pass: what is fixed, streamed, and written; twice the same where there is one only.
+
+    lse is written by the forward pass, and otherwise read: in log2, inf for rows without keys.
+    """
+
+    fixed: tuple[Tensor, Tensor]
+    streamed: tuple[Tensor, Tensor]
+    lse: Tensor
+    delta: Tensor
+    results: tuple[Tensor, Tensor]
+    accumulators: tuple[Tensor, Tensor]
+
+
 def work(
     plan: Plan, shape: Shape, mode: Mode, list_block: int, tables: Mapping[str, Tensor], device: torch.device
 ) -> Work:

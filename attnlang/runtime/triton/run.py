@@ -13,12 +13,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from attnlang.plan import Band, Plan, Tiles
+from attnlang.plan import Band, Plan
 from attnlang.runtime.triton import kernels, measuring, rows, specialised, streams
 from attnlang.runtime.triton.launches import Launch, Mode, column_rows
 from attnlang.runtime.triton.matrices import Matrices, matrices, planes, vector_descriptor
 from attnlang.runtime.triton.nesting import MOST_PARTS, Shape
-from attnlang.runtime.triton.prepared import Prepared, work
+from attnlang.runtime.triton.prepared import Operands, Prepared, work
 from attnlang.runtime.triton.specialised import Split
 from attnlang.runtime.triton.tuning import LIST_BLOCK, Config, kind_of, padded
 
@@ -56,21 +56,6 @@ class Options:
 DEFAULT = Options()
 
 
-@dataclass(frozen=True, slots=True)
-class Operands:
-    """The tensors of a pass: what is fixed, streamed, and written; twice the same where there is one only.
-
-    lse is written by the forward pass, and otherwise read: in log2, inf for rows without keys.
-    """
-
-    fixed: tuple[Tensor, Tensor]
-    streamed: tuple[Tensor, Tensor]
-    lse: Tensor
-    delta: Tensor
-    results: tuple[Tensor, Tensor]
-    accumulators: tuple[Tensor, Tensor]
-
-
 def forward(
     q: Tensor, k: Tensor, v: Tensor, plan: Plan, scale: float, tables: Mapping[str, Tensor], options: Options = DEFAULT
 ) -> tuple[Tensor, Tensor]:
@@ -80,7 +65,8 @@ def forward(
     lse = q.new_full(q.shape[:3], -math.inf, dtype=torch.float32)
     if not q.numel():
         return out, lse
-    todo = Pass("forward", q, k, plan, scale, tables, options)
+    hopper = specialised.forward(q, k, v, plan, scale, options.split, options.nest) if options.specialise else None
+    todo = hopper or Pass("forward", q, k, plan, scale, tables, options)
     total = torch.empty(q.shape, dtype=torch.float32, device=q.device) if todo.work.accumulate else out
     todo.run(Operands((q, q), (k, v), lse, lse, (out, out), (total, total)))
     if todo.work.unfinished:
@@ -151,23 +137,8 @@ class Pass:
         self.options = options
         self.scale = scale
         self._planes: dict[tuple[int, tuple[int, ...]], Tensor] = {}
-        self.split = self._split(q, k, plan, tables)
-        if self.split is not None:
-            return
         self.shape = Shape(q.size(2), q.size(1), k.size(1), self.config.fixed, self.config.streamed, options.nest)
         self.work = work(plan, self.shape, mode, options.list_block, tables, q.device)
-
-    def _split(self, q: Tensor, k: Tensor, plan: Plan, tables: Mapping[str, Tensor]) -> Split | None:
-        """How programs of the specialised kernel are made up, if it can run every launch; `work` is then made for it."""
-        dim, options = q.size(-1), self.options
-        if self.mode != "forward" or not options.specialise or not specialised.available(q.device) or self.scale <= 0:
-            return None
-        if q.dtype == torch.float32 or dim not in specialised.HEAD_DIMS or any(isinstance(b, Tiles) for b in plan.branches):
-            return None
-        split = options.split or specialised.TABLE[dim, kind_of(plan) != "full"]
-        self.shape = Shape(q.size(2), q.size(1), k.size(1), split.fixed, split.streamed, options.nest)
-        self.work = work(plan, self.shape, self.mode, options.list_block, tables, q.device)
-        return split if all(specialised.can_run(item.launch) for item in self.work.prepared) else None
 
     def totals(self, *results: Tensor) -> tuple[Tensor, ...]:
         """Accumulators for gradients, where there must be any."""
@@ -184,9 +155,6 @@ class Pass:
     def run(self, operands: Operands) -> None:
         """Every launch, in order; blocks with long lists before the launch that they belong to."""
         for item in self.work.prepared:
-            if self.split is not None:
-                self._launch_split(item, operands, self.split)
-                continue
             if item.chunks:
                 self._collect(item, operands)
             self._launch(item, operands, None)
@@ -247,15 +215,6 @@ class Pass:
             GROUPED=any(len(entry.members) > 1 for entry in launch.entries),
             PRECISION="ieee" if tensors[0].dtype == torch.float32 else "tf32",
             num_warps=chosen.warps, num_stages=chosen.stages, maxnreg=chosen.registers,
-        )  # fmt: skip
-
-    def _launch_split(self, item: Prepared, operands: Operands, split: Split) -> None:
-        rates = tuple(rate for _, rate in item.launch.chain[: item.launch.parts]) or (1,)
-        seen = matrices(operands.streamed, rates, split.streamed, gluon=True)
-        assert seen is not None
-        specialised.run(
-            item, split, operands.fixed[0], operands.streamed, seen, operands.results[0], operands.lse,
-            operands.accumulators[0], self.scale,
         )  # fmt: skip
 
     def _side(self, band: Band | None) -> Band:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib import import_module
@@ -12,11 +13,13 @@ import torch
 import triton
 from torch import Tensor
 
-from attnlang.plan import Band
+from attnlang.plan import Band, Plan, Tiles
 from attnlang.runtime.triton.launches import Launch
-from attnlang.runtime.triton.matrices import Matrices
+from attnlang.runtime.triton.matrices import matrices, places_of
+from attnlang.runtime.triton.nesting import Shape
 from attnlang.runtime.triton.pieces import Seen, pieces, weights
-from attnlang.runtime.triton.prepared import Prepared, log_m
+from attnlang.runtime.triton.prepared import Operands, Work, log_m, work
+from attnlang.runtime.triton.tuning import LIST_BLOCK, Kind, kind_of
 
 ROWS = 64
 """Queries of a consumer."""
@@ -52,18 +55,22 @@ class Split:
         return (self.registers * (self.consumers + 1) - LOADER_REGISTERS) // self.consumers // 8 * 8
 
 
-TABLE: dict[tuple[int, bool], Split] = {
-    (64, False): Split(2, 128, 2, 168),
-    (64, True): Split(2, 128, 2, 168),
-    (128, False): Split(2, 64, 2, 168),
-    (128, True): Split(2, 64, 2, 168),
+TABLE: dict[tuple[int, Kind], Split] = {
+    (64, "full"): Split(2, 128, 2, 168),
+    (64, "causal"): Split(2, 128, 2, 168),
+    (64, "window"): Split(3, 64, 4, 128, q_shared=True),
+    (128, "full"): Split(2, 128, 2, 168, q_shared=True),
+    (128, "causal"): Split(2, 128, 2, 168, q_shared=True),
+    (128, "window"): Split(2, 64, 4, 168),
 }
-"""By head dimension and whether there is a band."""
+"""By head dimension and how a plan masks; measured on an H100 (docs/kernels.md)."""
 
 
 @lru_cache
 def available(device: torch.device) -> bool:
     """Whether the device is a Hopper GPU and this triton has the language that the kernel is written in."""
+    if os.environ.get("TRITON_INTERPRET") == "1":
+        return False
     if device.type != "cuda" or torch.cuda.get_device_capability(device) != (9, 0):
         return False
     return tuple(map(int, triton.__version__.split(".")[:2])) in VERSIONS
@@ -74,32 +81,61 @@ def _multiprocessors(device: torch.device) -> int:
     return torch.cuda.get_device_properties(device).multi_processor_count
 
 
-def can_run(launch: Launch) -> bool:
+def _can_run(launch: Launch) -> bool:
     """Lattices alone; nested ones only where every tile is whole."""
     if launch.columns is not None or launch.tiles_of is not None or launch.band is None:
         return False
     return launch.even or not launch.nested
 
 
-def run(
-    item: Prepared, split: Split, q: Tensor, streamed: tuple[Tensor, Tensor], seen: Matrices,
-    out: Tensor, lse: Tensor, total: Tensor, scale: float,
-) -> None:  # fmt: skip
-    """One launch of the forward pass. The scale is positive."""
-    launch = item.launch
-    batch, heads, n, dim = q.shape
-    band = launch.band or Band()
-    ways = tuple(Seen(x.stride(2), place) for x, place in zip(streamed, seen.places, strict=True))
-    table, log_m = _tables(launch, n, batch, split, ways[0], ways[1], q.device)
-    hopper: Any = import_module("attnlang.runtime.triton.hopper")
-    hopper.attend[(min(len(table), split.resident * _multiprocessors(q.device)),)](
-        q, out, lse, total, q.stride()[:3], out.stride()[:3], *seen.descriptors, log_m, table, len(table), n, heads,
-        band.lo or 0, band.hi or 0, scale * math.log2(math.e),
-        D=dim, CONSUMERS=split.consumers, S=split.streamed, STAGES=split.stages,
-        PARTS=launch.parts, BIASED=launch.weighted, HAS_LO=band.lo is not None, HAS_HI=band.hi is not None,
-        Q_SHARED=split.q_shared, REGISTERS=split.consumer_registers, LOADER_REGISTERS=LOADER_REGISTERS,
-        num_warps=4, maxnreg=split.registers,
-    )  # fmt: skip
+@dataclass(frozen=True, slots=True)
+class Forward:
+    """The forward pass of a plan: launches, and how their programs are made up. The scale is positive."""
+
+    work: Work
+    split: Split
+    scale: float
+
+    def run(self, operands: Operands) -> None:
+        """Every launch, in order."""
+        hopper: Any = import_module("attnlang.runtime.triton.hopper")
+        q, out, split = operands.fixed[0], operands.results[0], self.split
+        batch, heads, n, dim = q.shape
+        for item in self.work.prepared:
+            launch, band = item.launch, item.launch.band or Band()
+            seen = matrices(operands.streamed, _rates(launch), split.streamed, gluon=True)
+            assert seen is not None
+            x, y = (Seen(x.stride(2), place) for x, place in zip(operands.streamed, seen.places, strict=True))
+            table, log_m = _tables(launch, n, batch, split, x, y, q.device)
+            hopper.attend[(min(len(table), split.resident * _multiprocessors(q.device)),)](
+                q, out, operands.lse, operands.accumulators[0], q.stride()[:3], out.stride()[:3], *seen.descriptors,
+                log_m, table, len(table), n, heads, band.lo or 0, band.hi or 0, self.scale * math.log2(math.e),
+                D=dim, CONSUMERS=split.consumers, S=split.streamed, STAGES=split.stages,
+                PARTS=launch.parts, BIASED=launch.weighted, HAS_LO=band.lo is not None, HAS_HI=band.hi is not None,
+                Q_SHARED=split.q_shared, REGISTERS=split.consumer_registers, LOADER_REGISTERS=LOADER_REGISTERS,
+                num_warps=4, maxnreg=split.registers,
+            )  # fmt: skip
+
+
+def forward(
+    q: Tensor, k: Tensor, v: Tensor, plan: Plan, scale: float, split: Split | None, nest: bool
+) -> Forward | None:
+    """The forward pass on the specialised kernel, with a given split or the table's; None if it cannot run it."""
+    dim = q.size(-1)
+    if not available(q.device) or q.dtype == torch.float32 or dim not in HEAD_DIMS or scale <= 0:
+        return None
+    if any(isinstance(branch, Tiles) for branch in plan.branches):
+        return None
+    split = split or TABLE[dim, kind_of(plan)]
+    shape = Shape(q.size(2), q.size(1), k.size(1), split.fixed, split.streamed, nest)
+    found = work(plan, shape, "forward", LIST_BLOCK, {}, q.device)
+    if not all(_can_run(item.launch) and places_of((k, v), _rates(item.launch)) for item in found.prepared):
+        return None
+    return Forward(found, split, scale)
+
+
+def _rates(launch: Launch) -> tuple[int, ...]:
+    return tuple(rate for _, rate in launch.chain[: launch.parts])
 
 
 @lru_cache(maxsize=64)
