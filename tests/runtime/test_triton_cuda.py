@@ -44,6 +44,12 @@ def test_small(name: str, dtype: str) -> None:
     run(replace(CASES[name], dtype=dtype))
 
 
+@pytest.mark.parametrize("dim", [64, 128])
+@pytest.mark.parametrize("name", CASES)
+def test_small_at_head_dimensions_of_the_hopper_kernel(name: str, dim: int) -> None:
+    run(replace(CASES[name], dim=dim, dtype="float16" if dim == 64 else "bfloat16"))
+
+
 @pytest.mark.parametrize("dim", [32, 64, 80, 128, 256])
 @pytest.mark.parametrize("name", LARGER)
 def test_every_head_dimension_in_bfloat16(name: str, dim: int) -> None:

@@ -25,14 +25,13 @@ from triton.experimental.gluon.language.nvidia.hopper import (
     fence_async_shared,
     mbarrier,
     tma,
-    warpgroup_mma,
-    warpgroup_mma_wait,
 )
+
+from attnlang.runtime.triton import hopper_slots as slots
+from attnlang.runtime.triton.hopper_slots import ROWS, advance, finish, skip
 
 LOG2_E = gl.constexpr(1.4426950408889634)
 LN_2 = gl.constexpr(0.6931471805599453)
-ROWS = gl.constexpr(64)
-"""Queries of a consumer: rows of a warp group's product."""
 COLUMNS = gl.constexpr(64)
 """Integers of a piece in the table: see `pieces`."""
 INTEGERS = ["pieces", "n", "query_heads", "lo", "hi"]
@@ -124,97 +123,6 @@ def load(matrices, work, ring, S: gl.constexpr, STAGES: gl.constexpr, PARTS: gl.
 
 
 @gluon.jit
-def _softmax(
-    s,
-    largest,
-    total,
-    at,
-    lower,
-    upper,
-    bias,
-    scale,
-    MASKED: gl.constexpr,
-    BIASED: gl.constexpr,
-    dtype: gl.constexpr,
-    D: gl.constexpr,
-):
-    """Exponentials of a tile's scores, as the left side of a product; and the state: maximum, sum, and what shrinks."""
-    S: gl.constexpr = s.shape[1]
-    mma: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, S, 16])
-    left: gl.constexpr = gl.DotOperandLayout(0, gl.NVMMADistributedLayout([3, 0], [4, 1], [16, D, 16]), 2)
-    if MASKED:
-        row = gl.arange(0, S, gl.SliceLayout(0, mma))
-        keep = (row[None, :] < (upper - at)[:, None]) & (row[None, :] >= (lower - at)[:, None])
-        s = gl.where(keep, s, float("-inf"))
-    factor = scale
-    if BIASED:
-        s = s * scale + bias[None, :]
-        factor = 1.0
-    before = largest
-    largest = gl.maximum(before, gl.max(s, 1) * factor)
-    shift = gl.where(largest == float("-inf"), 0.0, largest)
-    p = gl.exp2(s * factor - shift[:, None])
-    shrink = gl.exp2(before - shift)
-    total = total * shrink + gl.sum(p, 1)
-    return gl.convert_layout(p.to(dtype), left), largest, total, shrink
-
-
-@gluon.jit
-def _here(total):
-    """The same sums (never negative), and a place that the assembler does not move a wait across.
-
-    Without it the wait for a product goes up to where the product begins, above all the exponentials.
-    """
-    return gl.inline_asm_elementwise(
-        "{ .reg .pred p; setp.lt.f32 p, $1, 0f00000000; @p exit; mov.b32 $0, $1; }", "=r,r", [total],
-        dtype=gl.float32, is_pure=False, pack=1)  # fmt: skip
-
-
-@gluon.jit
-def _advance(
-    q, acc, p, largest, total, slot, at, lower, upper, scale, ring,
-    S: gl.constexpr, D: gl.constexpr, STAGES: gl.constexpr, MASKED: gl.constexpr, BIASED: gl.constexpr,
-):  # fmt: skip
-    """A slot: the scores of its tile, and under their softmax the product of the tile before with its V."""
-    k_ring, v_ring, m_ring, full, empty = ring
-    mma: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, S, 16])
-    rows: gl.constexpr = gl.SliceLayout(1, gl.NVMMADistributedLayout([3, 0], [4, 1], [16, D, 16]))
-    place = slot % STAGES
-    mbarrier.wait(full.index(place), slot // STAGES & 1)
-    zero = gl.full([ROWS, S], 0.0, gl.float32, mma)
-    s = warpgroup_mma(q, k_ring.index(place).permute((1, 0)), zero, use_acc=False, is_async=True)
-    sums = warpgroup_mma(p, v_ring.index(place), acc, is_async=True)
-    bias = _bias(m_ring, place, S, BIASED)
-    s = warpgroup_mma_wait(1, [s])
-    p_next, largest, total, shrink = _softmax(
-        s, largest, total, at, lower, upper, bias, scale, MASKED, BIASED, k_ring.dtype, D
-    )
-    total = _here(total)
-    acc, p, p_next = warpgroup_mma_wait(0, [sums, p, p_next])
-    mbarrier.arrive(empty.index(place))
-    acc = acc * gl.convert_layout(shrink, rows)[:, None]
-    return acc, p_next, largest, total, slot + 1
-
-
-@gluon.jit
-def _pass(slot, ring, STAGES: gl.constexpr):
-    """Let a slot go by that only other consumers need."""
-    place = slot % STAGES
-    mbarrier.wait(ring[3].index(place), slot // STAGES & 1)
-    mbarrier.arrive(ring[4].index(place))
-    return slot + 1
-
-
-@gluon.jit
-def _bias(m_ring, place, S: gl.constexpr, BIASED: gl.constexpr):
-    """Log2 m of the rows of a tile."""
-    columns: gl.constexpr = gl.SliceLayout(0, gl.NVMMADistributedLayout([3, 0], [4, 1], [16, S, 16]))
-    if BIASED:
-        return m_ring.index(place).load(columns)
-    return gl.full([S], 0.0, gl.float32, columns)
-
-
-@gluon.jit
 def _reach(least, most, lo, hi, start, rate, limit, HAS_LO: gl.constexpr, HAS_HI: gl.constexpr):
     """Rows of a run that queries least..most meet: any of them from `begin` to `end`, all of them in full_from..full_to."""
     begin = limit * 0
@@ -231,8 +139,9 @@ def _reach(least, most, lo, hi, start, rate, limit, HAS_LO: gl.constexpr, HAS_HI
 
 
 @gluon.jit
-def _begin_queries(q, stride, table, number, pieces, q_room, index, D: gl.constexpr):
+def _begin_queries(tensors, table, number, pieces, q_room, index, D: gl.constexpr):
     """Begin to copy a consumer's queries of a piece to shared memory; none if there is no such piece."""
+    q, stride = tensors[0], tensors[4]
     memory: gl.constexpr = gl.BlockedLayout([1, 8], [256 // D, D // 8], [4, 1], [1, 0])
     piece = table + gl.minimum(number, pieces - 1) * COLUMNS
     batch, head = gl.load(piece), gl.load(piece + 1)
@@ -249,168 +158,146 @@ def _begin_queries(q, stride, table, number, pieces, q_room, index, D: gl.conste
 
 
 @gluon.jit
+def _walk(
+    queries,
+    piece,
+    row,
+    slot,
+    ring,
+    lo,
+    hi,
+    scale,
+    D: gl.constexpr,
+    S: gl.constexpr,
+    STAGES: gl.constexpr,
+    BIASED: gl.constexpr,
+    HAS_LO: gl.constexpr,
+    HAS_HI: gl.constexpr,
+):
+    """Everything that a consumer's queries `row`.. of a piece meet: sums of p V, largest scores, sums of p, next slot.
+
+    Of the tiles of the own run, first..to-1 are its own (counted from the beginning), full_from..full_to-1 unmasked.
+    """
+    mma: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, D, 16])
+    s_rows: gl.constexpr = gl.SliceLayout(1, gl.NVMMADistributedLayout([3, 0], [4, 1], [16, S, 16]))
+    base, step, rows = gl.load(piece + 3), gl.load(piece + 4), gl.load(piece + 5)
+    tiles, begin = gl.load(piece + 7), gl.load(piece + 8)
+    start, rate, limit = gl.load(piece + 9), gl.load(piece + 10), gl.load(piece + 11)
+    weighted, plain = gl.load(piece + 12), gl.load(piece + 13)
+
+    token = base + (row + gl.arange(0, ROWS, s_rows)) * step
+    lower = gl.full([ROWS], 0, gl.int32, s_rows)
+    upper = lower + limit
+    if HAS_LO:
+        lower = (gl.maximum(token + lo - start, 0) + rate - 1) // rate
+    if HAS_HI:
+        upper = gl.minimum(gl.maximum(token + hi - start + rate, 0) // rate, limit)
+    least = base + gl.minimum(row, rows - 1) * step
+    most = base + (gl.minimum(row + ROWS, rows) - 1) * step
+    reach_from, reach_to, all_from, all_to = _reach(least, most, lo, hi, start, rate, limit, HAS_LO, HAS_HI)
+    to = gl.maximum(gl.minimum(gl.cdiv(reach_to - begin, S), tiles), 1)
+    first = gl.minimum(gl.maximum(reach_from - begin, 0) // S, to - 1)
+    full_to = gl.maximum(gl.minimum((all_to - begin) // S, to - 1), first)
+    full_from = gl.minimum(gl.maximum(gl.cdiv(all_from - begin, S), first), full_to)
+
+    acc = gl.full([ROWS, D], 0.0, gl.float32, mma)
+    largest = gl.full([ROWS], float("-inf"), gl.float32, s_rows)
+    total = gl.full([ROWS], 0.0, gl.float32, s_rows)
+    fixed = (queries, lower, upper, scale, ring)
+    if tiles > 0:
+        for _ in range(tiles - to):
+            slot = skip(slot, ring, STAGES)
+        state = slots.start((acc, 0, largest, total, slot), begin + (to - 1) * S, fixed, S, D, STAGES, BIASED)
+        for i in range(to - 1 - full_to):
+            state = advance(state, begin + (to - 2 - i) * S, fixed, S, D, STAGES, True, BIASED)
+        for _ in range(full_to - full_from + weighted):
+            state = advance(state, 0, fixed, S, D, STAGES, False, BIASED)
+        if BIASED:
+            for _ in range(plain):
+                state = advance(state, 0, fixed, S, D, STAGES, False, False)
+        if HAS_LO:
+            for i in range(full_from - first):
+                state = advance(state, begin + (full_from - 1 - i) * S, fixed, S, D, STAGES, True, BIASED)
+        acc, _p, largest, total, slot = finish(state, fixed, STAGES)
+        for _ in range(first):
+            slot = skip(slot, ring, STAGES)
+    return acc, largest, total, slot
+
+
+@gluon.jit
 def consume(
     tensors, work, ring, q_room, lo, hi, index, D: gl.constexpr, S: gl.constexpr, STAGES: gl.constexpr,
     BIASED: gl.constexpr, HAS_LO: gl.constexpr, HAS_HI: gl.constexpr, Q_SHARED: gl.constexpr,
 ):  # fmt: skip
     """A consumer: its 64 queries of every piece, all tiles that they meet, their results."""
-    q, out, lse, acc0, q_stride, out_stride, query_heads, n, scale = tensors
     table, pieces = work
-    k_ring, v_ring, m_ring, full, empty = ring
-    dtype: gl.constexpr = k_ring.dtype
     s_mma: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, S, 16])
-    mma: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, D, 16])
-    s_rows: gl.constexpr = gl.SliceLayout(1, s_mma)
-    memory: gl.constexpr = gl.BlockedLayout([1, 8], [256 // D, D // 8], [4, 1], [1, 0])
     slot = pieces * 0
-    _begin_queries(q, q_stride, table, gl.program_id(0), pieces, q_room, index, D)
+    _begin_queries(tensors, table, gl.program_id(0), pieces, q_room, index, D)
     for number in range(gl.program_id(0), pieces, gl.num_programs(0)):
         piece = table + number * COLUMNS
-        base, step, rows = gl.load(piece + 3), gl.load(piece + 4), gl.load(piece + 5)
-        row0 = gl.load(piece + 6) + index * ROWS
-        tiles, begin, start, rate, limit = (
-            gl.load(piece + 7),
-            gl.load(piece + 8),
-            gl.load(piece + 9),
-            gl.load(piece + 10),
-            gl.load(piece + 11),
-        )
-        weighted, plain = gl.load(piece + 12), gl.load(piece + 13)
-
-        # of the own run, tiles first..to-1 are its own (counted from the beginning), full_from..full_to-1 without a mask
-        row = row0 + gl.arange(0, ROWS, s_rows)
-        token = base + row * step
-        lower = gl.full([ROWS], 0, gl.int32, s_rows)
-        upper = lower + limit
-        if HAS_LO:
-            lower = (gl.maximum(token + lo - start, 0) + rate - 1) // rate
-        if HAS_HI:
-            upper = gl.minimum(gl.maximum(token + hi - start + rate, 0) // rate, limit)
-        least = base + gl.minimum(row0, rows - 1) * step
-        most = base + (gl.minimum(row0 + ROWS, rows) - 1) * step
-        reach_from, reach_to, all_from, all_to = _reach(least, most, lo, hi, start, rate, limit, HAS_LO, HAS_HI)
-        to = gl.maximum(gl.minimum(gl.cdiv(reach_to - begin, S), tiles), 1)
-        first = gl.minimum(gl.maximum(reach_from - begin, 0) // S, to - 1)
-        full_to = gl.maximum(gl.minimum((all_to - begin) // S, to - 1), first)
-        full_from = gl.minimum(gl.maximum(gl.cdiv(all_from - begin, S), first), full_to)
-        unmasked = full_to - full_from
-        if not HAS_LO:
-            unmasked += weighted
-
-        acc = gl.full([ROWS, D], 0.0, gl.float32, mma)
-        largest = gl.full([ROWS], float("-inf"), gl.float32, s_rows)
-        total = gl.full([ROWS], 0.0, gl.float32, s_rows)
+        row = gl.load(piece + 6) + index * ROWS
         async_copy.wait_group(0)
         fence_async_shared()
         gl.thread_barrier()
-        q_FD = q_room.index(index)
+        queries = q_room.index(index)
         if not Q_SHARED:
-            q_FD = q_room.index(index).load(gl.DotOperandLayout(0, s_mma, 2))
-        if tiles > 0:
-            for _ in range(tiles - to):
-                slot = _pass(slot, ring, STAGES)
-            mbarrier.wait(full.index(slot % STAGES), slot // STAGES & 1)
-            zero = gl.full([ROWS, S], 0.0, gl.float32, s_mma)
-            s = warpgroup_mma(q_FD, k_ring.index(slot % STAGES).permute((1, 0)), zero, use_acc=False)
-            bias = _bias(m_ring, slot % STAGES, S, BIASED)
-            p, largest, total, _shrink = _softmax(
-                s, largest, total, begin + (to - 1) * S, lower, upper, bias, scale, True, BIASED, dtype, D
-            )
-            mbarrier.arrive(empty.index(slot % STAGES))
-            slot += 1
-            for i in range(to - 1 - full_to):
-                acc, p, largest, total, slot = _advance(
-                    q_FD,
-                    acc,
-                    p,
-                    largest,
-                    total,
-                    slot,
-                    begin + (to - 2 - i) * S,
-                    lower,
-                    upper,
-                    scale,
-                    ring,
-                    S,
-                    D,
-                    STAGES,
-                    True,
-                    BIASED,
-                )
-            for _ in range(unmasked):
-                acc, p, largest, total, slot = _advance(
-                    q_FD, acc, p, largest, total, slot, 0, lower, upper, scale, ring, S, D, STAGES, False, BIASED
-                )
-            if BIASED:
-                for _ in range(plain):
-                    acc, p, largest, total, slot = _advance(
-                        q_FD, acc, p, largest, total, slot, 0, lower, upper, scale, ring, S, D, STAGES, False, False
-                    )
-            if HAS_LO:
-                for i in range(full_from - first):
-                    acc, p, largest, total, slot = _advance(
-                        q_FD,
-                        acc,
-                        p,
-                        largest,
-                        total,
-                        slot,
-                        begin + (full_from - 1 - i) * S,
-                        lower,
-                        upper,
-                        scale,
-                        ring,
-                        S,
-                        D,
-                        STAGES,
-                        True,
-                        BIASED,
-                    )
-            mbarrier.wait(full.index(slot % STAGES), slot // STAGES & 1)
-            acc = warpgroup_mma(p, v_ring.index(slot % STAGES), acc)
-            mbarrier.arrive(empty.index(slot % STAGES))
-            slot += 1
-            for _ in range(first):
-                slot = _pass(slot, ring, STAGES)
+            queries = q_room.index(index).load(gl.DotOperandLayout(0, s_mma, 2))
+        acc, largest, total, slot = _walk(
+            queries, piece, row, slot, ring, lo, hi, tensors[8], D, S, STAGES, BIASED, HAS_LO, HAS_HI)  # fmt: skip
         gl.thread_barrier()
-        _begin_queries(q, q_stride, table, number + gl.num_programs(0), pieces, q_room, index, D)
+        _begin_queries(tensors, table, number + gl.num_programs(0), pieces, q_room, index, D)
+        _put(tensors, piece, row, acc, largest, total, D, S)
 
-        # results: to the float32 accumulator, or final
-        batch, head, flags = gl.load(piece).to(gl.int64), gl.load(piece + 1).to(gl.int64), gl.load(piece + 2)
-        rows_before = (batch * query_heads + head) * n
-        lse_place = lse + rows_before + token
-        acc_row = row0 + gl.arange(0, ROWS, gl.SliceLayout(1, mma))
-        acc_column = gl.arange(0, D, gl.SliceLayout(0, mma))
-        accumulated = acc0 + (rows_before + base + acc_row * step)[:, None] * D + acc_column[None, :]
-        acc_inside = (acc_row < rows)[:, None] & (acc_column < D)[None, :]
-        nothing = total == 0.0
-        total = gl.where(nothing, 1.0, total)
-        here = gl.where(nothing, float("-inf"), largest + gl.log2(total))
-        factor = 1.0 / total
-        if (flags & 1) != 0:
-            before = gl.load(lse_place, row < rows, other=float("-inf")) * LOG2_E
-            greater = gl.maximum(here, before)
-            greater = gl.where(greater == float("-inf"), 0.0, greater)
-            w_here, w_before = gl.exp2(here - greater), gl.exp2(before - greater)
-            both = w_here + w_before
-            neither = both == 0.0
-            both = gl.where(neither, 1.0, both)
-            here = gl.where(neither, float("-inf"), greater + gl.log2(both))
-            share = gl.convert_layout(w_before / both, gl.SliceLayout(1, mma))
-            known = gl.convert_layout(before, gl.SliceLayout(1, mma)) > float("-inf")
-            acc = acc * gl.convert_layout(factor * (w_here / both), gl.SliceLayout(1, mma))[:, None]
-            acc += gl.load(accumulated, acc_inside & known[:, None], other=0.0) * share[:, None]
-        else:
-            acc = acc * gl.convert_layout(factor, gl.SliceLayout(1, mma))[:, None]
-        gl.store(lse_place, here * LN_2, row < rows)
-        if (flags & 2) != 0:
-            out_row = row0 + gl.arange(0, ROWS, gl.SliceLayout(1, memory))
-            out_column = gl.arange(0, D, gl.SliceLayout(0, memory))
-            place = batch * out_stride[0] + head * out_stride[1] + (base + out_row * step).to(gl.int64) * out_stride[2]
-            out_inside = (out_row < rows)[:, None] & (out_column < D)[None, :]
-            gl.store(out + place[:, None] + out_column[None, :], gl.convert_layout(acc.to(dtype), memory), out_inside)
-        else:
-            gl.store(accumulated, acc, acc_inside)
+
+@gluon.jit
+def _put(tensors, piece, row0, acc, largest, total, D: gl.constexpr, S: gl.constexpr):
+    """The results of a consumer's queries: merged with earlier ones where there are any, final or to be merged."""
+    _q, out, lse, acc0, _q_stride, out_stride, query_heads, n, _scale = tensors
+    mma: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, D, 16])
+    s_rows: gl.constexpr = gl.SliceLayout(1, gl.NVMMADistributedLayout([3, 0], [4, 1], [16, S, 16]))
+    memory: gl.constexpr = gl.BlockedLayout([1, 8], [256 // D, D // 8], [4, 1], [1, 0])
+    batch, head, flags = gl.load(piece).to(gl.int64), gl.load(piece + 1).to(gl.int64), gl.load(piece + 2)
+    base, step, rows = gl.load(piece + 3), gl.load(piece + 4), gl.load(piece + 5)
+    row = row0 + gl.arange(0, ROWS, s_rows)
+    rows_before = (batch * query_heads + head) * n
+    lse_place = lse + rows_before + base + row * step
+    acc_row = row0 + gl.arange(0, ROWS, gl.SliceLayout(1, mma))
+    acc_column = gl.arange(0, D, gl.SliceLayout(0, mma))
+    accumulated = acc0 + (rows_before + base + acc_row * step)[:, None] * D + acc_column[None, :]
+    acc_inside = (acc_row < rows)[:, None] & (acc_column < D)[None, :]
+    nothing = total == 0.0
+    total = gl.where(nothing, 1.0, total)
+    here = gl.where(nothing, float("-inf"), largest + gl.log2(total))
+    factor = 1.0 / total
+    if (flags & 1) != 0:
+        before = gl.load(lse_place, row < rows, other=float("-inf")) * LOG2_E
+        greater = gl.maximum(here, before)
+        greater = gl.where(greater == float("-inf"), 0.0, greater)
+        w_here, w_before = gl.exp2(here - greater), gl.exp2(before - greater)
+        both = w_here + w_before
+        neither = both == 0.0
+        both = gl.where(neither, 1.0, both)
+        here = gl.where(neither, float("-inf"), greater + gl.log2(both))
+        share = gl.convert_layout(w_before / both, gl.SliceLayout(1, mma))
+        known = gl.convert_layout(before, gl.SliceLayout(1, mma)) > float("-inf")
+        acc = acc * gl.convert_layout(factor * (w_here / both), gl.SliceLayout(1, mma))[:, None]
+        acc += gl.load(accumulated, acc_inside & known[:, None], other=0.0) * share[:, None]
+    else:
+        acc = acc * gl.convert_layout(factor, gl.SliceLayout(1, mma))[:, None]
+    gl.store(lse_place, here * LN_2, row < rows)
+    if (flags & 2) != 0:
+        out_row = row0 + gl.arange(0, ROWS, gl.SliceLayout(1, memory))
+        out_column = gl.arange(0, D, gl.SliceLayout(0, memory))
+        place = batch * out_stride[0] + head * out_stride[1] + (base + out_row * step).to(gl.int64) * out_stride[2]
+        out_inside = (out_row < rows)[:, None] & (out_column < D)[None, :]
+        gl.store(
+            out + place[:, None] + out_column[None, :],
+            gl.convert_layout(acc.to(out.dtype.element_ty), memory),
+            out_inside,
+        )
+    else:
+        gl.store(accumulated, acc, acc_inside)
 
 
 # the kernel ---------------------------------------------------------------------------------------------------------

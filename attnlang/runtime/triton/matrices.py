@@ -113,4 +113,5 @@ def _matrix(x: Tensor, place: Place, rate: int, rows: int, gluon: bool) -> Any:
     from triton.experimental.gluon.nvidia.hopper import TensorDescriptor as Described
 
     dtypes: Any = {torch.float16: language.float16, torch.bfloat16: language.bfloat16}
-    return Described(x, *view, language.NVMMASharedLayout.get_default_for([rows, dim], dtypes[x.dtype]))
+    layout: Any = language.NVMMASharedLayout.get_default_for([rows, dim], dtypes[x.dtype])
+    return Described(x, *view, layout)

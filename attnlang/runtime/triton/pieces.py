@@ -42,7 +42,8 @@ def pieces(
     """(pieces, COLUMNS), for `fixed` rows a piece and `streamed` rows a tile. Columns:
 
     0 batch, 1 head, 2 flags, 3 first token, 4 step, 5 rows of the class, 6 first row;
-    own run: 7 tiles, 8 first row (a multiple of a tile), 9 first token, 10 rate, 11 rows; tiles of outer runs: 12 weighted, and 13 after them with weight 1;
+    own run: 7 tiles, 8 first row (a multiple of a tile), 9 first token, 10 rate, 11 rows;
+    tiles of outer runs: 12 weighted, and 13 after them with weight 1;
     16 and 17 row and column of the own run's first tile in x, 18 and 19 in y, 20 its row of weights;
     outer run p at 24 + 8 (p - 1): row and column in x, in y, row where to jump, how far, tiles, row of weights.
     """

@@ -126,6 +126,8 @@ def forward(
         return None
     if any(isinstance(branch, Tiles) for branch in plan.branches):
         return None
+    if q.data_ptr() % 16 or any(stride % 16 for stride in q.stride()[:3]):
+        return None  # queries are copied 16 bytes at a time
     split = split or TABLE[dim, kind_of(plan)]
     shape = Shape(q.size(2), q.size(1), k.size(1), split.fixed, split.streamed, nest)
     found = work(plan, shape, "forward", LIST_BLOCK, {}, q.device)

@@ -1,0 +1,62 @@
+"""Compile the kernel of `hopper` in every configuration of its table, for a GPU that need not be there: a script.
+
+Prints a line for each. Triton brings its own assembler; it must not be in the interpreter's mode.
+"""
+
+from __future__ import annotations
+
+import re
+
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.experimental.gluon import language as gl
+from triton.experimental.gluon._runtime import GluonASTSource
+
+from attnlang.runtime.triton import hopper
+from attnlang.runtime.triton.specialised import LOADER_REGISTERS, TABLE, Split
+from attnlang.runtime.triton.tuning import Kind
+
+SHARED = 232_448
+"""Bytes of shared memory that a program may have."""
+
+
+def compiled(dim: int, kind: Kind, split: Split) -> triton.compiler.CompiledKernel:
+    chosen = {
+        "D": dim,
+        "CONSUMERS": split.consumers,
+        "S": split.streamed,
+        "STAGES": split.stages,
+        "PARTS": 1 if kind == "window" else 3,
+        "BIASED": kind != "window",
+        "HAS_LO": kind == "window",
+        "HAS_HI": kind != "full",
+        "Q_SHARED": split.q_shared,
+        "REGISTERS": split.consumer_registers,
+        "LOADER_REGISTERS": LOADER_REGISTERS,
+    }
+    tile = gl.NVMMASharedLayout.get_default_for([split.streamed, dim], gl.bfloat16)
+    matrix = f"tensordesc<bf16[{split.streamed}, {dim}],{tile!r}>"
+    line = f"tensordesc<fp32[{split.streamed}],{gl.NVMMASharedLayout(0, 32, 1)!r}>"
+    kinds: dict[str, object] = {"log_m": line, "table": "*i32", "scale": "fp32"}
+    kinds |= dict.fromkeys(("q", "out"), "*bf16") | dict.fromkeys(("lse", "acc0"), "*fp32")
+    kinds |= dict.fromkeys(("q_stride", "out_stride"), ("i32",) * 3)
+    names = hopper.attend.arg_names
+    kinds |= {name: matrix for name in names if re.fullmatch(r"[xy]s\d", name)} | dict.fromkeys(chosen, "constexpr")
+    aligned = [(names.index(name),) for name in ("q", "out", "lse", "acc0", "table")]
+    aligned += [(names.index("q_stride"), axis) for axis in range(3)]
+    source = GluonASTSource(
+        hopper.attend,
+        {name: kinds.get(name, "i32") for name in names},
+        {(names.index(name),): value for name, value in chosen.items()},
+        {place: [["tt.divisibility", 16]] for place in aligned},
+    )
+    options = {"num_warps": 4, "maxnreg": split.registers}
+    return triton.compile(source, target=GPUTarget("cuda", 90, 32), options=options)
+
+
+if __name__ == "__main__":
+    for (dim, kind), split in TABLE.items():
+        kernel = compiled(dim, kind, split)
+        assert "wgmma.mma_async" in kernel.asm["ptx"]
+        assert kernel.metadata.shared * split.resident <= SHARED
+        print(dim, kind, kernel.metadata.shared)

@@ -1,0 +1,138 @@
+"""The kernel for Hopper GPUs, as far as it can be tested without one: its table of work, and that it compiles.
+
+Its loader and consumers only follow the table, which is walked here as they walk it, pair by pair. What the kernel
+itself computes is compared with float64 in test_triton_cuda.py.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from attnc.lower import lower
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import attnlang
+from attnlang import Pattern
+from attnlang.pattern.library import load
+from attnlang.plan import Band
+
+pytest.importorskip("triton")
+from attnlang.runtime.triton.launches import Launch, launches
+from attnlang.runtime.triton.nesting import Shape
+from attnlang.runtime.triton.pieces import Seen, pieces, weights
+from attnlang.runtime.triton.prepared import log_m
+
+ROWS = 64
+SCRIPT = Path(__file__).parent / "compile_hopper.py"
+
+
+def walked(
+    pattern: Pattern, n: int, heads: int, kv_heads: int, consumers: int, streamed: int, batch: int
+) -> np.ndarray:
+    """(batch, heads, n, n): the weight of each pair, as loader and consumers come to it."""
+    found = np.zeros((batch, heads, n, n))
+    shape = Shape(n, heads, kv_heads, ROWS * consumers, streamed)
+    seen = Seen(kv_heads * 4, (n, 0, 0, 4))  # a (batch, n, kv_heads, 4) tensor
+    for launch in launches(lower(pattern, heads), shape, "forward", {}):
+        assert launch.tiles_of is None
+        assert launch.columns is None
+        assert launch.even or not launch.nested
+        band = launch.band or Band()
+        table = pieces(launch, band, n, batch, shape.fixed, streamed, seen, seen)
+        weight = np.exp2(weights(launch, log_m(launch).numpy(), streamed))
+        for piece in table:
+            item, head, _flags, base, step, rows, row0 = piece[:7]
+            queries = base + np.arange(row0, min(row0 + shape.fixed, rows)) * step
+            for matrix_row, column, rate, row, weights_row in tiles(launch, piece, streamed):
+                token = np.arange(matrix_row, matrix_row + streamed) * rate + column // seen.stride - item * n
+                assert column % seen.stride == head // (heads // kv_heads) * 4
+                keep = (
+                    np.full((len(queries), streamed), True)
+                    if row is None
+                    else inside(band, piece, queries, row, streamed)
+                )
+                assert keep.any() or row is not None
+                for q, kept in zip(queries, keep, strict=True):
+                    np.add.at(found[item, head, q], token[kept], weight[weights_row][kept])
+    return found
+
+
+def tiles(launch: Launch, piece: np.ndarray, streamed: int) -> Iterator[tuple[int, int, int, int | None, int]]:
+    """Row and column in the matrix of a rate, that rate, row of the own run (None in outer ones), row of weights."""
+    for i in range(piece[7]):
+        rate = launch.chain[0][1] if launch.chain else 1
+        yield piece[16] + i * streamed, piece[17], rate, piece[8] + i * streamed, piece[20] if launch.weighted else 0
+    plain = 0
+    for part in range(1, launch.parts):
+        row, column, _y_row, _y_column, jump_at, jump, count, weights_row = piece[16 + 8 * part : 24 + 8 * part]
+        for i in range(count):
+            at = i * streamed
+            yield row + at + (jump if at >= jump_at else 0), column, launch.chain[part][1], None, weights_row
+        plain = count or plain
+    assert piece[13] in (0, plain)
+
+
+def inside(band: Band, piece: np.ndarray, queries: np.ndarray, row: int, streamed: int) -> np.ndarray:
+    """Which rows of a tile of its own run a query meets."""
+    start, rate, limit = piece[9:12]
+    rows = np.arange(row, row + streamed)
+    token = start + rows * rate - queries[:, None]
+    keep = np.broadcast_to(rows < limit, token.shape).copy()
+    if band.lo is not None:
+        keep &= token >= band.lo
+    if band.hi is not None:
+        keep &= token <= band.hi
+    return keep
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters", "n", "heads", "kv_heads", "streamed"),
+    [
+        ("longnet", {"segments": [128, 256, 512], "dilations": [1, 2, 4]}, 512, 4, 4, 16),
+        ("longnet", {"segments": [128, 256, 1024], "dilations": [1, 2, 8]}, 1280, 8, 2, 16),
+        ("longnet_bidirectional", {"segments": [256, 512], "dilations": [1, 4]}, 768, 4, 2, 16),
+        ("sliding", {"w": 70}, 300, 2, 1, 32),
+        ("causal", {}, 200, 2, 2, 64),
+        ("longnet", {"segments": [512], "dilations": [1]}, 500, 3, 3, 128),
+        ("longnet", {"segments": [96, 200], "dilations": [3, 5]}, 411, 5, 5, 16),
+    ],
+)
+@pytest.mark.parametrize("consumers", [1, 2])
+def test_the_table_holds_every_pair_as_often_as_the_pattern(
+    name: str, parameters: dict[str, object], n: int, heads: int, kv_heads: int, streamed: int, consumers: int
+) -> None:
+    pattern = load(name, **parameters)
+    found = walked(pattern, n, heads, kv_heads, consumers, streamed, 2)
+    expected = np.asarray(pattern.multiplicity(n, heads))
+    assert np.abs(found - expected).max() < 1e-5
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    n=st.integers(1, 200),
+    lo=st.integers(0, 90),
+    hi=st.integers(-40, 40),
+    consumers=st.sampled_from([1, 2, 3]),
+    streamed=st.sampled_from([16, 64]),
+)
+def test_any_window(n: int, lo: int, hi: int, consumers: int, streamed: int) -> None:
+    pattern = attnlang.loads(f"pattern any_window = offset({min(-lo, hi)}..{hi})")
+    found = walked(pattern, n, 1, 1, consumers, streamed, 1)
+    assert np.abs(found[0] - np.asarray(pattern.multiplicity(n, 1))).max() == 0
+
+
+def test_every_configuration_of_the_table_compiles_for_hopper() -> None:
+    """With shared memory to spare; triton brings its own assembler, so this needs no GPU."""
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    done = subprocess.run(
+        [sys.executable, str(SCRIPT)], capture_output=True, text=True, env=environment, check=False, timeout=300
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert len(done.stdout.splitlines()) == 6
