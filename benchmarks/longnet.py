@@ -55,8 +55,8 @@ def both(function: Any, inputs: list[Tensor]) -> Callable[[], object]:
     return lambda: torch.autograd.grad(function(*leaves), leaves, inputs[3])
 
 
-def ours(name: str, heads: int, dim: int, inputs: list[Tensor]) -> tuple[Callable[[], Any], Callable[[], Any], int]:
-    """Our kernels forward, forward and backward, and how many pairs the pattern has."""
+def ours(name: str, heads: int, dim: int, inputs: list[Tensor]) -> tuple[Callable[[], Any], Callable[[], Any]]:
+    """Our kernels forward, and forward and backward."""
     module = attnc.compile(name, heads=heads, segments=SEGMENTS, dilations=DILATIONS)
     plan, scale = module.plan, dim**-0.5
     assert plan is not None
@@ -69,7 +69,7 @@ def ours(name: str, heads: int, dim: int, inputs: list[Tensor]) -> tuple[Callabl
         out, lse = forward()
         return triton.backward(dout, q, k, v, out, lse, plan, scale, {})
 
-    return forward, forward_backward, attnc.report(module.pattern, n=q.size(2), heads=heads, head_dim=dim).bag
+    return forward, forward_backward
 
 
 def measure(heads: int, dim: int, causal: bool, n: int, repeats: int, with_flex: bool) -> dict[str, Any]:
@@ -77,12 +77,14 @@ def measure(heads: int, dim: int, causal: bool, n: int, repeats: int, with_flex:
     q, k, v, dout = inputs
     name = "longnet" if causal else "longnet_bidirectional"
     start = time.perf_counter()
-    forward, forward_backward, pairs = ours(name, heads, dim, inputs)
+    forward, forward_backward = ours(name, heads, dim, inputs)
     forward_backward()
     torch.cuda.synchronize()
     first = time.perf_counter() - start
-    plan = attnc.compile(name, heads=heads, segments=SEGMENTS, dilations=DILATIONS).plan
+    module = attnc.compile(name, heads=heads, segments=SEGMENTS, dilations=DILATIONS)
+    plan = module.plan
     assert plan is not None
+    pairs = attnc.report(module.pattern, n=n, heads=heads, head_dim=dim, dependency=False).bag
     views = cudnn_views(plan, dim**-0.5)
     reference = longnet_reference(SEGMENTS, DILATIONS, causal)
 
@@ -151,7 +153,7 @@ def scaling(repeats: int) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
     for n in (2**15, 2**17, 2**19, 2**21, 2**22):
         inputs = tensors(4, n, 64)
-        forward, forward_backward, _ = ours("longnet", 4, 64, inputs)
+        forward, forward_backward = ours("longnet", 4, 64, inputs)
         times = [milliseconds(function, repeats) for function in (forward, forward_backward)]
         rows.append({"n": n, "ns_per_token": [ms * 1e6 / n for ms in times]})
         print(f"N = {n:>8}  {times[0] * 1e6 / n:6.2f} ns a token forward, {times[1] * 1e6 / n:6.2f} with backward")
@@ -177,6 +179,15 @@ def plot(rows: list[dict[str, Any]], path: Path) -> None:
     figure.savefig(path)
 
 
+def _show(row: dict[str, Any]) -> None:
+    for what, speedup in row["speedup"].items():
+        peers = ", ".join(f"{times:.2f}x {peer}" for peer, times in speedup.items())
+        title = f"D {row['head_dim']:>3} {'causal' if row['causal'] else 'full':<6} {what:<16}"
+        mine = row["milliseconds"][what]["ours"]
+        print(f"{title} {mine:7.3f} ms {row['tflops'][what]:4.0f} TFLOP/s  {peers}", flush=True)
+    print(f"first result after {row['first_seconds']:.1f} s", flush=True)
+
+
 @click.command()
 @click.option("--n", default=131072, show_default=True, type=click.IntRange(1))
 @click.option("--repeats", default=10, show_default=True, type=click.IntRange(1))
@@ -184,21 +195,21 @@ def plot(rows: list[dict[str, Any]], path: Path) -> None:
 @click.option("--scaling", "with_scaling", is_flag=True, help="Also time per token from 32K to 4M tokens.")
 @click.option("--out", default=RESULTS, type=click.Path(file_okay=False, path_type=Path), help="Folder of the result.")
 def main(n: int, repeats: int, with_flex: bool, with_scaling: bool, out: Path) -> None:
-    rows = [measure(h, d, causal, n, repeats, False) for h, d in SHAPES for causal in (False, True)]
-    for row in rows:
-        for what, speedup in row["speedup"].items():
-            peers = ", ".join(f"{times:.2f}x {peer}" for peer, times in speedup.items())
-            title = f"D {row['head_dim']:>3} {'causal' if row['causal'] else 'full':<6} {what:<16}"
-            print(f"{title} {row['milliseconds'][what]['ours']:7.3f} ms {row['tflops'][what]:4.0f} TFLOP/s  {peers}")
-        print(f"first result after {row['first_seconds']:.1f} s")
-    result: dict[str, Any] = {"benchmark": "longnet", "machine": machine("cuda"), "rows": rows}
-    if with_flex:
-        result["flex"] = measure(12, 64, True, 32768, repeats, True)
-        print(result["flex"]["milliseconds"], result["flex"]["speedup"])
+    result: dict[str, Any] = {"benchmark": "longnet", "machine": machine("cuda"), "rows": []}
+    for heads, dim in SHAPES:
+        for causal in (False, True):
+            row = measure(heads, dim, causal, n, repeats, False)
+            result["rows"].append(row)
+            _show(row)
+            write_result("longnet", result, out)  # what was measured stays, whatever comes after
     if with_scaling:
         result["scaling"] = scaling(repeats)
+        write_result("longnet", result, out)
+    if with_flex:
+        result["flex"] = measure(12, 64, True, 32768, repeats, True)
+        _show(result["flex"])
     write_result("longnet", result, out)
-    plot(rows, out / "longnet.svg")
+    plot(result["rows"], out / "longnet.svg")
 
 
 if __name__ == "__main__":
