@@ -21,12 +21,13 @@ SHARED = 232_448
 
 
 def compiled(dim: int, kind: Kind, split: Split) -> triton.compiler.CompiledKernel:
-    chosen = {
+    parts = 1 if kind == "window" else 3
+    chosen: dict[str, object] = {
         "D": dim,
         "CONSUMERS": split.consumers,
         "S": split.streamed,
         "STAGES": split.stages,
-        "PARTS": 1 if kind == "window" else 3,
+        "PARTS": parts,
         "BIASED": kind != "window",
         "HAS_LO": kind == "window",
         "HAS_HI": kind != "full",
@@ -41,7 +42,9 @@ def compiled(dim: int, kind: Kind, split: Split) -> triton.compiler.CompiledKern
     kinds |= dict.fromkeys(("q", "out"), "*bf16") | dict.fromkeys(("lse", "acc0"), "*fp32")
     kinds |= dict.fromkeys(("q_stride", "out_stride"), ("i32",) * 3)
     names = hopper.attend.arg_names
-    kinds |= {name: matrix for name in names if re.fullmatch(r"[xy]s\d", name)} | dict.fromkeys(chosen, "constexpr")
+    seen = [name for name in names if re.fullmatch(r"[xy]s\d", name)]
+    chosen |= {name: None for name in seen if int(name[2]) >= parts}  # as the launch leaves them out
+    kinds |= dict.fromkeys(seen, matrix) | dict.fromkeys(chosen, "constexpr")
     aligned = [(names.index(name),) for name in ("q", "out", "lse", "acc0", "table")]
     aligned += [(names.index("q_stride"), axis) for axis in range(3)]
     source = GluonASTSource(

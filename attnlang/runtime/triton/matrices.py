@@ -8,6 +8,7 @@ A batch axis or a head axis lies either beside the tokens (columns) or after the
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, TypeAlias
 
 import torch
@@ -22,7 +23,7 @@ Place: TypeAlias = tuple[int, int, int, int]
 
 @dataclass(frozen=True, slots=True)
 class Matrices:
-    """Descriptors of two streamed tensors, for up to MOST_PARTS rates each, and where heads are in them.
+    """Descriptors of two streamed tensors, MOST_PARTS each (None after the last rate), and where heads are in them.
 
     places  for each tensor, where its batch items and heads are
     """
@@ -44,7 +45,7 @@ def matrices(
     found: list[Any] = []
     for x, place in zip(streamed, places, strict=True):
         made = [_matrix(x, place, rate, rows, gluon) for rate in rates]
-        found += made + made[:1] * (MOST_PARTS - len(made))
+        found += made + [None] * (MOST_PARTS - len(made))
     return Matrices(tuple(found), places)
 
 
@@ -106,12 +107,22 @@ def _matrix(x: Tensor, place: Place, rate: int, rows: int, gluon: bool) -> Any:
     tokens = n + place[0] * (batch - 1) + place[1] * (heads - 1)
     width = dim + place[2] * (batch - 1) + place[3] * (heads - 1)
     stride = x.stride(2)
-    view = [tokens // rate, (rate - 1) * stride + width], [rate * stride, 1], [rows, dim]
-    if not gluon:
-        return TensorDescriptor(x, *view)
+    kind, layout = _gluon(rows, dim, x.dtype) if gluon else (TensorDescriptor, None)
+    # not by its constructor, which takes as long as all the rest of a launch to check what `_place` has checked
+    found: Any = object.__new__(kind)
+    found.base = x
+    found.shape, found.strides = [tokens // rate, (rate - 1) * stride + width], [rate * stride, 1]
+    found.block_shape = [rows, dim]
+    if gluon:
+        found.layout = layout
+    return found  # (of its other fields the defaults hold)
+
+
+@lru_cache
+def _gluon(rows: int, dim: int, dtype: torch.dtype) -> tuple[type, Any]:
+    """Gluon's class of descriptors, and how a tile lies in shared memory."""
     from triton.experimental.gluon import language
     from triton.experimental.gluon.nvidia.hopper import TensorDescriptor as Described
 
     dtypes: Any = {torch.float16: language.float16, torch.bfloat16: language.bfloat16}
-    layout: Any = language.NVMMASharedLayout.get_default_for([rows, dim], dtypes[x.dtype])
-    return Described(x, *view, layout)
+    return Described, language.NVMMASharedLayout.get_default_for([rows, dim], dtypes[dtype])
