@@ -1,14 +1,15 @@
-"""Put the tables of benchmarks/results into README.md, between `<!-- table: NAME -->` and `<!-- end -->`."""
+"""Put the tables of benchmarks/results into README.md and docs/, between `<!-- table: NAME -->` and `<!-- end -->`."""
 
 from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).parent
-README = HERE.parent / "README.md"
+PAGES = (HERE.parent / "README.md", HERE.parent / "docs" / "kernels.md", HERE.parent / "docs" / "parallel.md")
 
 
 def longnet_dense() -> str:
@@ -27,7 +28,85 @@ def longnet_dense() -> str:
     return "\n".join(lines)
 
 
-TABLES = {"longnet_dense": longnet_dense}
+def longnet() -> str:
+    """LongNet on our kernels and on others, from longnet.json."""
+    result = _result("longnet")
+    lines = [_measured(result), "", "| | ours | authors' algorithm | cuDNN on views | dense cuDNN |"]
+    lines.append("| --- | ---: | ---: | ---: | ---: |")
+    for row in result["rows"]:
+        title = f"H{row['heads']}D{row['head_dim']} {'causal' if row['causal'] else 'full'}"
+        for what, times in row["milliseconds"].items():
+            mine = times["ours"]
+            peers = [f"{times[peer]:.1f} ({times[peer] / mine:.1f}x)" for peer in ("reference", "cudnn_views", "dense")]
+            lines.append(f"| {title}, {_words(what)} | {mine:.2f} ms | {' | '.join(peers)} |")
+    return "\n".join(lines)
+
+
+def longnet_scaling() -> str:
+    """Time of a token by length, from longnet.json."""
+    rows = _result("longnet")["scaling"]
+    lines = ["| N | forward | forward + backward |", "| ---: | ---: | ---: |"]
+    lines += [f"| {row['n']:,} | {row['ns_per_token'][0]:.2f} ns | {row['ns_per_token'][1]:.2f} ns |" for row in rows]
+    return "\n".join(lines)
+
+
+def patterns() -> str:
+    """Other patterns against FlexAttention, from patterns.json."""
+    result = _result("patterns")
+    lines = [_measured(result), "", "| | N | forward | | forward + backward | |"]
+    lines.append("| --- | ---: | ---: | ---: | ---: | ---: |")
+    for row in result["rows"]:
+        cells = [
+            f"{row['milliseconds'][what]['ours']:.2f} ms | {row['speedup'][what]:.2f}x"
+            for what in ("forward", "forward_backward")
+        ]
+        lines.append(f"| {row['pattern']} | {row['n']:,} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def overhead() -> str:
+    """The module beside the same kernel called by hand, from overhead.json."""
+    result = _result("overhead")
+    lines = [
+        _measured(result),
+        "",
+        "| batch, heads, D | | eager | | compiled | |",
+        "| --- | --- | ---: | ---: | ---: | ---: |",
+    ]
+    shapes = list(dict.fromkeys((row["batch"], row["heads"], row["head_dim"]) for row in result["rows"]))
+    ways = list(dict.fromkeys(row["way"] for row in result["rows"]))
+    for shape in shapes:
+        for way in ways:
+            cells: list[str] = []
+            for mode in ("eager", "compiled"):
+                for row in result["rows"]:
+                    if (row["batch"], row["heads"], row["head_dim"], row["way"], row["mode"]) == (*shape, way, mode):
+                        cells += [f"{row['us'][what]:.0f} us" for what in ("forward", "forward_backward")]
+            if len(cells) == 4:
+                lines.append(f"| {', '.join(map(str, shape))} | {way} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _words(what: str) -> str:
+    return what.replace("_", " + ")
+
+
+def _result(name: str) -> dict[str, Any]:
+    return json.loads((HERE / "results" / f"{name}.json").read_text(encoding="utf-8"))
+
+
+def _measured(result: dict[str, Any]) -> str:
+    machine = result["machine"]
+    return f"{machine['device']}, torch {machine['torch']}, {machine['date']}:"
+
+
+TABLES: dict[str, Callable[[], str]] = {
+    "longnet_dense": longnet_dense,
+    "longnet": longnet,
+    "longnet_scaling": longnet_scaling,
+    "patterns": patterns,
+    "overhead": overhead,
+}
 
 
 def with_tables(text: str) -> str:
@@ -41,4 +120,5 @@ def with_tables(text: str) -> str:
 
 
 if __name__ == "__main__":
-    README.write_text(with_tables(README.read_text(encoding="utf-8")), encoding="utf-8")
+    for page in PAGES:
+        page.write_text(with_tables(page.read_text(encoding="utf-8")), encoding="utf-8")
