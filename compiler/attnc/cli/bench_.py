@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from attnc.cli.common import load_pattern, pattern_options, progress_shown, user_errors
+from attnc.cli.common import OutputFile, load_pattern, pattern_options, progress_shown, user_errors
 
 if TYPE_CHECKING:
     from attnlang.pattern import Pattern
@@ -32,7 +32,7 @@ PICTURES = (".png", ".svg", ".pdf")
 @click.option("--device", type=click.Choice(["cpu", "cuda"]), help="cuda where there is a GPU, else cpu.")
 @click.option("--backend", "backends", multiple=True, help="Only this backend of ours; may be repeated.")
 @click.option("--forward", is_flag=True, help="The forward alone; else forward and backward.")
-@click.option("-o", "output", type=click.Path(dir_okay=False, path_type=Path), help="A picture: .png, .svg or .pdf.")
+@click.option("-o", "output", type=OutputFile(), help="A picture: .png, .svg or .pdf.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def command(
     pattern: str,

@@ -7,7 +7,15 @@ from pathlib import Path
 
 import click
 
-from attnc.cli.common import given_tables, load_pattern, pattern_options, size_options, table_option, user_errors
+from attnc.cli.common import (
+    OutputFile,
+    given_tables,
+    load_pattern,
+    pattern_options,
+    size_options,
+    table_option,
+    user_errors,
+)
 from attnlang import AttnError, Diagnostic, Pattern, codes
 from attnlang.plan import Plan
 
@@ -15,7 +23,7 @@ from attnlang.plan import Plan
 @click.command("compile")
 @pattern_options
 @size_options(n=32768)
-@click.option("-o", "output", type=click.Path(dir_okay=False, path_type=Path), help="Where to write; else print.")
+@click.option("-o", "output", type=OutputFile(), help="Where to write; else print.")
 @click.option(
     "--backend",
     type=click.Choice(["auto", "triton", "sdpa", "flex", "xformers", "reference"]),

@@ -8,7 +8,15 @@ from typing import Any
 
 import click
 
-from attnc.cli.common import given_tables, load_pattern, pattern_options, size_options, table_option, user_errors
+from attnc.cli.common import (
+    OutputFile,
+    given_tables,
+    load_pattern,
+    pattern_options,
+    size_options,
+    table_option,
+    user_errors,
+)
 
 
 @click.command("plan")
@@ -25,7 +33,7 @@ from attnc.cli.common import given_tables, load_pattern, pattern_options, size_o
 @click.option("--objective", default="", help="time or bytes; by default bytes where a placement is given.")
 @click.option("--forward-only", is_flag=True, help="Weigh the forward pass alone.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
-@click.option("--html", type=click.Path(dir_okay=False, path_type=Path), help="Write a page to look at.")
+@click.option("--html", type=OutputFile(), help="Write a page to look at.")
 def command(
     pattern: str, parameters: tuple[str, ...], n: int, heads: int, tables: tuple[str, ...], ranks: int,
     kv_heads: int | None, head_dim: int, dtype: str, placement: str, gpu: str, link: str | None, objective: str,
