@@ -127,7 +127,13 @@ class PatternAttention(nn.Module):
 
     @staticmethod
     def from_config(config: Mapping[str, Any]) -> PatternAttention:
-        """The module that `attn_config` described. Raises ValueError where the pattern was changed since."""
+        """The module that `attn_config` described.
+
+        Raises ValueError where the pattern was changed since, and for what `attn_config` does not write.
+        """
+        missing = [name for name in ("pattern", "plan", "heads", "backend") if name not in config]
+        if missing:
+            raise ValueError(f"this is no attn_config: it lacks {', '.join(missing)}")
         plan = None if config["plan"] is None else Plan.from_json(config["plan"])
         return PatternAttention(from_recipe(config["pattern"]), plan, config["heads"], config["backend"])
 
