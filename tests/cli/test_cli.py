@@ -169,6 +169,7 @@ def test_unreadable_files(tmp_path: Path, content: bytes | None, message: str) -
         (["report", "sliding", "-p", "v=3"], 2, "no parameter `v`"),
         (["report", "sliding", "-p", "w=-3"], 2, "must be at least 1"),
         (["report", "sliding", "--n", "-1"], 2, "Invalid value for '--n'"),
+        (["report", "sliding", "--n", "abc"], 2, "'abc' is no integer; allowed is x>=0"),
         (["show", "causal", "--head", "12"], 2, "heads are 0 to 11"),
         (["show", "causal", "--n", "100000"], 2, "at most 4096"),
         (["show", "causal", "-o", "x.docx"], 2, "its ending must be one of"),

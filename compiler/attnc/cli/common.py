@@ -19,6 +19,20 @@ from attnlang.source import Source
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+
+class Count(click.IntRange):
+    """An integer in a range; what is none is told so, and which are allowed."""
+
+    name = "integer"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        try:
+            whole = int(value)
+        except ValueError:
+            self.fail(f"{value!r} is no integer; allowed is {self._describe_range()}", param, ctx)
+        return super().convert(whole, param, ctx)
+
+
 _ARGUMENTS_AT_FAULT = frozenset({codes.UNREADABLE, codes.PARAMETER, codes.WHICH_PATTERN})
 
 
@@ -34,10 +48,8 @@ def size_options(n: int) -> Callable[[F], F]:
     """--n and --heads."""
 
     def add(function: F) -> F:
-        length = click.option(
-            "--n", default=n, show_default=True, type=click.IntRange(0), help="Length of the sequence."
-        )
-        heads = click.option("--heads", default=12, show_default=True, type=click.IntRange(1), help="Number of heads.")
+        length = click.option("--n", default=n, show_default=True, type=Count(0), help="Length of the sequence.")
+        heads = click.option("--heads", default=12, show_default=True, type=Count(1), help="Number of heads.")
         return length(heads(function))
 
     return add
@@ -61,7 +73,7 @@ def report_options(function: F) -> F:
     options = (
         size_options(n=32768),
         table_option,
-        click.option("--head-dim", default=64, show_default=True, type=click.IntRange(1), help="Dimension of a head."),
+        click.option("--head-dim", default=64, show_default=True, type=Count(1), help="Dimension of a head."),
         click.option("--gpu", default="h100", show_default=True, help="The GPU whose roofline is given."),
         click.option(
             "--dependency/--no-dependency",

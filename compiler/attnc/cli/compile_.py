@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from attnc.cli.common import (
+    Count,
     OutputFile,
     given_tables,
     load_pattern,
@@ -42,7 +43,7 @@ from attnlang.plan import Plan
 @click.option("--explain", is_flag=True, help="Say which backend runs it, why, and what each would cost.")
 @click.option("--gpu", default="h100", show_default=True, help="The GPU whose data sheet --explain predicts from.")
 @table_option
-@click.option("--ranks", type=click.IntRange(1), help="Also write the schedule for so many ranks and --n tokens.")
+@click.option("--ranks", type=Count(1), help="Also write the schedule for so many ranks and --n tokens.")
 def command(
     pattern: str,
     parameters: tuple[str, ...],

@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from attnc.cli.common import (
+    Count,
     OutputFile,
     given_tables,
     load_pattern,
@@ -23,9 +24,9 @@ from attnc.cli.common import (
 @pattern_options
 @size_options(n=1_048_576)
 @table_option
-@click.option("--ranks", default=8, show_default=True, type=click.IntRange(1), help="Ranks that hold the sequence.")
-@click.option("--kv-heads", type=click.IntRange(1), help="Heads of k and v, if fewer than of q.")
-@click.option("--head-dim", default=64, show_default=True, type=click.IntRange(1), help="Dimension of a head.")
+@click.option("--ranks", default=8, show_default=True, type=Count(1), help="Ranks that hold the sequence.")
+@click.option("--kv-heads", type=Count(1), help="Heads of k and v, if fewer than of q.")
+@click.option("--head-dim", default=64, show_default=True, type=Count(1), help="Dimension of a head.")
 @click.option("--dtype", default="bfloat16", show_default=True, help="What rows travel in.")
 @click.option("--placement", default="auto", show_default=True, help="contiguous, zigzag, striped or auto.")
 @click.option("--gpu", default="h100", show_default=True, help="Device that times are predicted for.")

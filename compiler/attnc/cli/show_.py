@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 
 from attnc.cli.common import (
+    Count,
     OutputFile,
     given_tables,
     load_pattern,
@@ -25,7 +26,7 @@ MAX_N = 4096
 @pattern_options
 @size_options(n=64)
 @table_option
-@click.option("--head", type=click.IntRange(0), help="Only this head; otherwise the heads that differ, up to four.")
+@click.option("--head", type=Count(0), help="Only this head; otherwise the heads that differ, up to four.")
 @click.option("-o", "output", type=OutputFile(), help="A .png, .svg or .pdf file.")
 @click.option(
     "--colour/--no-colour",
