@@ -8,7 +8,7 @@ from typing import Any, Literal, TypeAlias, cast
 import torch
 from torch import Tensor, nn
 
-from attnlang.nn.checks import check_inputs, check_lengths, check_tables
+from attnlang.nn.checks import check_inputs, check_lengths, check_scale, check_tables, check_tensors
 from attnlang.pattern import Pattern
 from attnlang.pattern.recipe import from_recipe, recipe
 from attnlang.plan import Plan
@@ -96,9 +96,11 @@ class PatternAttention(nn.Module):
         Returns out (B, H, M, D) in q's dtype. Queries without keys get out 0 and lse -inf.
         Raises ValueError for shapes, dtypes or devices that do not fit, and where the backend cannot run them.
         """
+        check_tensors(q, k, v)
         if q.device.type != "meta" and torch.is_autocast_enabled(q.device.type):
             q, k, v = _autocast(q), _autocast(k), _autocast(v)
         check_inputs(q, k, v, self.heads)
+        check_scale(scale)
         check_lengths(lengths, q, k)
         contents = check_tables(self.pattern, tables, q.size(0)) if tables or self.pattern.tables else []
         if self.backend == REFERENCE:
@@ -125,7 +127,13 @@ class PatternAttention(nn.Module):
 
     @staticmethod
     def from_config(config: Mapping[str, Any]) -> PatternAttention:
-        """The module that `attn_config` described. Raises ValueError where the pattern was changed since."""
+        """The module that `attn_config` described.
+
+        Raises ValueError where the pattern was changed since, and for what `attn_config` does not write.
+        """
+        missing = [name for name in ("pattern", "plan", "heads", "backend") if name not in config]
+        if missing:
+            raise ValueError(f"this is no attn_config: it lacks {', '.join(missing)}")
         plan = None if config["plan"] is None else Plan.from_json(config["plan"])
         return PatternAttention(from_recipe(config["pattern"]), plan, config["heads"], config["backend"])
 

@@ -13,6 +13,13 @@ from attnlang.pattern.tables import check_names
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 
+def check_tensors(q: Tensor, k: Tensor, v: Tensor) -> None:
+    """Raise ValueError unless all three are tensors."""
+    for name, x in (("q", q), ("k", k), ("v", v)):
+        if not isinstance(x, Tensor):  # pyright: ignore[reportUnnecessaryIsInstance] - not everyone checks types
+            raise ValueError(f"{name} must be a tensor (batch, heads, length, head_dim), not {type(x).__name__}")
+
+
 def check_inputs(q: Tensor, k: Tensor, v: Tensor, heads: int) -> None:
     """Raise ValueError unless q, k and v fit one another and a module of so many heads."""
     alike = q.shape == k.shape == v.shape and q.dtype == k.dtype == v.dtype and q.device == k.device == v.device
@@ -29,9 +36,15 @@ def check_inputs(q: Tensor, k: Tensor, v: Tensor, heads: int) -> None:
         if len(set(kinds.values())) > 1:
             raise ValueError(f"q, k and v must have one {what}, but have {_listed(kinds)}")
     if q.size(1) != heads:
+        turned = q.size(2) == heads
+        advice = (
+            "q, k and v are (batch, heads, length, head_dim): transpose(1, 2) them if they are (batch, length, heads, "
+            "head_dim)"
+            if turned
+            else f"compile it with heads={q.size(1)}"
+        )
         raise ValueError(
-            f"this module was compiled for {heads} heads, but q has {q.size(1)} (shape {tuple(q.shape)}); "
-            f"compile it with heads={q.size(1)}"
+            f"this module was compiled for {heads} heads, but q has {q.size(1)} (shape {tuple(q.shape)}); {advice}"
         )
     shapes = {name: tuple(x.shape) for name, x in given.items()}
     if k.shape != v.shape:
@@ -51,6 +64,12 @@ def check_inputs(q: Tensor, k: Tensor, v: Tensor, heads: int) -> None:
             f"q has {q.size(2)} positions, more than the {k.size(2)} of k: queries are the last positions of the "
             "sequence, so there may be fewer of them, not more"
         )
+
+
+def check_scale(scale: float | None) -> None:
+    """Raise ValueError unless the scale is a number, or left out."""
+    if scale is not None and not isinstance(scale, int | float):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise ValueError(f"scale must be a number, or None for head_dim ** -0.5, not {type(scale).__name__}")
 
 
 def check_lengths(lengths: Tensor | None, q: Tensor, k: Tensor) -> None:

@@ -74,7 +74,8 @@ def _given(definition: tree.PatternDef, parameter: tree.Param, argument: Argumen
     wanted = declared_kind(parameter)
     if wanted == TABLE:
         message = f"`{parameter.name}` of `{definition.name}` is a table: its content is given with every call"
-        hint = f"leave it out here: `module(q, k, v, {parameter.name}=...)`"
+        name = parameter.name
+        hint = f"leave it out here: `module(q, k, v, {name}=...)`, or `tables={{'{name}': ...}}` to attnc's functions"
         raise AttnError(Diagnostic(codes.PARAMETER, message, parameter.span, "is a table", help=hint))
     if isinstance(argument, str):
         given = evaluated(parameter.name, argument)
@@ -91,7 +92,9 @@ def _given(definition: tree.PatternDef, parameter: tree.Param, argument: Argumen
 
 
 def plain(argument: object) -> Value | None:
-    """Python's integers, booleans and (nested) lists; numpy's integers too. None for anything else."""
+    """Python's integers, booleans and (nested) lists; numpy's and torch's too. None for anything else."""
+    if callable(listed := getattr(argument, "tolist", None)):
+        argument = listed()
     if isinstance(argument, bool):
         return argument
     if isinstance(argument, Sequence) and not isinstance(argument, str | bytes):

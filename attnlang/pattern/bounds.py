@@ -17,9 +17,9 @@ from attnlang.pattern import algebra
 from attnlang.pattern.arrays import evaluate_at
 from attnlang.pattern.expr import Scope, bindings, evaluate, integer
 from attnlang.pattern.intervals import Interval, interval, truth
-from attnlang.pattern.pointwise import drawn, grid_sizes, neighborhood
+from attnlang.pattern.pointwise import drawn, neighborhood
 from attnlang.pattern.ranges import Cells, Counts, Extremes
-from attnlang.pattern.values import at_least_one, head_range, scope_integer
+from attnlang.pattern.values import at_least_one, grid_sizes, head_range, scope_integer
 from attnlang.syntax import tree
 
 Array: TypeAlias = NDArray[np.int64]
@@ -158,7 +158,7 @@ class Bounds:
 
     def _grid(self, relation: algebra.Grid, at: Rectangles, n: int, scope: Scope) -> Interval:
         result, stride = Interval(1, 1), n
-        for body, size in zip(relation.bodies, grid_sizes(relation, n, scope), strict=True):
+        for body, size in zip(relation.bodies, grid_sizes(relation.sizes, n, scope, relation.span), strict=True):
             stride //= size
             q0, q1 = _coordinates(at.q0, at.q1, size, stride)
             k0, k1 = _coordinates(at.k0, at.k1, size, stride)

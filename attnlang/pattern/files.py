@@ -31,9 +31,23 @@ def library_path(name: str) -> Path:
     """The file of a library pattern. Raises AttnError (A0005), with the nearest name, if there is none."""
     if name in library_names():
         return library_folder() / f"{name}.attn"
+    file = _file_like(Path(name))
     close = get_close_matches(name, library_names(), 1, 0.5)
-    hint = f"did you mean `{close[0]}`?" if close else "`attnc list` shows the library; files end in .attn"
+    meant = file or (close[0] if close else None)
+    hint = f"did you mean `{meant}`?" if meant else "`attnc list` shows the library; files end in .attn"
     raise unreadable(f"no library pattern is called `{name}`", hint)
+
+
+def _file_like(path: Path) -> str | None:
+    """A pattern file beside where this path points that may have been meant: `mine`, `mine.att` for mine.attn."""
+    exact = path.with_name(f"{path.name}.attn") if path.name else path
+    if exact.is_file():
+        return str(exact)
+    if not path.suffix or not path.parent.is_dir():
+        return None
+    beside = {file.name: file for file in path.parent.glob("*.attn")}
+    close = get_close_matches(path.name, beside, 1, 0.8)
+    return str(beside[close[0]]) if close else None
 
 
 def unreadable(message: str, hint: str | None = None) -> AttnError:
@@ -66,7 +80,11 @@ def _instead_of(path: Path) -> str | None:
     """What may have been meant by a file that is not there."""
     if path.stem in library_names() and path.name == str(path):
         return f"`{path.stem}` is in the library; `attnc new mine --like {path.stem}` writes a copy of its text"
-    return None
+    try:
+        file = _file_like(path)
+    except (OSError, ValueError):
+        return None
+    return f"did you mean `{file}`?" if file else None
 
 
 def decode(name: str, data: bytes) -> Source:

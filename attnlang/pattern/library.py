@@ -17,8 +17,8 @@ from attnlang.pattern.elaborate import Elaborator, bind
 from attnlang.pattern.expr import Known, Scope
 from attnlang.pattern.files import library_names, library_path, read, unreadable
 from attnlang.pattern.kinds import Argument
+from attnlang.pattern.modules import NO_PATTERN_HINT, Module, Reader, Texts, load_module, pick
 from attnlang.pattern.modules import Callable as CallableNames
-from attnlang.pattern.modules import Module, Reader, Texts, load_module, pick
 from attnlang.pattern.pattern import Pattern
 from attnlang.pattern.walk import table_axes
 from attnlang.source import NOWHERE, Source
@@ -51,8 +51,8 @@ def examined(source: Source) -> tuple[list[Diagnostic], list[Pattern]]:
         checker.file(each.file)
         diagnostics += checker.diagnostics
     if not module.file.items and not diagnostics:
-        message, hint = f"{source.name} defines no pattern", "a definition reads `pattern name = causal`"
-        diagnostics.append(Diagnostic(codes.NO_PATTERN, message, None, help=hint))
+        message = f"{source.name} defines no pattern"
+        diagnostics.append(Diagnostic(codes.NO_PATTERN, message, None, help=NO_PATTERN_HINT))
     graph = CallGraph(module)
     unsound, layered = graph.reaching(_faulty(diagnostics)), graph.reaching(_differs_by_layer)
     patterns: list[Pattern] = []

@@ -29,6 +29,8 @@ MAX_MISSING = 20
 MAX_CHAIN = 40
 """How long a chain of files that import one another may be."""
 
+NO_PATTERN_HINT = "a definition reads `pattern name = causal`"
+
 
 @dataclass(frozen=True, eq=False)
 class Module:
@@ -249,7 +251,9 @@ def pick(file: tree.File, name: str | None) -> tree.PatternDef:
     if wanted in by_name:
         return by_name[wanted]
     if not by_name:
-        raise AttnError(Diagnostic(codes.NO_PATTERN, f"{file.source.name} defines no pattern", None))
+        raise AttnError(
+            Diagnostic(codes.NO_PATTERN, f"{file.source.name} defines no pattern", None, help=NO_PATTERN_HINT)
+        )
     listed = ", ".join(by_name)
     message = f"{file.source.name} has no pattern `{name}`" if name else f"{file.source.name} holds several patterns"
     raise AttnError(

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from itertools import islice
-from math import prod
 from typing import TypeAlias, assert_never
 
 import numpy as np
@@ -21,7 +20,7 @@ from attnlang.pattern.budget import spend
 from attnlang.pattern.expr import Scope, bindings, evaluate, integer
 from attnlang.pattern.functions import fail
 from attnlang.pattern.random_keys import keys
-from attnlang.pattern.values import at_least_one, head_range, scope_integer
+from attnlang.pattern.values import at_least_one, grid_sizes, head_range, scope_integer
 from attnlang.syntax.tree import Expr
 
 Matrix: TypeAlias = NDArray[np.int32]
@@ -155,12 +154,7 @@ def _neighborhood(relation: algebra.Neighborhood, n: int, scope: Scope) -> Matri
 
 
 def _grid(relation: algebra.Grid, n: int, scope: Scope) -> Matrix:
-    sizes = [_at_least_one(size, scope, "size of an axis") for size in relation.sizes]
-    if prod(sizes) != n:
-        shape = " x ".join(map(str, sizes))
-        label = f"{shape} = {prod(sizes)} positions, but the frame has {n}"
-        hint = f"choose sizes whose product is {n}, or a sequence of {prod(sizes)} positions"
-        fail(codes.OUT_OF_RANGE, "the grid does not fit the sequence", relation.span, label, hint)
+    sizes = grid_sizes(relation.sizes, n, scope, relation.span)
     result = np.ones((n, n), np.int32)
     for body, size, place in zip(relation.bodies, sizes, np.unravel_index(np.arange(n), sizes), strict=True):
         result *= _matrix(body, size, scope)[np.ix_(place, place)]

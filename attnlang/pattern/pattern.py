@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 import textwrap
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from operator import index
+from typing import TYPE_CHECKING, SupportsIndex
 
 from attnlang.pattern.algebra import Relation, relation_text
 from attnlang.pattern.expr import Known
@@ -54,6 +55,9 @@ class Pattern:
         """
         from attnlang.pattern.oracle import multiplicity
 
+        if not (isinstance(n, SupportsIndex) and isinstance(heads, SupportsIndex)):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise ValueError(f"n and heads must be integers, not n = {n!r} and heads = {heads!r}")
+        n, heads = index(n), index(heads)
         if n < 0 or heads < 1:
             raise ValueError(f"n must be at least 0 and heads at least 1, not n = {n} and heads = {heads}")
         return multiplicity(self.relation, n, heads, contents(self.tables, tables, f"pattern {self.name}"))

@@ -8,7 +8,6 @@ number of pairs asked for, not the length of the sequence.
 from __future__ import annotations
 
 from collections.abc import Callable
-from math import prod
 from typing import Any, TypeAlias, assert_never
 
 import numpy as np
@@ -20,7 +19,7 @@ from attnlang.pattern.arrays import evaluate_at
 from attnlang.pattern.expr import Scope, bindings, evaluate, integer
 from attnlang.pattern.functions import fail
 from attnlang.pattern.random_keys import drawn_keys
-from attnlang.pattern.values import at_least_one, head_range, scope_integer
+from attnlang.pattern.values import at_least_one, grid_sizes, head_range, scope_integer
 from attnlang.syntax import tree
 
 Positions: TypeAlias = NDArray[np.int64]
@@ -69,7 +68,7 @@ def _at(relation: algebra.Relation, q: Positions, k: Positions, n: int, scope: S
             return _random(relation, q, k, n, scope)
         case algebra.Grid():
             result, stride = np.ones((1,) * q.ndim, np.int64), n
-            for body, size in zip(relation.bodies, grid_sizes(relation, n, scope), strict=True):
+            for body, size in zip(relation.bodies, grid_sizes(relation.sizes, n, scope, relation.span), strict=True):
                 stride //= size
                 result = result * _on_axis(body, q // stride % size, k // stride % size, size, scope)
             return result
@@ -196,16 +195,6 @@ def drawn(relation: algebra.Random, queries: Positions, n: int, scope: Scope) ->
         found[waiting[rows], rank[rows, columns] - 1] = order[rows, columns]
         waiting = waiting[rank[:, -1] < count]
     return found
-
-
-def grid_sizes(relation: algebra.Grid, n: int, scope: Scope) -> list[int]:
-    """The sizes of a grid's axes. Raises AttnError where they do not make n."""
-    sizes = [at_least_one(integer(size, scope), "size of an axis", size.span) for size in relation.sizes]
-    if prod(sizes) != n:
-        shape = " x ".join(map(str, sizes))
-        label = f"{shape} = {prod(sizes)} positions, but the frame has {n}"
-        fail(codes.OUT_OF_RANGE, "the grid does not fit the sequence", relation.span, label)
-    return sizes
 
 
 def _segment(relation: algebra.Segment, q: Positions, k: Positions, n: int, scope: Scope) -> Counts:

@@ -7,12 +7,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from attnlang import codes
+from attnlang.diagnostics import AttnError, Diagnostic
 from attnlang.pattern.functions import fail
-from attnlang.source import Span
+from attnlang.source import NOWHERE, Span
 
 if TYPE_CHECKING:  # numpy is imported where it is used: checking a text does without
     import numpy as np
     from numpy.typing import ArrayLike, NDArray
+
+HINT = "indices count from 0; guard one that may leave the table: `k <= q and t[q - k] == 1`"
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -39,8 +42,9 @@ class Content:
 
     def _outside(self, place: int, axis: int, span: Span) -> NoReturn:
         label = f"index {place}, but axis {axis} of `{self.name}` has {self.array.shape[axis]} entries"
-        hint = "indices count from 0; guard one that may leave the table: `k <= q and t[q - k] == 1`"
-        fail(codes.TABLE, "index outside of the table", span, label, hint)
+        if span is NOWHERE:  # a count of many pairs at once knows no place in the text
+            raise AttnError(Diagnostic(codes.TABLE, f"index outside of the table: {label}", None, help=HINT))
+        fail(codes.TABLE, "index outside of the table", span, label, HINT)
 
 
 def key(name: str) -> str:

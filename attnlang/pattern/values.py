@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from math import prod
+
 from attnlang import codes
 from attnlang.pattern.expr import Scope, integer
 from attnlang.pattern.functions import fail
@@ -14,6 +17,18 @@ def at_least_one(value: int, what: str, span: Span) -> int:
     if value < 1:
         fail(codes.OUT_OF_RANGE, f"{what} must be at least 1", span, f"is {value}")
     return value
+
+
+def grid_sizes(sizes: Sequence[Expr], n: int, scope: Scope, span: Span) -> list[int]:
+    """The sizes of a grid's axes, whose product must be the frame's n."""
+    found = [at_least_one(integer(size, scope), "size of an axis", size.span) for size in sizes]
+    positions = prod(found)
+    if positions != n:
+        label = f"{' x '.join(map(str, found))} = {positions} positions, but the frame has {n}"
+        length = f" (--n {positions})" if n == scope.get("N") else ""
+        hint = f"choose sizes whose product is {n}, or a sequence of {positions} positions{length}"
+        fail(codes.OUT_OF_RANGE, "the grid does not fit the sequence", span, label, hint)
+    return found
 
 
 def scope_integer(scope: Scope, name: str) -> int:

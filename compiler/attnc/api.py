@@ -24,8 +24,10 @@ if TYPE_CHECKING:
 def _pattern(pattern: Pattern | str | Path, params: dict[str, Argument]) -> Pattern:
     if isinstance(pattern, Pattern):
         if params:
+            tables = [name for name, _ in pattern.tables if name in params]
+            content = f", and tables by tables={{'{tables[0]}': ...}}" if tables else ""
             raise ValueError(
-                f"{pattern.name} is a pattern already: give parameters ({', '.join(params)}) to attnlang.load"
+                f"{pattern.name} is a pattern already: give parameters ({', '.join(params)}) to attnlang.load{content}"
             )
         return pattern
     return load(pattern, **params)

@@ -26,6 +26,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "natten_video": {"frames": 4, "rows": 4, "cols": 5, "w": [2, 3, 3]}, "phi3_small": {"block": 3, "local": 2},
     "phi3_small_layers": {"layer": 0, "L": 2},
     "power_attention": {"w": 6, "sinks": 2}, "prefix_lm": {"p": 9}, "s2attn": {"g": 14}, "s2attn_roll": {"g": 8},
+    "scca_fixed": {"g": 14}, "scca_flow": {"g": 12}, "sda": {"w": 24, "r": 3},
     "sliding": {"w": 7}, "sliding_bidirectional": {"w": 5}, "sliding_flash": {"left": 6, "right": 2},
     "sliding_gym": {"w": 6}, "sta": {"frames": 4, "rows": 4, "cols": 6, "tile": [2, 2, 3], "w": [1, 1, 1]},
     "star_attention": {"b": 12, "last": 5}, "streaming": {"sinks": 2, "w": 6},

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from attnc.analysis import dependency as entry
 from attnc.analysis.dependency import Dependency, dependency
+from attnc.analysis.reach import MAX_LAYERS
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -67,7 +68,7 @@ def hops(true: list[np.ndarray[Any, Any]], n: int) -> tuple[tuple[int, int, int]
     return tuple(found)
 
 
-@given(relations, st.integers(1, 90), heads)
+@given(relations, st.integers(1, MAX_LAYERS), heads)  # layers are counted up to there: `window(2)` needs n - 1
 @examples(120)
 def test_the_search_equals_brute_force(text: str, n: int, heads: int) -> None:
     pattern = attnlang.loads(f"pattern p = {text}")

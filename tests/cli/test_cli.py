@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from contextlib import chdir
 from pathlib import Path
 
 import pytest
@@ -12,17 +13,26 @@ from attnc.cli import main
 from click.testing import CliRunner
 
 
-def attnc(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+def process(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-m", "attnc", *arguments], capture_output=True, text=True, cwd=cwd)
+
+
+def attnc(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    """The same within this process, which needs no second to start: what escapes the program is raised."""
+    with chdir(cwd or Path()):
+        done = CliRunner().invoke(main, arguments)
+    if done.exception is not None and not isinstance(done.exception, SystemExit):
+        raise done.exception
+    return subprocess.CompletedProcess(list(arguments), done.exit_code, done.stdout, done.stderr)
 
 
 def test_check_clean_and_faulty(tmp_path: Path) -> None:
     good, bad = tmp_path / "good.attn", tmp_path / "bad.attn"
     good.write_text("pattern a(w = 4) = causal & window(w)\n")
     bad.write_text("pattern a = causl\npattern b = window(0)\npattern c = window(,)\n")
-    clean = attnc("check", str(good))
+    clean = process("check", str(good))
     assert (clean.returncode, clean.stdout, clean.stderr) == (0, "1 file: clean\n", "")
-    faulty = attnc("check", str(good), str(bad))
+    faulty = process("check", str(good), str(bad))
     assert faulty.returncode == 1
     assert faulty.stdout == ""
     assert "did you mean `causal`?" in faulty.stderr
@@ -159,10 +169,20 @@ def test_unreadable_files(tmp_path: Path, content: bytes | None, message: str) -
         (["report", "sliding", "-p", "v=3"], 2, "no parameter `v`"),
         (["report", "sliding", "-p", "w=-3"], 2, "must be at least 1"),
         (["report", "sliding", "--n", "-1"], 2, "Invalid value for '--n'"),
+        (["report", "sliding", "--n", "abc"], 2, "'abc' is no integer; allowed is x>=0"),
         (["show", "causal", "--head", "12"], 2, "heads are 0 to 11"),
         (["show", "causal", "--n", "100000"], 2, "at most 4096"),
         (["show", "causal", "-o", "x.docx"], 2, "its ending must be one of"),
-        (["show", "causal", "-o", "no/such/folder/x.png"], 2, "No such file"),
+        (["show", "causal", "-o", "no/such/folder/x.png"], 2, "make the folder no/such/folder first"),
+        (["report", "causal", "--html", "no/x.html"], 2, "cannot write no/x.html: make the folder no first"),
+        (["report", "mine"], 2, "did you mean `mine.attn`?"),
+        (["report", "min.attn"], 2, "did you mean `mine.attn`?"),
+        (["check", "mine"], 2, "did you mean `mine.attn`?"),
+        (["report", "packed", "--n", "4", "-t", "doc=[0,0,1]"], 1, "index 3, but axis 0 of `doc` has 3 entries"),
+        (["report", "empty.attn"], 1, "a definition reads `pattern name = causal`"),
+        (["report", "natten2d"], 1, "a sequence of 3136 positions (--n 3136)"),
+        (["compile", "causal", "--ranks", "0"], 2, "Invalid value for '--ranks'"),
+        (["compile", "causal", "--backend", "cuda"], 2, "is not one of 'auto', 'triton'"),
         (["verify", "causal", "--n", "0"], 2, "Invalid value"),
         (["nonsense"], 2, "No such command"),
         (["lits"], 2, "did you mean `list`?"),
@@ -182,6 +202,8 @@ def test_unreadable_files(tmp_path: Path, content: bytes | None, message: str) -
     ],
 )
 def test_wrong_arguments(arguments: list[str], status: int, message: str, tmp_path: Path) -> None:
+    (tmp_path / "mine.attn").write_text("pattern mine = causal\n")
+    (tmp_path / "empty.attn").write_text("")
     result = attnc(*arguments, cwd=tmp_path)
     assert message in result.stderr
     assert result.returncode == status

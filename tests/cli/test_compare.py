@@ -106,7 +106,7 @@ def test_tables_that_are_not_given_make_bounds(tmp_path: Path) -> None:
         (["causal", "-t", "doc=[1]"], "none of these patterns has a table doc"),
         (["causal", "dense", "--gpu", "abacus"], "no figures for GPU"),
         ([], "Missing argument"),
-        (["causal", "dense", "--html", "no/such/folder/x.html"], "No such file"),
+        (["causal", "dense", "--html", "no/such/folder/x.html"], "make the folder no/such/folder first"),
     ],
 )
 def test_wrong_arguments(arguments: list[str], message: str) -> None:

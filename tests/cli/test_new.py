@@ -26,9 +26,9 @@ def attnc(*arguments: str) -> Result:
     return CliRunner().invoke(main, arguments)
 
 
-def assert_clean(file: str) -> None:
+def assert_clean(file: str, but: str = "") -> None:
     checked = attnc("check", file)
-    assert (checked.exit_code, checked.stdout) == (0, "1 file: clean\n"), checked.stderr
+    assert (checked.exit_code, checked.stdout) == (0, f"1 file: clean{but}\n"), checked.stderr
     assert attnc("fmt", "--check", file).exit_code == 0
 
 
@@ -66,7 +66,7 @@ def test_the_starter_is_short_and_what_it_says_works() -> None:
 def test_every_library_pattern_can_be_copied(like: str) -> None:
     done = attnc("new", "mine", "--like", like)
     assert done.exit_code == 0, done.output
-    assert_clean("mine.attn")
+    assert_clean("mine.attn", but=", 1 warning" if like == "sda" else "")  # a shifted head's first queries have no key
     copy, original = attnlang.load("mine.attn"), attnlang.load(like)
     assert (copy.name, copy.relation, copy.parameters) == ("mine", original.relation, original.parameters)
     assert copy.doc == f"{original.doc}\nMade from `{like}` of attnlang's library."

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from attnc.analysis.properties import check
 
+from attnlang.pattern.files import library_names
 from attnlang.source import Source
 
 ROOT = Path(__file__).parents[2]
@@ -96,3 +97,9 @@ def test_docstrings_of_the_package_run() -> None:
 
     assert doctest.testmod(attnlang).attempted > 0
     assert doctest.testmod(attnlang).failed == 0
+
+
+def test_the_library_is_as_large_as_is_said() -> None:
+    for page in ("README.md", "CHANGELOG.md"):
+        (said,) = re.findall(r"(\d+) patterns", (ROOT / page).read_text(encoding="utf-8"))
+        assert int(said) == len(library_names())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -106,3 +107,14 @@ def test_explain_lists_all_and_refuses_what_is_none() -> None:
     refused = CliRunner().invoke(main, ["explain", "A0140"])
     assert refused.exit_code == 2
     assert "there is no diagnostic A0140: did you mean A0111?" in refused.output
+
+
+def test_checking_the_whole_library_takes_less_than_three_seconds() -> None:
+    """Of processor time, start of Python included: that is what a machine at work on other things says honestly."""
+    files = sorted(map(str, (ROOT / "patterns").glob("*.attn")))
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join((str(ROOT), str(ROOT / "compiler")))}
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    done = subprocess.run([sys.executable, "-m", "attnc", "check", *files], env=environment, capture_output=True)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert done.returncode == 0, done.stderr
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 3

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import attnc
+import numpy as np
 import pytest
 from attnc.emit.python import emit
 
@@ -132,3 +134,17 @@ def test_parameters_may_depend_on_the_length_and_the_heads() -> None:
     assert given.multiplicity(9, 3).sum((1, 2)).tolist() == [9, 17, 24]
     with pytest.raises(AttnError, match="not the same thing inside"):
         attnlang.load("sliding", w="n")
+
+
+def test_parameters_may_be_numpys_and_no_fractions() -> None:
+    given = attnlang.load("longnet", segments=np.array([16, 32]), dilations=np.array([1, 2], np.int32))
+    assert given == attnlang.load("longnet", segments=[16, 32], dilations=[1, 2])
+    assert attnlang.load("sliding", w=np.int64(3)).call == "sliding(w=3)"
+    with pytest.raises(AttnError, match="must be an integer, a boolean, a list of them"):
+        attnlang.load("sliding", w=np.array([1.5]))
+
+
+@pytest.mark.parametrize(("n", "heads"), [(4.5, 1), (4, 1.0), ("4", 1)])
+def test_a_multiplicity_has_whole_sizes(n: Any, heads: Any) -> None:
+    with pytest.raises(ValueError, match="n and heads must be integers, not n = "):
+        attnlang.load("causal").multiplicity(n, heads)

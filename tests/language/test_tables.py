@@ -67,6 +67,10 @@ def test_an_index_outside_of_the_table_is_reported_at_its_place() -> None:
 def test_a_table_is_not_a_parameter() -> None:
     with pytest.raises(AttnError, match="its content is given with every call"):
         attnlang.loads(PACKED, doc=3)
+    with pytest.raises(AttnError, match=r"`tables={'doc': \.\.\.}` to attnc's functions"):
+        attnc.report("packed", n=4, doc=[0, 0, 1, 1])
+    with pytest.raises(ValueError, match=r"and tables by tables={'doc': \.\.\.}"):
+        attnc.report(attnlang.load("packed"), n=4, doc=[0, 0, 1, 1])
 
 
 @pytest.mark.parametrize("batched", [False, True])

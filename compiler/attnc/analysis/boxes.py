@@ -16,7 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from attnc.analysis.evaluation import Evaluator, random_keys
-from attnc.analysis.relation_terms import NoTermError, term_of
+from attnc.analysis.expression_terms import NoTermError
+from attnc.analysis.relation_terms import term_of
 from attnc.analysis.simplifier import Simplifier
 from attnc.analysis.terms import Box, Term, Terms, steps_of, subterms
 from attnlang.pattern import algebra

@@ -20,7 +20,8 @@ from typing import Any, Literal, TypeAlias
 import sympy
 
 from attnc.analysis.boxes import TooManyError
-from attnc.analysis.relation_terms import NoTermError, term_of
+from attnc.analysis.expression_terms import NoTermError
+from attnc.analysis.relation_terms import term_of
 from attnc.analysis.terms import Steps, Terms, steps_of
 from attnc.lower.pieces import ColumnsPiece, Piece
 from attnlang.diagnostics import AttnError

@@ -17,8 +17,8 @@ from itertools import pairwise
 import numpy as np
 
 from attnc.analysis.boxes import Counter, TooManyError
+from attnc.analysis.expression_terms import NoTermError
 from attnc.analysis.reach import connected
-from attnc.analysis.relation_terms import NoTermError
 from attnc.analysis.travel import Dependency
 from attnlang import codes
 from attnlang.diagnostics import AttnError, Diagnostic, Severity

@@ -14,7 +14,8 @@ import numpy as np
 
 from attnc.analysis.boxes import Counter, TooManyError
 from attnc.analysis.counting import bag_count, distinct_count
-from attnc.analysis.relation_terms import NoTermError, term_of
+from attnc.analysis.expression_terms import NoTermError
+from attnc.analysis.relation_terms import term_of
 from attnc.analysis.terms import Terms
 from attnc.lower.lowering import head_pieces
 from attnc.lower.pieces import Inexpressible, Piece

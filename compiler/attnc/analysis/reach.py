@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 from attnc.analysis.bits import Bits, add_gathered, add_piece, below_diagonal, counted, distances, identity, unpacked
 from attnc.analysis.boxes import without_blocks
 from attnc.analysis.evaluation import Evaluator
+from attnc.analysis.expression_terms import NoTermError
 from attnc.analysis.pairs import looks_at_heads
-from attnc.analysis.relation_terms import NoTermError, term_of
+from attnc.analysis.relation_terms import term_of
 from attnc.analysis.terms import Terms
 from attnc.analysis.travel import Dependency, Repair, buckets
 from attnc.lower.pieces import LatticePiece, Piece

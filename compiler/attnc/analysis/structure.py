@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 
 from attnc.analysis.boxes import Counter, TooManyError
 from attnc.analysis.counting import band_count
+from attnc.analysis.expression_terms import NoTermError
 from attnc.analysis.pairs import looks_at_heads
 from attnc.analysis.reach import MAX_LAYERS, connected
-from attnc.analysis.relation_terms import NoTermError
 from attnc.analysis.terms import Term, Terms
 from attnc.analysis.travel import Dependency, buckets
 from attnc.lower.pieces import LatticePiece, Piece

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from attnc.cli.common import load_pattern, pattern_options, progress_shown, user_errors
+from attnc.cli.common import Count, OutputFile, load_pattern, pattern_options, progress_shown, user_errors
 
 if TYPE_CHECKING:
     from attnlang.pattern import Pattern
@@ -18,12 +18,10 @@ PICTURES = (".png", ".svg", ".pdf")
 
 @click.command("bench")
 @pattern_options
-@click.option(
-    "--n", "lengths", multiple=True, type=click.IntRange(1), help="A length, may be repeated; else 1024, 2048, 4096."
-)
-@click.option("--heads", default=8, show_default=True, type=click.IntRange(1), help="Number of heads.")
-@click.option("--head-dim", default=64, show_default=True, type=click.IntRange(1), help="Dimension of a head.")
-@click.option("--batch", default=1, show_default=True, type=click.IntRange(1), help="Sequences at once.")
+@click.option("--n", "lengths", multiple=True, type=Count(1), help="A length, may be repeated; else 1024, 2048, 4096.")
+@click.option("--heads", default=8, show_default=True, type=Count(1), help="Number of heads.")
+@click.option("--head-dim", default=64, show_default=True, type=Count(1), help="Dimension of a head.")
+@click.option("--batch", default=1, show_default=True, type=Count(1), help="Sequences at once.")
 @click.option(
     "--dtype",
     type=click.Choice(["float64", "float32", "bfloat16", "float16"]),
@@ -32,7 +30,7 @@ PICTURES = (".png", ".svg", ".pdf")
 @click.option("--device", type=click.Choice(["cpu", "cuda"]), help="cuda where there is a GPU, else cpu.")
 @click.option("--backend", "backends", multiple=True, help="Only this backend of ours; may be repeated.")
 @click.option("--forward", is_flag=True, help="The forward alone; else forward and backward.")
-@click.option("-o", "output", type=click.Path(dir_okay=False, path_type=Path), help="A picture: .png, .svg or .pdf.")
+@click.option("-o", "output", type=OutputFile(), help="A picture: .png, .svg or .pdf.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def command(
     pattern: str,

@@ -19,6 +19,20 @@ from attnlang.source import Source
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+
+class Count(click.IntRange):
+    """An integer in a range; what is none is told so, and which are allowed."""
+
+    name = "integer"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        try:
+            whole = int(value)
+        except ValueError:
+            self.fail(f"{value!r} is no integer; allowed is {self._describe_range()}", param, ctx)
+        return super().convert(whole, param, ctx)
+
+
 _ARGUMENTS_AT_FAULT = frozenset({codes.UNREADABLE, codes.PARAMETER, codes.WHICH_PATTERN})
 
 
@@ -34,13 +48,44 @@ def size_options(n: int) -> Callable[[F], F]:
     """--n and --heads."""
 
     def add(function: F) -> F:
-        length = click.option(
-            "--n", default=n, show_default=True, type=click.IntRange(0), help="Length of the sequence."
-        )
-        heads = click.option("--heads", default=12, show_default=True, type=click.IntRange(1), help="Number of heads.")
+        length = click.option("--n", default=n, show_default=True, type=Count(0), help="Length of the sequence.")
+        heads = click.option("--heads", default=12, show_default=True, type=Count(1), help="Number of heads.")
         return length(heads(function))
 
     return add
+
+
+class OutputFile(click.Path):
+    """A file to write, as a Path: refused before any work is done where its folder does not exist."""
+
+    def __init__(self) -> None:
+        super().__init__(dir_okay=False, writable=True, path_type=Path)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
+        path: Path = super().convert(value, param, ctx)  # pyright: ignore[reportAssignmentType] - by path_type
+        if not path.parent.is_dir():
+            self.fail(f"cannot write {path}: make the folder {path.parent} first", param, ctx)
+        return path
+
+
+def report_options(function: F) -> F:
+    """What shapes a report: sizes, tables, the GPU, whether dependency is searched, and the form of the answer."""
+    options = (
+        size_options(n=32768),
+        table_option,
+        click.option("--head-dim", default=64, show_default=True, type=Count(1), help="Dimension of a head."),
+        click.option("--gpu", default="h100", show_default=True, help="The GPU whose roofline is given."),
+        click.option(
+            "--dependency/--no-dependency",
+            default=None,
+            help="Search how information travels, or leave it out; by default it is left out where the search is long.",
+        ),
+        click.option("--json", "as_json", is_flag=True, help="Print one JSON document."),
+        click.option("--html", "page", type=OutputFile(), help="Write a self-contained page."),
+    )
+    for option in reversed(options):
+        function = option(function)
+    return function
 
 
 def given_source(name: str) -> Source:
@@ -153,7 +198,11 @@ def user_errors() -> Any:
         fail(error.diagnostics)
     except BrokenPipeError:
         raise  # the reader has left: click ends quietly
-    except (ValueError, OSError) as error:
+    except OSError as error:
+        about = f"{error.filename}: " if error.filename else ""
+        click.echo(f"error: {about}{error.strerror or error}", err=True)
+        sys.exit(2)
+    except ValueError as error:
         click.echo(f"error: {error}", err=True)
         sys.exit(2)
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from attnc.cli.common import given_tables, load_pattern, progress_shown, size_options, table_option, user_errors
+from attnc.cli.common import given_tables, load_pattern, progress_shown, report_options, user_errors
 
 if TYPE_CHECKING:
     from attnlang.pattern import Pattern
@@ -25,17 +25,7 @@ if TYPE_CHECKING:
     metavar="NAME=VALUE",
     help="A parameter, given to every pattern that has it; for one alone write 'sliding(w=128)'.",
 )
-@size_options(n=32768)
-@table_option
-@click.option("--head-dim", default=64, show_default=True, type=click.IntRange(1), help="Dimension of a head.")
-@click.option("--gpu", default="h100", show_default=True, help="The GPU whose roofline is given.")
-@click.option(
-    "--dependency/--no-dependency",
-    default=None,
-    help="Search how information travels, or leave it out; by default it is left out where the search is long.",
-)
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
-@click.option("--html", "page", type=click.Path(dir_okay=False, path_type=Path), help="Write a self-contained page.")
+@report_options
 def command(
     patterns: tuple[str, ...],
     parameters: tuple[str, ...],

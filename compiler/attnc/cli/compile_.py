@@ -7,7 +7,16 @@ from pathlib import Path
 
 import click
 
-from attnc.cli.common import given_tables, load_pattern, pattern_options, size_options, table_option, user_errors
+from attnc.cli.common import (
+    Count,
+    OutputFile,
+    given_tables,
+    load_pattern,
+    pattern_options,
+    size_options,
+    table_option,
+    user_errors,
+)
 from attnlang import AttnError, Diagnostic, Pattern, codes
 from attnlang.plan import Plan
 
@@ -15,7 +24,7 @@ from attnlang.plan import Plan
 @click.command("compile")
 @pattern_options
 @size_options(n=32768)
-@click.option("-o", "output", type=click.Path(dir_okay=False, path_type=Path), help="Where to write; else print.")
+@click.option("-o", "output", type=OutputFile(), help="Where to write; else print.")
 @click.option(
     "--backend",
     type=click.Choice(["auto", "triton", "sdpa", "flex", "xformers", "reference"]),
@@ -34,7 +43,7 @@ from attnlang.plan import Plan
 @click.option("--explain", is_flag=True, help="Say which backend runs it, why, and what each would cost.")
 @click.option("--gpu", default="h100", show_default=True, help="The GPU whose data sheet --explain predicts from.")
 @table_option
-@click.option("--ranks", type=click.IntRange(1), help="Also write the schedule for so many ranks and --n tokens.")
+@click.option("--ranks", type=Count(1), help="Also write the schedule for so many ranks and --n tokens.")
 def command(
     pattern: str,
     parameters: tuple[str, ...],

@@ -21,7 +21,9 @@ def command(words: tuple[str, ...], as_json: bool) -> None:
     with user_errors():
         patterns = [pattern for name in library_names() if _speaks_of(pattern := load(name), words)]
         if not patterns:
-            raise ValueError(f"no pattern of the library speaks of {' and '.join(map(repr, words))}")
+            raise ValueError(
+                f"no pattern of the library speaks of {' and '.join(map(repr, words))}: `attnc list` shows all"
+            )
     if as_json:
         import json
 

@@ -8,16 +8,25 @@ from typing import Any
 
 import click
 
-from attnc.cli.common import given_tables, load_pattern, pattern_options, size_options, table_option, user_errors
+from attnc.cli.common import (
+    Count,
+    OutputFile,
+    given_tables,
+    load_pattern,
+    pattern_options,
+    size_options,
+    table_option,
+    user_errors,
+)
 
 
 @click.command("plan")
 @pattern_options
 @size_options(n=1_048_576)
 @table_option
-@click.option("--ranks", default=8, show_default=True, type=click.IntRange(1), help="Ranks that hold the sequence.")
-@click.option("--kv-heads", type=click.IntRange(1), help="Heads of k and v, if fewer than of q.")
-@click.option("--head-dim", default=64, show_default=True, type=click.IntRange(1), help="Dimension of a head.")
+@click.option("--ranks", default=8, show_default=True, type=Count(1), help="Ranks that hold the sequence.")
+@click.option("--kv-heads", type=Count(1), help="Heads of k and v, if fewer than of q.")
+@click.option("--head-dim", default=64, show_default=True, type=Count(1), help="Dimension of a head.")
 @click.option("--dtype", default="bfloat16", show_default=True, help="What rows travel in.")
 @click.option("--placement", default="auto", show_default=True, help="contiguous, zigzag, striped or auto.")
 @click.option("--gpu", default="h100", show_default=True, help="Device that times are predicted for.")
@@ -25,7 +34,7 @@ from attnc.cli.common import given_tables, load_pattern, pattern_options, size_o
 @click.option("--objective", default="", help="time or bytes; by default bytes where a placement is given.")
 @click.option("--forward-only", is_flag=True, help="Weigh the forward pass alone.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
-@click.option("--html", type=click.Path(dir_okay=False, path_type=Path), help="Write a page to look at.")
+@click.option("--html", type=OutputFile(), help="Write a page to look at.")
 def command(
     pattern: str, parameters: tuple[str, ...], n: int, heads: int, tables: tuple[str, ...], ranks: int,
     kv_heads: int | None, head_dim: int, dtype: str, placement: str, gpu: str, link: str | None, objective: str,

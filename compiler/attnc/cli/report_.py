@@ -12,25 +12,14 @@ from attnc.cli.common import (
     load_pattern,
     pattern_options,
     progress_shown,
-    size_options,
-    table_option,
+    report_options,
     user_errors,
 )
 
 
 @click.command("report")
 @pattern_options
-@size_options(n=32768)
-@table_option
-@click.option("--head-dim", default=64, show_default=True, type=click.IntRange(1), help="Dimension of a head.")
-@click.option("--gpu", default="h100", show_default=True, help="The GPU whose roofline is given.")
-@click.option(
-    "--dependency/--no-dependency",
-    default=None,
-    help="Search how information travels, or leave it out; by default it is left out where the search is long.",
-)
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
-@click.option("--html", "page", type=click.Path(dir_okay=False, path_type=Path), help="Write a self-contained page.")
+@report_options
 def command(
     pattern: str,
     parameters: tuple[str, ...],

@@ -8,7 +8,16 @@ from pathlib import Path
 
 import click
 
-from attnc.cli.common import given_tables, load_pattern, pattern_options, size_options, table_option, user_errors
+from attnc.cli.common import (
+    Count,
+    OutputFile,
+    given_tables,
+    load_pattern,
+    pattern_options,
+    size_options,
+    table_option,
+    user_errors,
+)
 
 MAX_N = 4096
 
@@ -17,8 +26,8 @@ MAX_N = 4096
 @pattern_options
 @size_options(n=64)
 @table_option
-@click.option("--head", type=click.IntRange(0), help="Only this head; otherwise the heads that differ, up to four.")
-@click.option("-o", "output", type=click.Path(dir_okay=False, path_type=Path), help="A .png, .svg or .pdf file.")
+@click.option("--head", type=Count(0), help="Only this head; otherwise the heads that differ, up to four.")
+@click.option("-o", "output", type=OutputFile(), help="A .png, .svg or .pdf file.")
 @click.option(
     "--colour/--no-colour",
     "--color/--no-color",

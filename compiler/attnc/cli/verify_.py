@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from attnc.cli.common import load_pattern, progress_shown, user_errors
+from attnc.cli.common import Count, load_pattern, progress_shown, user_errors
 from attnc.cli.workers import Crash, InProcesses, crash_text
 
 if TYPE_CHECKING:
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 @click.argument("pattern", required=False)
 @click.option("-p", "parameters", multiple=True, metavar="NAME=VALUE", help="A parameter, as in -p segments=[64,128].")
 @click.option("--all", "library", is_flag=True, help="The whole library, with small parameters.")
-@click.option("--n", "lengths", multiple=True, type=click.IntRange(1, 4096), help="A length to try; may be repeated.")
-@click.option("--heads", default=6, show_default=True, type=click.IntRange(1), help="Number of heads.")
+@click.option("--n", "lengths", multiple=True, type=Count(1, 4096), help="A length to try; may be repeated.")
+@click.option("--heads", default=6, show_default=True, type=Count(1), help="Number of heads.")
 @click.option("--device", type=click.Choice(["cpu", "cuda"]), help="Where to run; cuda where there is a GPU, else cpu.")
 @click.option("--backend", "backends", multiple=True, help="Only this backend; may be repeated.")
 @click.option("--dtype", "dtypes", multiple=True, help="Only this dtype, as float64; may be repeated.")

@@ -35,6 +35,37 @@ def rolled(f: Frame, g: int) -> Any:
     return np.where(f.h < f.H // 2, f.past & (f.q // g == f.k // g), (k <= q) & (q // g == k // g))
 
 
+def scca_fixed(f: Frame, g: int) -> Any:
+    """Queries stay in chunks of g; half the heads roll keys by g / 2 to later places. A decoder masks the future."""
+    expected, padded = f.empty(), -(-f.N // g) * g
+    for head in range(f.H):
+        keys = np.roll(np.arange(padded), g // 2 if head >= f.H // 2 else 0)
+        for place, key in enumerate(keys):
+            if key < f.N:
+                expected[head, place // g * g : (place // g + 1) * g, key] = 1
+    return f.past * expected
+
+
+def scca_flow(f: Frame, g: int) -> Any:
+    """Chunk c sees chunk c - h, the shift beginning anew after the last chunk."""
+    expected, chunks = f.empty(), -(-f.N // g)
+    for head in range(f.H):
+        for chunk in range(head % chunks, chunks):
+            seen = chunk - head % chunks
+            expected[head, chunk * g : (chunk + 1) * g, seen * g : (seen + 1) * g] = 1
+    return f.past * expected
+
+
+def sda(f: Frame, w: int, r: int) -> Any:
+    """In segments of w: the keys h mod r before the query, and every r-th before those."""
+    expected = f.empty()
+    for head in range(f.H):
+        for query in range(f.N):
+            keys = range(query - head % r, query // w * w - 1, -r)
+            expected[head, query, list(keys)] = 1
+    return expected
+
+
 def neighborhood(a: Any, b: Any, length: int, w: int, d: int = 1) -> Any:
     """NATTEN on one axis: the same class mod d, and b / d among the w places around a / d that fit the class."""
     places = -(-(length - a % d) // d)
@@ -148,6 +179,9 @@ DEFINITIONS: dict[str, Definition] = {
     "chunked": ({"b": 10}, lambda f: (f.q // 10 == f.k // 10) & f.past),
     "s2attn": ({"g": 16}, lambda f: s2attn(f, 16)),
     "s2attn_roll": ({"g": 16}, lambda f: rolled(f, 16)),
+    "scca_fixed": ({"g": 16}, lambda f: scca_fixed(f, 16)),
+    "scca_flow": ({"g": 40}, lambda f: scca_flow(f, 40)),
+    "sda": ({"w": 20, "r": 3}, lambda f: sda(f, 20, 3)),
     "prefix_lm": ({"p": 9}, lambda f: f.past | (f.k < 9)),
     "natten1d": ({"w": 5, "d": 3}, lambda f: neighborhood(f.q, f.k, f.N, 5, 3)),
     "natten1d_causal": ({"w": 5, "d": 2, "stride": 3}, lambda f: causal_neighborhood(f, 5, 2, 3)),
