@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 @click.option("--device", type=click.Choice(["cpu", "cuda"]), help="Where to run; cuda where there is a GPU, else cpu.")
 @click.option("--backend", "backends", multiple=True, help="Only this backend; may be repeated.")
 @click.option("--dtype", "dtypes", multiple=True, help="Only this dtype, as float64; may be repeated.")
-@click.option("--jobs", default=1, show_default=True, type=click.IntRange(1), help="Patterns of --all to try at once.")
+@click.option("--jobs", default=1, show_default=True, type=Count(1), help="Patterns of --all to try at once.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def command(
     pattern: str | None,
