@@ -53,16 +53,20 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Verification:
-    """All findings about a pattern, and why backends that were not tried refused. `str()` is a table."""
+    """All findings about a pattern, and why backends that were not tried refused. `str()` is a table.
+
+    `crash` says what ended the comparison before it was through, where something did.
+    """
 
     title: str
     findings: tuple[Finding, ...]
     refusals: tuple[tuple[str, str], ...] = ()
+    crash: str = ""
 
     @property
     def passed(self) -> bool:
-        """Whether every finding passed, and there is one."""
-        return bool(self.findings) and all(finding.passed for finding in self.findings)
+        """Whether every finding passed, there is one, and nothing crashed."""
+        return not self.crash and bool(self.findings) and all(finding.passed for finding in self.findings)
 
     def __str__(self) -> str:
         head = f"{'backend':<10}{'dtype':<10}{'N':>6}  " + "".join(f"{name:>10}" for name in NAMES) + "  verdict"
@@ -72,6 +76,7 @@ class Verification:
             verdict = "ok" if finding.passed else "WRONG"
             lines.append(f"{finding.backend:<10}{finding.dtype:<10}{finding.n:>6}  {errors}  {verdict}")
         lines += [f"{backend:<10}refused: {reason}" for backend, reason in self.refusals]
+        lines += [f"CRASHED: {self.crash}"] if self.crash else []
         return "\n".join((*lines, "all agree" if self.passed else "NOT all agree"))
 
 
@@ -145,6 +150,17 @@ def verify_backends(
     return Verification(title, tuple(findings), tuple(refusals.items()))
 
 
+def check_choices(
+    backends: Sequence[str] = (), dtypes: Sequence[torch.dtype | str] = (), device: str | torch.device | None = None
+) -> None:
+    """Raise ValueError, as `verify_backends` would, for a device, dtype or backend that does not exist."""
+    _device(device)
+    for dtype in dtypes:
+        _dtype(dtype)
+    for name in backends:
+        load(name)
+
+
 def _device(device: str | torch.device | None) -> torch.device:
     there = torch.cuda.is_available()
     found = torch.device(device or ("cuda" if there else "cpu"))
@@ -185,7 +201,11 @@ class _Case:
         """Of each (backend, attention, whether it has a backward)."""
         n, dtype = self.inputs[0].size(2), str(self.inputs[0].dtype).removeprefix("torch.")
         for backend, run, backward in runs:
-            errors = _errors(_results(run, self.inputs, self.tables, backward), self.exact)
+            try:
+                errors = _errors(_results(run, self.inputs, self.tables, backward), self.exact)
+            except Exception as error:
+                error.add_note(f"backend {backend}, {dtype}, N = {n}")
+                raise
             yield Finding(backend, dtype, n, errors, self.allowed[: len(errors)])
 
 

@@ -2,4 +2,5 @@
 
 from attnc.cli import main
 
-main()
+if __name__ == "__main__":
+    main()

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import json
+import math
+import os
+import signal
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from attnc.cli import main
+from attnc.cli.workers import Crash, InProcesses
 from click.testing import CliRunner, Result
 
 import attnlang
@@ -56,6 +61,44 @@ def test_verify_all_goes_through_the_library(monkeypatch: pytest.MonkeyPatch) ->
     assert lines[-1] == "3 patterns: all agree"
 
 
+def test_verify_all_in_several_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    few = [what for what in library_specimens() if what.pattern.name in ("causal", "tree", "axial")]
+    monkeypatch.setattr(specimens, "library_specimens", lambda: iter(few))
+    arguments = ("--all", "--heads", "2", "--dtype", "float64", "--device", "cpu", "--backend", "sdpa")
+    alone, together = attnc("verify", *arguments), attnc("verify", *arguments, "--jobs", "2")
+    assert (alone.exit_code, together.exit_code) == (0, 0), together.output
+    assert together.stdout == alone.stdout
+    assert together.stdout.count("sdpa ok 0.0") == 3
+
+
+@pytest.mark.parametrize("jobs", [(), ("--jobs", "2")])
+def test_a_pattern_that_crashes_fails_alone(jobs: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    few = [what for what in library_specimens() if what.pattern.name in ("causal", "packed")]
+    broken = replace(few[1], filling=_no_tables)
+    monkeypatch.setattr(specimens, "library_specimens", lambda: iter([broken, few[0]]))
+    arguments = ("--all", "--heads", "2", "--dtype", "float64", "--device", "cpu", "--backend", "sdpa", *jobs)
+    done = attnc("verify", *arguments)
+    assert done.exit_code == 1
+    crashed, fine, last = done.stdout.splitlines()
+    assert crashed.split(maxsplit=1) == ["packed", "CRASHED: RuntimeError: no tables today"]
+    assert (fine.split()[:3], last) == (["causal", "sdpa", "ok"], "2 patterns: NOT all agree")
+
+
+def _no_tables(n: int, heads: int, generator: Any) -> Any:
+    raise RuntimeError("no tables today\nnor tomorrow")
+
+
+def test_a_process_that_ends_is_a_crash_of_its_item_alone() -> None:
+    ((_, ended),) = InProcesses(os._exit, 1).results([3])
+    assert ended == Crash("the process ended with exit status 3")
+    roots = list(InProcesses(math.sqrt, 2).results([4.0, -1.0, 9.0, 16.0]))
+    assert [result for _, result in roots if not isinstance(result, Crash)] == [2.0, 3.0, 4.0]
+    assert isinstance(roots[1][1], Crash)
+    assert roots[1][1].what.startswith("ValueError: ")
+    (killed,) = InProcesses(signal.raise_signal, 1).results([signal.SIGKILL])
+    assert killed[1] == Crash("the process was ended by signal SIGKILL")
+
+
 def test_verify_says_what_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(verify, "EXACT", 0.0)
     done = attnc("verify", "causal", "--n", "40", "--backend", "sdpa", "--dtype", "float64")
@@ -68,6 +111,7 @@ def test_verify_says_what_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         ((), "give a PATTERN, or --all"),
         (("--all", "causal"), "give a PATTERN, or --all"),
+        (("causal", "--jobs", "2"), "--jobs is for --all"),
         (("--all", "--n", "3"), "--all chooses parameters and lengths itself"),
         (("causal", "--dtype", "int8"), "dtype 'int8': there are float64, float32, bfloat16, float16"),
         (("causal", "--backend", "flash"), "unknown backend 'flash': there are 'auto', "),
