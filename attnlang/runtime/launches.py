@@ -15,13 +15,12 @@ from functools import lru_cache
 from itertools import product
 from typing import TypeAlias
 
-import torch
-from torch import Tensor
-
 from attnlang.runtime.calls import Call
 from attnlang.runtime.groups import Grouped, grouped
 
 Strides: TypeAlias = tuple[int, ...]
+View: TypeAlias = tuple[tuple[int, ...], tuple[int, ...], int]
+"""Size, stride and offset."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,12 +32,12 @@ class Launch:
     offsets: tuple[int, ...]
     strides: tuple[tuple[int, int, int], ...]
 
-    def view(self, tensor: Tensor, place: int, rows: int) -> Tensor:
-        """The tensor numbered `place` as (X, Y, rows, D), or (X, Y, rows) for one without a last dimension."""
+    def view(self, place: int, rows: int, last: tuple[int, int] | None) -> View:
+        """The view of the tensor numbered `place` as (X, Y, rows), and its last dimension, if any."""
         size, stride = (*self.sizes, rows), self.strides[place]
-        if tensor.dim() == 4:
-            size, stride = (*size, tensor.size(3)), (*stride, tensor.stride(3))
-        return torch.as_strided(tensor, size, stride, tensor.storage_offset() + self.offsets[place])
+        if last is None:
+            return size, stride, self.offsets[place]
+        return (*size, last[0]), (*stride, last[1]), self.offsets[place]
 
 
 @lru_cache(maxsize=4096)
