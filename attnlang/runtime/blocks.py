@@ -22,7 +22,9 @@ from attnlang.pattern.specialise import on_head
 from attnlang.pattern.tables import Content, key
 from attnlang.pattern.walk import free_names_of, nodes
 from attnlang.plan import Tiles
+from attnlang.runtime.bitrows import Rows, bit_rows
 
+ALL_BITS = 255
 FULL = -1
 """The mask of a tile in which every pair counts."""
 BLOCK = 64
@@ -141,6 +143,7 @@ class _Builder:
         self._sides = block_q, block_k
         self._scope = scope
         self._bounds = Bounds(relation, n, scope)
+        self._rows = bit_rows(relation, n, block_k, scope) if n else None
         self._numbers: dict[bytes, int] = {}
         self._bits: list[NDArray[np.uint8]] = []
 
@@ -218,14 +221,28 @@ class _Builder:
         self, i: NDArray[np.int64], j: NDArray[np.int64]
     ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]]:
         block_q, block_k = self._sides
-        per_chunk = max(1, PAIRS // (block_q * block_k))
+        per_chunk = max(1, PAIRS // (block_q * block_k)) * (1 if self._rows is None else 8)
         for at in range(0, len(i), per_chunk):
             rows, blocks = i[at : at + per_chunk], j[at : at + per_chunk]
+            if self._rows is not None:
+                packed = self._packed(self._rows, rows, blocks)
+                some = np.flatnonzero(packed.any(axis=(1, 2)))
+                yield rows[some], blocks[some], self._numbered(packed[some])
+                continue
             counts = self._counts(rows, blocks)
             for times in range(1, int(counts.max(initial=0)) + 1):
                 held = counts >= times
                 some = np.flatnonzero(held.any(axis=(1, 2)))
-                yield rows[some], blocks[some], self._numbered(held[some])
+                packed = np.packbits(held[some], axis=-1, bitorder="little")
+                yield rows[some], blocks[some], self._numbered(packed)
+
+    def _packed(self, rows: Rows, i: NDArray[np.int64], j: NDArray[np.int64]) -> NDArray[np.uint8]:
+        """The masks of some tiles as bits (tiles, block_q, block_k / 8), from a relation's rows."""
+        q = i[:, None] * self._sides[0] + np.arange(self._sides[0])
+        words = rows(np.minimum(q, self._n - 1), j)
+        words = np.array(np.broadcast_to(words, (*q.shape, words.shape[-1])))
+        words[q >= self._n] = 0
+        return words.view(np.uint8)
 
     def _counts(self, i: NDArray[np.int64], j: NDArray[np.int64]) -> NDArray[np.int32]:
         """The multiplicity of every pair of some tiles: (tiles, block_q, block_k), 0 outside the sequence."""
@@ -254,14 +271,37 @@ class _Builder:
         counts.swapaxes(1, 2)[(j[:, None] * block_k + np.arange(block_k)) >= self._n] = 0
         return counts
 
-    def _numbered(self, held: NDArray[np.bool_]) -> NDArray[np.int64]:
+    def _numbered(self, packed: NDArray[np.uint8]) -> NDArray[np.int64]:
         """The number of each mask; equal masks share one."""
-        numbers = np.full(len(held), FULL, np.int64)
-        packed = np.packbits(held, axis=-1, bitorder="little")
-        for place in np.flatnonzero(~held.all(axis=(1, 2))):
+        numbers = np.full(len(packed), FULL, np.int64)
+        open_ = np.flatnonzero(~(packed == ALL_BITS).all(axis=(1, 2)))
+        first, which = _alike(packed[open_].reshape(len(open_), -1))
+        known: list[int] = []
+        for place in open_[first].tolist():
             text = packed[place].tobytes()
             if text not in self._numbers:
                 self._numbers[text] = len(self._bits)
                 self._bits.append(packed[place].copy())
-            numbers[place] = self._numbers[text]
+            known.append(self._numbers[text])
+        numbers[open_] = np.array(known, np.int64)[which]
         return numbers
+
+
+def _alike(masks: NDArray[np.uint8]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Some rows that all others equal, by place, and for each row which of them.
+
+    Rows are told apart by a sum of their bytes with random weights, and then compared: should two different rows have
+    one sum, each row stands for itself, which is no error, only longer.
+    """
+    every = np.arange(len(masks))
+    if len(masks) < 2:
+        return every, every
+    words = np.ascontiguousarray(masks).view(np.uint64 if masks.shape[1] % 8 == 0 else np.uint8).astype(np.uint64)
+    sums = (words * _weights(words.shape[1])).sum(axis=1)
+    _, first, which = np.unique(sums, return_index=True, return_inverse=True)
+    which = which.reshape(-1)
+    return (first, which) if (masks == masks[first][which]).all() else (every, every)
+
+
+def _weights(count: int) -> NDArray[np.uint64]:
+    return np.random.default_rng(0).integers(0, 2**63, count, np.uint64) * np.uint64(2) + np.uint64(1)
