@@ -117,7 +117,7 @@ class _Maker:
         return rows
 
     def _queries(self, held: NDArray[np.bool_]) -> Rows:
-        words = np.where(held[:, None], ~self._inside.dtype.type(0), self._inside.dtype.type(0))
+        words: Words = np.where(held[:, None], ~self._inside.dtype.type(0), self._inside.dtype.type(0))
         return lambda q, j: self._inside[j][:, None] & words[q]
 
     def _asked(self, condition: tree.Expr) -> NDArray[np.bool_]:

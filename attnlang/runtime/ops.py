@@ -71,6 +71,8 @@ def attention(
 
 
 _PLAIN = {Tensor}
+_modes: Callable[[], int] = torch._C._len_torch_dispatch_stack  # pyright: ignore[reportPrivateUsage]
+_transforms: Callable[[], bool] = torch._C._are_functorch_transforms_active  # pyright: ignore[reportPrivateUsage]
 
 
 def _unobserved(*tensors: Tensor) -> bool:
@@ -81,9 +83,9 @@ def _unobserved(*tensors: Tensor) -> bool:
     """
     return not (
         torch.compiler.is_compiling()
-        or torch._C._len_torch_dispatch_stack()
-        or torch._C._are_functorch_transforms_active()
-        or forward_ad._current_level >= 0
+        or _modes()
+        or _transforms()
+        or forward_ad._current_level >= 0  # pyright: ignore[reportPrivateUsage]
         or set(map(type, tensors)) != _PLAIN
         or tensors[0].is_meta
     )
