@@ -118,7 +118,11 @@ class _Maker:
 
     def _queries(self, held: NDArray[np.bool_]) -> Rows:
         words: Words = np.where(held[:, None], ~self._inside.dtype.type(0), self._inside.dtype.type(0))
-        return lambda q, j: self._inside[j][:, None] & words[q]
+
+        def rows(q: NDArray[np.int64], j: NDArray[np.int64]) -> Words:
+            return self._inside[j][:, None] & words[q]
+
+        return rows
 
     def _asked(self, condition: tree.Expr) -> NDArray[np.bool_]:
         return evaluate_at(condition, self._scope, {"pos": self._keys}).astype(bool)
