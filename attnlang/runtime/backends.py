@@ -1,7 +1,8 @@
 """Which backends there are, which of them can run a plan, and which one `auto` takes.
 
-A backend is a module of this package with three functions: `forward`, `backward` and `refusal`. It is imported when it
-is first asked for. `reference` is none of them: it runs the pattern itself, by its formula, and needs no plan.
+A backend is a module of this package with three functions: `forward`, `backward` and `refusal`. One that says
+FEWER_QUERIES = True takes the last M of N queries as they are; for others q is padded. It is imported when it is first
+asked for. `reference` is none of them: it runs the pattern itself, by its formula, and needs no plan.
 """
 
 from __future__ import annotations

@@ -88,13 +88,20 @@ class BlockLists:
 
 
 def block_lists(
-    branch: Tiles, heads: int, n: int, block_q: int, block_k: int, tables: Mapping[str, NDArray[np.int64]] | None = None
+    branch: Tiles,
+    heads: int,
+    n: int,
+    block_q: int,
+    block_k: int,
+    tables: Mapping[str, NDArray[np.int64]] | None = None,
+    first: int = 0,
 ) -> tuple[BlockLists, ...]:
     """The tiles of a branch at length n, by groups of heads that have the same ones.
 
     heads    the number of heads H of the attention, of which the branch has some
     block_q  queries of a tile, block_k its keys: multiples of 16
     tables   content of the runtime tables
+    first    query blocks before the one that holds this query are left out, as if they had no keys
 
     Raises AttnError where the relation has no meaning at this length, or a table is too small.
     """
@@ -102,17 +109,17 @@ def block_lists(
         raise ValueError(f"blocks must be multiples of {LEAF}, not {block_q} x {block_k}")
     content = {key(name): Content(name, array) for name, array in (tables or {}).items()}
     if not content:
-        return _fixed(branch, heads, n, block_q, block_k)
-    return _grouped(branch, heads, n, block_q, block_k, content)
+        return _fixed(branch, heads, n, block_q, block_k, first // block_q)
+    return _grouped(branch, heads, n, block_q, block_k, content, first // block_q)
 
 
 @lru_cache(maxsize=32)
-def _fixed(branch: Tiles, heads: int, n: int, block_q: int, block_k: int) -> tuple[BlockLists, ...]:
-    return _grouped(branch, heads, n, block_q, block_k, {})
+def _fixed(branch: Tiles, heads: int, n: int, block_q: int, block_k: int, first: int) -> tuple[BlockLists, ...]:
+    return _grouped(branch, heads, n, block_q, block_k, {}, first)
 
 
 def _grouped(
-    branch: Tiles, heads: int, n: int, block_q: int, block_k: int, tables: Mapping[str, Content]
+    branch: Tiles, heads: int, n: int, block_q: int, block_k: int, tables: Mapping[str, Content], first: int
 ) -> tuple[BlockLists, ...]:
     groups: dict[algebra.Relation | tuple[algebra.Relation, int], list[int]] = {}
     for head in branch.heads:
@@ -122,7 +129,7 @@ def _grouped(
     for members in groups.values():
         scope: Scope = {**tables, "N": n, "H": heads, "h": members[0]}
         relation = on_head(branch.relation, members[0], heads)
-        lists = replace(_Builder(relation, n, block_q, block_k, scope).lists(), heads=tuple(members))
+        lists = replace(_Builder(relation, n, block_q, block_k, scope, first).lists(), heads=tuple(members))
         same = next((i for i, other in enumerate(found) if lists.same_tiles(other)), None)
         if same is None:
             found.append(lists)
@@ -137,8 +144,11 @@ def _speaks_of_heads(relation: algebra.Relation) -> bool:
 
 
 class _Builder:
-    def __init__(self, relation: algebra.Relation, n: int, block_q: int, block_k: int, scope: Scope) -> None:
+    def __init__(
+        self, relation: algebra.Relation, n: int, block_q: int, block_k: int, scope: Scope, first: int
+    ) -> None:
         self._relation = relation
+        self._first = first
         self._n = n
         self._sides = block_q, block_k
         self._scope = scope
@@ -203,7 +213,7 @@ class _Builder:
         step = np.arange(1 << level)
         rows = np.broadcast_to((i[:, None, None] << level) + step[None, :, None], (len(i), len(step), len(step)))
         blocks = np.broadcast_to((j[:, None, None] << level) + step[None, None, :], rows.shape)
-        often = np.repeat(times, rows[0].size)
+        often = np.where(rows >= self._first, times[:, None, None], 0).reshape(-1)
         rows, blocks = np.repeat(rows.reshape(-1), often), np.repeat(blocks.reshape(-1), often)
         yield rows, blocks, np.full(len(rows), FULL, np.int64)
 
@@ -213,6 +223,7 @@ class _Builder:
         rows = np.concatenate([2 * i, 2 * i, 2 * i + 1, 2 * i + 1])
         blocks = np.concatenate([2 * j, 2 * j + 1, 2 * j, 2 * j + 1])
         there = (rows * (self._sides[0] << level) < self._n) & (blocks * (self._sides[1] << level) < self._n)
+        there &= (rows + 1) << level > self._first
         return rows[there], blocks[there]
 
     # tiles at the edge of the pattern -------------------------------------------------------------------------------
@@ -275,7 +286,7 @@ class _Builder:
         """The number of each mask; equal masks share one."""
         numbers = np.full(len(packed), FULL, np.int64)
         open_ = np.flatnonzero(~(packed == ALL_BITS).all(axis=(1, 2)))
-        first, which = _alike(packed[open_].reshape(len(open_), -1))
+        first, which = _alike(packed[open_].reshape(len(open_), packed.shape[1] * packed.shape[2]))
         known: list[int] = []
         for place in open_[first].tolist():
             text = packed[place].tobytes()

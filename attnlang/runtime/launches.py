@@ -15,6 +15,9 @@ from functools import lru_cache
 from itertools import product
 from typing import TypeAlias
 
+import torch
+from torch import Tensor
+
 from attnlang.runtime.calls import Call
 from attnlang.runtime.groups import Grouped, grouped
 
@@ -32,8 +35,14 @@ class Launch:
     offsets: tuple[int, ...]
     strides: tuple[tuple[int, int, int], ...]
 
-    def view(self, place: int, rows: int, last: tuple[int, int] | None) -> View:
-        """The view of the tensor numbered `place` as (X, Y, rows), and its last dimension, if any."""
+    def view(self, tensor: Tensor, place: int, rows: int) -> Tensor:
+        """The tensor numbered `place` as (X, Y, rows, D), or (X, Y, rows) for one without a last dimension."""
+        last = (tensor.size(3), tensor.stride(3)) if tensor.dim() == 4 else None
+        size, stride, offset = self.place(place, rows, last)
+        return torch.as_strided(tensor, size, stride, tensor.storage_offset() + offset)
+
+    def place(self, place: int, rows: int, last: tuple[int, int] | None) -> View:
+        """Where that is: (X, Y, rows), and the last dimension, if any, as its size and stride."""
         size, stride = (*self.sizes, rows), self.strides[place]
         if last is None:
             return size, stride, self.offsets[place]

@@ -176,15 +176,17 @@ def _run_forward(
         return _empty_forward(q)
     what, runner = _chosen(backend, program_text, q.device, q.dtype, q.size(-1))
     factor = q.size(-1) ** -0.5 if scale is None else scale
-    if _is_plain(q, k, tables, lengths):
+    n, fewer = k.size(2), _takes_fewer(runner)
+    if _is_plain(q, n, fewer, tables, lengths):
         return runner.forward(_readable(q), _readable(k), _readable(v), what.plan, factor, {})
-    q_, k_, v_ = _full_length(_readable(q), k.size(2)), _readable(k), _readable(v)
+    q_, k_, v_ = (_readable(x) for x in (q, k, v))
+    q_ = q_ if fewer else _full_length(q_, n)
     padding = _padding(what, lengths, q_)
     if padding is not None:
         q_, k_, v_ = (x.masked_fill(padding[..., None], 0.0) for x in (q_, k_, v_))
     with _no_autocast(q.device) if torch.is_autocast_enabled(q.device.type) else nullcontext():
-        todo = work(what, q_.size(0), q_.size(2), tables, lengths)
-        if len(todo) == 1 and _is_whole(todo[0], q_):
+        todo = work(what, q_.size(0), n, tables, lengths)
+        if len(todo) == 1 and _is_whole(todo[0], k_):
             out, lse = runner.forward(q_, k_, v_, what.plan, factor, todo[0].tables)
         else:
             out, lse = torch.zeros_like(q_), _lse_like(q_).fill_(float("-inf"))
@@ -218,20 +220,20 @@ def _run_backward(
         return torch.zeros_like(q), torch.zeros_like(k), torch.zeros_like(v)
     what, runner = _chosen(backend, program_text, q.device, q.dtype, q.size(-1))
     factor = q.size(-1) ** -0.5 if scale is None else scale
-    if _is_plain(q, k, tables, lengths):
+    n, fewer = k.size(2), _takes_fewer(runner)
+    if _is_plain(q, n, fewer, tables, lengths):
         read = _readable(dout), _readable(q), _readable(k), _readable(v), _readable(out)
         return runner.backward(*read, lse, what.plan, factor, {})
-    n = k.size(2)
     k_, v_ = _readable(k), _readable(v)
-    dout_, q_, out_ = (_full_length(_readable(x), n) for x in (dout, q, out))
-    lse_ = lse if q.size(2) == n else torch.nn.functional.pad(lse, (n - q.size(2), 0), value=NEVER)
+    dout_, q_, out_ = (_readable(x) if fewer else _full_length(_readable(x), n) for x in (dout, q, out))
+    lse_ = lse if q_.size(2) == q.size(2) else torch.nn.functional.pad(lse, (n - q.size(2), 0), value=NEVER)
     padding = _padding(what, lengths, q_)
     if padding is not None:
         dout_, q_, k_, v_ = (x.masked_fill(padding[..., None], 0.0) for x in (dout_, q_, k_, v_))
         lse_ = lse_.masked_fill(padding, NEVER)
     with _no_autocast(q.device) if torch.is_autocast_enabled(q.device.type) else nullcontext():
-        todo = work(what, q_.size(0), q_.size(2), tables, lengths)
-        if len(todo) == 1 and _is_whole(todo[0], q_):
+        todo = work(what, q_.size(0), n, tables, lengths)
+        if len(todo) == 1 and _is_whole(todo[0], k_):
             grads = runner.backward(dout_, q_, k_, v_, out_, lse_, what.plan, factor, todo[0].tables)
         else:
             grads = torch.zeros_like(q_), torch.zeros_like(k_), torch.zeros_like(v_)
@@ -241,12 +243,18 @@ def _run_backward(
                 for total, part in zip(grads, parts, strict=True):
                     piece.of(total).copy_(part)
     dq, dk, dv = grads
-    return dq if q.size(2) == n else dq[:, :, n - q.size(2) :], dk, dv
+    return dq[:, :, dq.size(2) - q.size(2) :], dk, dv
 
 
-def _is_plain(q: Tensor, k: Tensor, tables: Sequence[Tensor], lengths: Tensor | None) -> bool:
+def _is_plain(q: Tensor, n: int, fewer: bool, tables: Sequence[Tensor], lengths: Tensor | None) -> bool:
     """Whether a batch goes to the backend as it is."""
-    return not tables and lengths is None and q.size(2) == k.size(2) and not torch.is_autocast_enabled(q.device.type)
+    whole = fewer or q.size(2) == n
+    return whole and not tables and lengths is None and not torch.is_autocast_enabled(q.device.type)
+
+
+def _takes_fewer(runner: Backend) -> bool:
+    """Whether a backend computes the last queries alone; for others q is padded to all of them, and cut again."""
+    return getattr(runner, "FEWER_QUERIES", False)
 
 
 @lru_cache(maxsize=1024)
@@ -262,8 +270,8 @@ def _padding(what: Program, lengths: Tensor | None, q: Tensor) -> Tensor | None:
     return padded_rows(lengths, q.size(2), q.device) if lengths is not None and what.ignores_padding else None
 
 
-def _is_whole(piece: Piece, q: Tensor) -> bool:
-    return (piece.first, piece.last, piece.n) == (0, q.size(0), q.size(2))
+def _is_whole(piece: Piece, k: Tensor) -> bool:
+    return (piece.first, piece.last, piece.n) == (0, k.size(0), k.size(2))
 
 
 def _readable(x: Tensor) -> Tensor:

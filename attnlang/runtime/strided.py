@@ -19,39 +19,41 @@ from torch import Tensor
 from attnlang.plan import Lattice, Plan
 from attnlang.runtime.calls import Call, resolve
 from attnlang.runtime.kernels import Kernel
+from attnlang.runtime.last_rows import last_rows
 from attnlang.runtime.launches import Strides, View, launches
 from attnlang.runtime.merge import blend_
 from attnlang.runtime.tiles import tiles
 
 
 @lru_cache(maxsize=256)
-def kernel_calls(plan: Plan, n: int, kernel: Kernel) -> tuple[Call, ...]:
-    """The calls of a plan, banded ones cut into tiles where the kernel has no windows."""
+def kernel_calls(plan: Plan, n: int, kernel: Kernel, first: int = 0) -> tuple[Call, ...]:
+    """The calls of a plan for the queries from `first` on, banded ones cut into tiles if the kernel has no windows."""
     calls: list[Call] = []
-    for call in resolve(plan, n):
-        calls += (call,) if kernel.windows else tiles(call)
+    for whole in resolve(plan, n):
+        for call in last_rows(whole, first):
+            calls += (call,) if kernel.windows else tiles(call)
     return tuple(calls)
 
 
-def only_call(plan: Plan, n: int, kernel: Kernel) -> Call | None:
-    """The call of a plan that is one dense, causal or banded square over all tokens of all heads; else None."""
+def only_call(plan: Plan, n: int, kernel: Kernel, first: int = 0) -> Call | None:
+    """The call of a plan that is one dense, causal or banded call over all tokens of all heads; else None."""
     if len(plan.branches) != 1:
         return None
-    calls = kernel_calls(plan, n, kernel)
+    calls = kernel_calls(plan, n, kernel, first)
     if len(calls) != 1:
         return None
     call = calls[0]
     heads = len(call.axes) == 1 and (call.axes[0].size, call.axes[0].head, call.axes[0].token) == (plan.heads, 1, 0)
     all_heads = heads or (plan.heads == 1 and not call.axes)
-    everything = (call.head, call.q, call.k, call.q_len, call.k_len, call.step) == (0, 0, 0, n, n, 1)
+    everything = (call.head, call.q, call.k, call.q_len, call.k_len, call.step) == (0, 0, 0, n - first, n, 1)
     return call if all_heads and everything else None
 
 
 @lru_cache(maxsize=256)
-def stored_once(plan: Plan, n: int, kernel: Kernel) -> bool:
+def stored_once(plan: Plan, n: int, kernel: Kernel, first: int = 0) -> bool:
     """Whether the calls are the whole plan, and no two of them touch the same rows of one head, queries or keys."""
     lattices = all(isinstance(branch, Lattice) for branch in plan.branches)
-    return lattices and all(call.fresh for call in kernel_calls(plan, n, kernel))
+    return lattices and all(call.fresh for call in kernel_calls(plan, n, kernel, first))
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,15 +80,15 @@ def _steps(
     queries: tuple[Strides, ...],
     keys: tuple[Strides, ...],
 ) -> tuple[_Step, ...]:
-    """All launches on tensors of these strides: (B, H, N, D), or (B, H, N). `shape` is that of q."""
-    batch, _, n, dim = shape
+    """All launches on tensors of these strides: (B, H, M or N, D), or (B, H, M). `shape` is that of q, and N."""
+    batch, _, rows_of_q, dim, n = shape
     rows = tuple(tuple(stride[:3] for stride in strides) for strides in (queries, keys))
     last = [(dim, stride[3]) if len(stride) == 4 else None for stride in (*queries, *keys)]
     found: list[_Step] = []
-    for call in kernel_calls(plan, n, kernel):
+    for call in kernel_calls(plan, n, kernel, n - rows_of_q):
         lengths = (call.q_len,) * len(queries) + (call.k_len,) * len(keys)
         for launch in launches(call, batch, *rows, group):
-            views = (launch.view(i, *what) for i, what in enumerate(zip(lengths, last, strict=True)))
+            views = (launch.place(i, *what) for i, what in enumerate(zip(lengths, last, strict=True)))
             found.append(_Step(call, tuple(views)))
     return tuple(found)
 
@@ -96,13 +98,13 @@ def _steps_of(
 ) -> tuple[_Step, ...]:
     """The launches on some tensors, of which the first so many are indexed by query."""
     strides = tuple(x.stride() for x in tensors)
-    return _steps(plan, tuple(q.shape), q.size(1) // k.size(1), kernel, strides[:queries], strides[queries:])
+    return _steps(plan, (*q.shape, k.size(2)), q.size(1) // k.size(1), kernel, strides[:queries], strides[queries:])
 
 
 def forward_(
     out: Tensor, lse: Tensor, q: Tensor, k: Tensor, v: Tensor, plan: Plan, kernel: Kernel, scale: float
 ) -> None:
-    """Merge the attention of all calls into out (B, H, N, D) and lse (B, H, N)."""
+    """Merge the attention of all calls into out (B, H, M, D) and lse (B, H, M): of the last M of N queries."""
     tensors = q, out, lse, k, v
     for step in _steps_of(plan, kernel, q, k, tensors, 3):
         q_, out_, lse_, k_, v_ = step.of(tensors)
@@ -128,7 +130,7 @@ def backward_(
     *,
     store: bool = False,
 ) -> None:
-    """Add the gradients of all calls to dq (B, H, N, D), dk and dv (B, Hkv, N, D), from the merged out and lse.
+    """Add the gradients of all calls to dq (B, H, M, D), dk and dv (B, Hkv, N, D), from the merged out and lse.
 
     With `store`, they are written there instead: for calls no two of which touch the same rows.
     """

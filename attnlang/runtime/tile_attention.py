@@ -46,10 +46,10 @@ def batches(lists: BlockLists) -> tuple[Batch, ...]:
     return tuple(found)
 
 
-def lists_of(branch: Tiles, heads: int, n: int, tables: Mapping[str, Tensor]) -> tuple[BlockLists, ...]:
-    """The tiles of a branch at this length, in blocks as this room uses them."""
+def lists_of(branch: Tiles, heads: int, n: int, tables: Mapping[str, Tensor], first: int = 0) -> tuple[BlockLists, ...]:
+    """The tiles of a branch at this length, in blocks as this room uses them, with queries from `first` on."""
     content = {name: table.detach().cpu().numpy().astype(np.int64) for name, table in tables.items()}
-    return block_lists(branch, heads, n, BLOCK, BLOCK, content)
+    return block_lists(branch, heads, n, BLOCK, BLOCK, content, first)
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -67,7 +67,7 @@ class _Chunk:
         return s if self.held is None else s.masked_fill_(~self.held, float("-inf"))
 
 
-def _chunks(lists: BlockLists, device: torch.device, batch: int) -> Iterator[_Chunk]:
+def _chunks(lists: BlockLists, device: torch.device, batch: int, queries: int) -> Iterator[_Chunk]:
     room = max(1, WORK // (batch * len(lists.heads) * BLOCK * BLOCK))  # tiles at once
     for group in batches(lists):
         for column in range(0, group.entries.shape[1], room):
@@ -75,23 +75,32 @@ def _chunks(lists: BlockLists, device: torch.device, batch: int) -> Iterator[_Ch
             per_chunk = max(1, room // entries.shape[1])
             for at in range(0, len(group.rows), per_chunk):
                 chosen = slice(at, at + per_chunk)
-                yield _chunk(lists, group.rows[chosen], entries[chosen], device)
+                yield _chunk(lists, group.rows[chosen], entries[chosen], device, lists.n - queries)
 
 
-def _chunk(lists: BlockLists, rows: NDArray[np.int64], entries: NDArray[np.int64], device: torch.device) -> _Chunk:
-    """Rows and keys past the end stand for the last token; no pair of theirs counts."""
+def _chunk(
+    lists: BlockLists, rows: NDArray[np.int64], entries: NDArray[np.int64], device: torch.device, first: int
+) -> _Chunk:
+    """Queries are counted from `first`, for which those before it stand, as the last token for rows and keys past the
+    end: no pair of theirs counts.
+    """
     steps = np.arange(BLOCK)
     q = rows[:, None] * BLOCK + steps
     k = (lists.blocks[entries].astype(np.int64)[:, :, None] * BLOCK + steps).reshape(len(rows), -1)
     last = lists.n - 1
-    q_tokens, k_tokens = (torch.from_numpy(np.minimum(x, last)).to(device) for x in (q, k))
-    return _Chunk(q_tokens, k_tokens, torch.from_numpy(q <= last).to(device), _held(lists, entries, device))
+    q_tokens, k_tokens = (
+        torch.from_numpy(x).to(device) for x in (np.clip(q, first, last) - first, np.minimum(k, last))
+    )
+    real = (first <= q) & (q <= last)
+    return _Chunk(q_tokens, k_tokens, torch.from_numpy(real).to(device), _held(lists, entries, real, device))
 
 
-def _held(lists: BlockLists, entries: NDArray[np.int64], device: torch.device) -> Tensor | None:
-    """Which pairs of a chunk count, (C, Q, T) booleans; None where all do."""
+def _held(
+    lists: BlockLists, entries: NDArray[np.int64], real: NDArray[np.bool_], device: torch.device
+) -> Tensor | None:
+    """Which pairs of a chunk count, (C, Q, T) booleans; None where all do. `real` says which rows (C, Q) do."""
     masks = lists.masks[entries]
-    if (masks == FULL).all():
+    if (masks == FULL).all() and real.all():
         return None
     numbers = np.unique(masks)
     bits = torch.from_numpy(lists.bits[np.maximum(numbers, 0)]).to(device)
@@ -100,13 +109,13 @@ def _held(lists: BlockLists, entries: NDArray[np.int64], device: torch.device) -
     shifts = torch.arange(8, device=device, dtype=torch.uint8)
     held = ((packed[..., None] >> shifts) & 1).bool().flatten(-2)
     held |= full[:, :, None, None]
-    return held.transpose(1, 2).flatten(2)
+    return held.transpose(1, 2).flatten(2) & torch.from_numpy(real).to(device)[:, :, None]
 
 
 def forward_(out: Tensor, lse: Tensor, q: Tensor, k: Tensor, v: Tensor, lists: BlockLists, scale: float) -> None:
     """Merge the attention of a group's heads over their tiles into `out` (B, H, N, D) and `lse` (B, H, N)."""
     heads, kv_heads = _heads(lists, q, k)
-    for chunk in _chunks(lists, q.device, q.size(0)):
+    for chunk in _chunks(lists, q.device, q.size(0), q.size(2)):
         v_ = _rows(v, kv_heads, chunk.k)
         s = chunk.scores(_rows(q, heads, chunk.q), _rows(k, kv_heads, chunk.k), scale).to(out.dtype)
         part_lse = s.logsumexp(-1)
@@ -137,7 +146,7 @@ def backward_(
     heads, kv_heads = _heads(lists, q, k)
     dq, dk, dv = grads
     kind = dq.dtype
-    for chunk in _chunks(lists, q.device, q.size(0)):
+    for chunk in _chunks(lists, q.device, q.size(0), q.size(2)):
         q_, dout_, out_ = (_rows(x, heads, chunk.q) for x in (q, dout, out))
         k_, v_ = (_rows(x, kv_heads, chunk.k) for x in (k, v))
         lse_ = _rows(lse, heads, chunk.q)
