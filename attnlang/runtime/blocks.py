@@ -60,8 +60,16 @@ class BlockLists:
 
     @property
     def entries(self) -> int:
-        """How many tiles are computed for each head."""
+        """How many tiles there are for each head, one with pairs that count m times taken m times."""
         return len(self.blocks)
+
+    @property
+    def firsts(self) -> NDArray[np.int64]:
+        """The first entry of every tile: those of one tile stand next to one another."""
+        rows = self.rows
+        new = np.ones(self.entries, bool)
+        new[1:] = (rows[1:] != rows[:-1]) | (self.blocks[1:] != self.blocks[:-1])
+        return np.flatnonzero(new)
 
     @property
     def rows(self) -> NDArray[np.int32]:

@@ -25,5 +25,5 @@ def pairs_computed(plan: Plan, n: int, tables: Mapping[str, Any] | None = None, 
     for branch in plan.branches:
         if isinstance(branch, Tiles):
             for lists in block_lists(branch, plan.heads, n, BLOCK, BLOCK, content, first):
-                count += len(lists.heads) * lists.entries * BLOCK * BLOCK
+                count += len(lists.heads) * len(lists.firsts) * BLOCK * BLOCK
     return count
