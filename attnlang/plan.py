@@ -8,7 +8,7 @@ printable, and JSON both ways.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, TypeAlias, cast
 
 from attnlang.pattern.algebra import Relation, relation_text
@@ -129,6 +129,27 @@ class Plan:
 
     heads: int
     branches: tuple[Branch, ...]
+    _hash: int = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_hash", hash((self.heads, self.branches)))
+
+    def __hash__(self) -> int:
+        """Kept, for every call of a module looks its plan up several times."""
+        return self._hash
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Without the hash, which another process computes anew: it goes back to texts."""
+        return Plan, (self.heads, self.branches)
+
+    @property
+    def is_dense(self) -> bool:
+        """Whether it is plain full or causal attention on all heads, which every attention kernel runs in one call."""
+        match self.branches:
+            case (Lattice(runs=None, dilation=1, band=Band(lo=None, hi=None | 0), heads=heads),):
+                return heads == tuple(range(self.heads))
+            case _:
+                return False
 
     def __str__(self) -> str:
         lines = [f"{number:>3}  {branch}" for number, branch in enumerate(self.branches, 1)]

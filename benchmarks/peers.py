@@ -16,8 +16,8 @@ from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
 from attnlang.plan import Plan
 from attnlang.runtime import sdpa
-from attnlang.runtime.calls import Call
-from attnlang.runtime.kernels import Kernel
+from attnlang.runtime.cudnn import CudaCudnn
+from attnlang.runtime.kernels import CudaFlash
 
 Attention: TypeAlias = Callable[[Tensor, Tensor, Tensor], Tensor]
 aten = torch.ops.aten
@@ -91,54 +91,17 @@ def _to_dense(out: Tensor, lse: Tensor, r: int, batch: int) -> tuple[Tensor, Ten
 # cuDNN on strided views ----------------------------------------------------------------------------------------------
 
 
-class CudnnViews:
-    """cuDNN through torch as a kernel of the sdpa backend: full and causal calls, float16 and bfloat16."""
-
-    windows: bool = False
-
-    def forward(self, q: Tensor, k: Tensor, v: Tensor, call: Call, scale: float) -> tuple[Tensor, Tensor]:
-        out, lse, *_ = aten._scaled_dot_product_cudnn_attention(q, k, v, None, True, 0.0, call.causal, scale=scale)
-        return out, lse.squeeze(-1) if lse.dim() == 4 else lse
-
-    def backward(
-        self, dout: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, call: Call, scale: float
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        unused = torch.empty(2, dtype=torch.int64, device=q.device)
-        return aten._scaled_dot_product_cudnn_attention_backward(
-            dout.contiguous(), q, k, v, out.to(q.dtype).contiguous(), lse.contiguous().unsqueeze(-1), unused, unused,
-            None, None, None, call.q_len, call.k_len, 0.0, call.causal, scale=scale,
-        )  # fmt: skip
-
-
 class cudnn_views:  # noqa: N801 - used as a function is
     """A plan on cuDNN views: forward(q, k, v) and backward(...) as a backend has them."""
 
     def __init__(self, plan: Plan, scale: float) -> None:
-        self.plan, self.scale = plan, scale
+        self.plan, self.scale, self.kernel = plan, scale, CudaCudnn(CudaFlash())
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        with _kernel(CudnnViews()):
-            return sdpa.forward(q, k, v, self.plan, self.scale, {})
+        return sdpa.forward(q, k, v, self.plan, self.scale, {}, self.kernel)
 
     def backward(self, dout: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor) -> Any:
-        with _kernel(CudnnViews()):
-            return sdpa.backward(dout, q, k, v, out, lse, self.plan, self.scale, {})
-
-
-class _kernel:  # noqa: N801
-    """Lets the sdpa backend use another kernel for a while."""
-
-    def __init__(self, kernel: Kernel) -> None:
-        self.kernel, self.before = kernel, sdpa.kernel_for
-
-    def __enter__(self) -> None:
-        def chosen(*_: object) -> Kernel:
-            return self.kernel
-
-        sdpa.kernel_for = chosen  # pyright: ignore[reportPrivateImportUsage]
-
-    def __exit__(self, *_: object) -> None:
-        sdpa.kernel_for = self.before  # pyright: ignore[reportPrivateImportUsage]
+        return sdpa.backward(dout, q, k, v, out, lse, self.plan, self.scale, {}, self.kernel)
 
 
 # FlexAttention -------------------------------------------------------------------------------------------------------

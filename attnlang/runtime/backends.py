@@ -1,7 +1,8 @@
 """Which backends there are, which of them can run a plan, and which one `auto` takes.
 
-A backend is a module of this package with three functions: `forward`, `backward` and `refusal`. It is imported when it
-is first asked for. `reference` is none of them: it runs the pattern itself, by its formula, and needs no plan.
+A backend is a module of this package with three functions: `forward`, `backward` and `refusal`. One that says
+FEWER_QUERIES = True takes the last M of N queries as they are; for others q is padded. It is imported when it is first
+asked for. `reference` is none of them: it runs the pattern itself, by its formula, and needs no plan.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import torch
 from torch import Tensor
 
 from attnlang.plan import Plan
+from attnlang.runtime import cudnn
 
 PREFERENCE: dict[str, tuple[str, ...]] = {
     "cpu": ("sdpa", "flex", "triton", "xformers"),
@@ -93,6 +95,8 @@ def load(name: str) -> Backend:
 def choose(name: str, plan: Plan, device: torch.device, dtype: torch.dtype, head_dim: int) -> Choice:
     """The backend asked for, or for `auto` the first on the device's list that can run the plan.
 
+    Plain full and causal attention goes to cuDNN by way of `sdpa`, where that is the faster.
+
     Raises ValueError with the backends' own reasons where none can.
     """
     if name != AUTO:
@@ -100,6 +104,8 @@ def choose(name: str, plan: Plan, device: torch.device, dtype: torch.dtype, head
         if reason is not None:
             raise ValueError(reason)
         return Choice(name, f"backend {name!r} was asked for")
+    if plan.is_dense and cudnn.refusal_here(device, dtype, head_dim) is None:
+        return Choice("sdpa", "sdpa is the first choice for one dense call on this GPU, where torch has cuDNN for it")
     refusals: list[str] = []
     for candidate in PREFERENCE.get(device.type, PREFERENCE["cuda"]):
         if not _exists(candidate):

@@ -22,7 +22,9 @@ from attnlang.pattern.specialise import on_head
 from attnlang.pattern.tables import Content, key
 from attnlang.pattern.walk import free_names_of, nodes
 from attnlang.plan import Tiles
+from attnlang.runtime.bitrows import Rows, bit_rows
 
+ALL_BITS = 255
 FULL = -1
 """The mask of a tile in which every pair counts."""
 BLOCK = 64
@@ -58,8 +60,16 @@ class BlockLists:
 
     @property
     def entries(self) -> int:
-        """How many tiles are computed for each head."""
+        """How many tiles there are for each head, one with pairs that count m times taken m times."""
         return len(self.blocks)
+
+    @property
+    def firsts(self) -> NDArray[np.int64]:
+        """The first entry of every tile: those of one tile stand next to one another."""
+        rows = self.rows
+        new = np.ones(self.entries, bool)
+        new[1:] = (rows[1:] != rows[:-1]) | (self.blocks[1:] != self.blocks[:-1])
+        return np.flatnonzero(new)
 
     @property
     def rows(self) -> NDArray[np.int32]:
@@ -86,13 +96,20 @@ class BlockLists:
 
 
 def block_lists(
-    branch: Tiles, heads: int, n: int, block_q: int, block_k: int, tables: Mapping[str, NDArray[np.int64]] | None = None
+    branch: Tiles,
+    heads: int,
+    n: int,
+    block_q: int,
+    block_k: int,
+    tables: Mapping[str, NDArray[np.int64]] | None = None,
+    first: int = 0,
 ) -> tuple[BlockLists, ...]:
     """The tiles of a branch at length n, by groups of heads that have the same ones.
 
     heads    the number of heads H of the attention, of which the branch has some
     block_q  queries of a tile, block_k its keys: multiples of 16
     tables   content of the runtime tables
+    first    query blocks before the one that holds this query are left out, as if they had no keys
 
     Raises AttnError where the relation has no meaning at this length, or a table is too small.
     """
@@ -100,17 +117,17 @@ def block_lists(
         raise ValueError(f"blocks must be multiples of {LEAF}, not {block_q} x {block_k}")
     content = {key(name): Content(name, array) for name, array in (tables or {}).items()}
     if not content:
-        return _fixed(branch, heads, n, block_q, block_k)
-    return _grouped(branch, heads, n, block_q, block_k, content)
+        return _fixed(branch, heads, n, block_q, block_k, first // block_q)
+    return _grouped(branch, heads, n, block_q, block_k, content, first // block_q)
 
 
 @lru_cache(maxsize=32)
-def _fixed(branch: Tiles, heads: int, n: int, block_q: int, block_k: int) -> tuple[BlockLists, ...]:
-    return _grouped(branch, heads, n, block_q, block_k, {})
+def _fixed(branch: Tiles, heads: int, n: int, block_q: int, block_k: int, first: int) -> tuple[BlockLists, ...]:
+    return _grouped(branch, heads, n, block_q, block_k, {}, first)
 
 
 def _grouped(
-    branch: Tiles, heads: int, n: int, block_q: int, block_k: int, tables: Mapping[str, Content]
+    branch: Tiles, heads: int, n: int, block_q: int, block_k: int, tables: Mapping[str, Content], first: int
 ) -> tuple[BlockLists, ...]:
     groups: dict[algebra.Relation | tuple[algebra.Relation, int], list[int]] = {}
     for head in branch.heads:
@@ -120,7 +137,7 @@ def _grouped(
     for members in groups.values():
         scope: Scope = {**tables, "N": n, "H": heads, "h": members[0]}
         relation = on_head(branch.relation, members[0], heads)
-        lists = replace(_Builder(relation, n, block_q, block_k, scope).lists(), heads=tuple(members))
+        lists = replace(_Builder(relation, n, block_q, block_k, scope, first).lists(), heads=tuple(members))
         same = next((i for i, other in enumerate(found) if lists.same_tiles(other)), None)
         if same is None:
             found.append(lists)
@@ -135,12 +152,16 @@ def _speaks_of_heads(relation: algebra.Relation) -> bool:
 
 
 class _Builder:
-    def __init__(self, relation: algebra.Relation, n: int, block_q: int, block_k: int, scope: Scope) -> None:
+    def __init__(
+        self, relation: algebra.Relation, n: int, block_q: int, block_k: int, scope: Scope, first: int
+    ) -> None:
         self._relation = relation
+        self._first = first
         self._n = n
         self._sides = block_q, block_k
         self._scope = scope
         self._bounds = Bounds(relation, n, scope)
+        self._rows = bit_rows(relation, n, block_k, scope) if n else None
         self._numbers: dict[bytes, int] = {}
         self._bits: list[NDArray[np.uint8]] = []
 
@@ -200,7 +221,7 @@ class _Builder:
         step = np.arange(1 << level)
         rows = np.broadcast_to((i[:, None, None] << level) + step[None, :, None], (len(i), len(step), len(step)))
         blocks = np.broadcast_to((j[:, None, None] << level) + step[None, None, :], rows.shape)
-        often = np.repeat(times, rows[0].size)
+        often = np.where(rows >= self._first, times[:, None, None], 0).reshape(-1)
         rows, blocks = np.repeat(rows.reshape(-1), often), np.repeat(blocks.reshape(-1), often)
         yield rows, blocks, np.full(len(rows), FULL, np.int64)
 
@@ -210,6 +231,7 @@ class _Builder:
         rows = np.concatenate([2 * i, 2 * i, 2 * i + 1, 2 * i + 1])
         blocks = np.concatenate([2 * j, 2 * j + 1, 2 * j, 2 * j + 1])
         there = (rows * (self._sides[0] << level) < self._n) & (blocks * (self._sides[1] << level) < self._n)
+        there &= (rows + 1) << level > self._first
         return rows[there], blocks[there]
 
     # tiles at the edge of the pattern -------------------------------------------------------------------------------
@@ -218,14 +240,28 @@ class _Builder:
         self, i: NDArray[np.int64], j: NDArray[np.int64]
     ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]]:
         block_q, block_k = self._sides
-        per_chunk = max(1, PAIRS // (block_q * block_k))
+        per_chunk = max(1, PAIRS // (block_q * block_k)) * (1 if self._rows is None else 8)
         for at in range(0, len(i), per_chunk):
             rows, blocks = i[at : at + per_chunk], j[at : at + per_chunk]
+            if self._rows is not None:
+                packed = self._packed(self._rows, rows, blocks)
+                some = np.flatnonzero(packed.any(axis=(1, 2)))
+                yield rows[some], blocks[some], self._numbered(packed[some])
+                continue
             counts = self._counts(rows, blocks)
             for times in range(1, int(counts.max(initial=0)) + 1):
                 held = counts >= times
                 some = np.flatnonzero(held.any(axis=(1, 2)))
-                yield rows[some], blocks[some], self._numbered(held[some])
+                packed = np.packbits(held[some], axis=-1, bitorder="little")
+                yield rows[some], blocks[some], self._numbered(packed)
+
+    def _packed(self, rows: Rows, i: NDArray[np.int64], j: NDArray[np.int64]) -> NDArray[np.uint8]:
+        """The masks of some tiles as bits (tiles, block_q, block_k / 8), from a relation's rows."""
+        q = i[:, None] * self._sides[0] + np.arange(self._sides[0])
+        words = rows(np.minimum(q, self._n - 1), j)
+        words = np.array(np.broadcast_to(words, (*q.shape, words.shape[-1])))
+        words[q >= self._n] = 0
+        return words.view(np.uint8)
 
     def _counts(self, i: NDArray[np.int64], j: NDArray[np.int64]) -> NDArray[np.int32]:
         """The multiplicity of every pair of some tiles: (tiles, block_q, block_k), 0 outside the sequence."""
@@ -254,14 +290,37 @@ class _Builder:
         counts.swapaxes(1, 2)[(j[:, None] * block_k + np.arange(block_k)) >= self._n] = 0
         return counts
 
-    def _numbered(self, held: NDArray[np.bool_]) -> NDArray[np.int64]:
+    def _numbered(self, packed: NDArray[np.uint8]) -> NDArray[np.int64]:
         """The number of each mask; equal masks share one."""
-        numbers = np.full(len(held), FULL, np.int64)
-        packed = np.packbits(held, axis=-1, bitorder="little")
-        for place in np.flatnonzero(~held.all(axis=(1, 2))):
+        numbers = np.full(len(packed), FULL, np.int64)
+        open_ = np.flatnonzero(~(packed == ALL_BITS).all(axis=(1, 2)))
+        first, which = _alike(packed[open_].reshape(len(open_), packed.shape[1] * packed.shape[2]))
+        known: list[int] = []
+        for place in open_[first].tolist():
             text = packed[place].tobytes()
             if text not in self._numbers:
                 self._numbers[text] = len(self._bits)
                 self._bits.append(packed[place].copy())
-            numbers[place] = self._numbers[text]
+            known.append(self._numbers[text])
+        numbers[open_] = np.array(known, np.int64)[which]
         return numbers
+
+
+def _alike(masks: NDArray[np.uint8]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Some rows that all others equal, by place, and for each row which of them.
+
+    Rows are told apart by a sum of their bytes with random weights, and then compared: should two different rows have
+    one sum, each row stands for itself, which is no error, only longer.
+    """
+    every = np.arange(len(masks))
+    if len(masks) < 2:
+        return every, every
+    words = np.ascontiguousarray(masks).view(np.uint64 if masks.shape[1] % 8 == 0 else np.uint8).astype(np.uint64)
+    sums = (words * _weights(words.shape[1])).sum(axis=1)
+    _, first, which = np.unique(sums, return_index=True, return_inverse=True)
+    which = which.reshape(-1)
+    return (first, which) if (masks == masks[first][which]).all() else (every, every)
+
+
+def _weights(count: int) -> NDArray[np.uint64]:
+    return np.random.default_rng(0).integers(0, 2**63, count, np.uint64) * np.uint64(2) + np.uint64(1)

@@ -60,7 +60,12 @@ class Call:
     @property
     def causal(self) -> bool:
         """Whether the band is the lower triangle of a square, which every attention kernel knows."""
-        return self.band == Band(None, 0) and self.q_len == self.k_len
+        return self.band.hi == 0 and self.band.lo is None and self.q_len == self.k_len
+
+    @property
+    def full(self) -> bool:
+        """Whether every pair counts."""
+        return self.band.lo is None and self.band.hi is None
 
 
 @lru_cache(maxsize=256)

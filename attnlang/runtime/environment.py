@@ -102,3 +102,10 @@ def _availability(backend: str, device: str) -> Availability:
 
 def _texts(dtypes: tuple[torch.dtype, ...] | list[torch.dtype]) -> tuple[str, ...]:
     return tuple(str(dtype).removeprefix("torch.") for dtype in dtypes)
+
+
+def take_share(number: int, processes: int) -> None:
+    """Use the part of this machine's cores, and the one of its GPUs, that a process of several has."""
+    torch.set_num_threads(max(1, (os.cpu_count() or 1) // processes))
+    if torch.cuda.is_available():
+        torch.cuda.set_device(number % torch.cuda.device_count())

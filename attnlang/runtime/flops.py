@@ -1,7 +1,8 @@
 """What torch.utils.flop_counter is told of the operators: the same count as `attnc report` gives as executed FLOPs.
 
 Two products of 2 FLOPs each for a pair and head dimension forwards, five backwards, one of which computes the scores
-again. Pairs are those that the plan's calls and tiles compute, edges included, whatever backend runs them.
+again. Pairs are those that the plan's calls and tiles compute, edges included, whatever backend runs them;
+with fewer queries than keys, those of the queries that are there.
 """
 
 from __future__ import annotations
@@ -58,5 +59,5 @@ def _pairs(q: Tensor, k: Tensor, tables: list[Tensor], lengths: Tensor | None, p
     count = 0
     for piece in work(what, q.size(0), k.size(2), tables, lengths):
         content = {name: table.cpu().numpy() for name, table in piece.tables.items()}
-        count += (piece.last - piece.first) * pairs_computed(what.plan, piece.n, content)
+        count += (piece.last - piece.first) * pairs_computed(what.plan, piece.n, content, k.size(2) - q.size(2))
     return count

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from attnlang.plan import Band
+from attnlang.runtime import cudnn
 from attnlang.runtime.calls import Call
 
 _aten = torch.ops.aten
@@ -25,6 +26,11 @@ class Kernel(Protocol):
     @property
     def windows(self) -> bool:
         """Whether banded calls run as they are; otherwise they are cut into tiles first."""
+        ...
+
+    @property
+    def grouped(self) -> bool:
+        """Whether k and v may have fewer heads (Y) than q."""
         ...
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, call: Call, scale: float) -> tuple[Tensor, Tensor]: ...
@@ -47,7 +53,7 @@ def band_mask(q_len: int, k_len: int, band: Band, dtype: torch.dtype, device: to
 
 
 def _mask(q: Tensor, call: Call) -> Tensor | None:
-    if call.causal or call.band == Band():
+    if call.causal or call.full:
         return None
     return band_mask(call.q_len, call.k_len, call.band, q.dtype, q.device)
 
@@ -57,6 +63,7 @@ class CpuFlash:
     """`_scaled_dot_product_flash_attention_for_cpu`: float64, float32, bfloat16, float16; strided views as they are."""
 
     windows: bool = False
+    grouped: bool = False
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, call: Call, scale: float) -> tuple[Tensor, Tensor]:
         return _aten._scaled_dot_product_flash_attention_for_cpu(
@@ -76,6 +83,7 @@ class CudaFlash:
     """`_flash_attention_forward` (FlashAttention 2): float16 and bfloat16, D <= 256 a multiple of 8, with windows."""
 
     windows: bool = True
+    grouped: bool = True
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, call: Call, scale: float) -> tuple[Tensor, Tensor]:
         q, k, v = (x.transpose(1, 2) for x in (q, k, v))
@@ -105,7 +113,7 @@ def window(call: Call) -> tuple[int, int]:
     Unlimited is -1 on both sides; with one side limited the other must be given, as far as it can reach. Neither is
     ever negative then: the last row of a call has a key, and its last column a query.
     """
-    if call.causal or call.band == Band():
+    if call.causal or call.full:
         return -1, -1
     corner = call.k_len - call.q_len
     left = call.q_len + call.k_len if call.band.lo is None else corner - call.band.lo
@@ -118,6 +126,7 @@ class CudaEfficient:
     """`_efficient_attention_forward` (cutlass): float32 on CUDA; banded calls as tiles with small masks."""
 
     windows: bool = False
+    grouped: bool = False
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, call: Call, scale: float) -> tuple[Tensor, Tensor]:
         bias = expanded_mask(q, call)
@@ -144,7 +153,7 @@ class CudaEfficient:
 
 def expanded_mask(q: Tensor, call: Call) -> Tensor | None:
     """The mask of a banded call as a bias (X, Y, q_len, k_len), aligned as cutlass reads it; None for other calls."""
-    if call.causal or call.band == Band():
+    if call.causal or call.full:
         return None
     columns = -(-call.k_len // 8) * 8  # rows of a bias must begin at multiples of 16 bytes
     mask = band_mask(call.q_len, columns, call.band, q.dtype, q.device)[:, : call.k_len]
@@ -167,6 +176,7 @@ def no_kernel(device: torch.device, dtype: torch.dtype, head_dim: int) -> str | 
     return None
 
 
+@lru_cache(maxsize=256)
 def kernel_for(device: torch.device, dtype: torch.dtype, head_dim: int) -> Kernel:
     """The kernel that runs a device and dtype. Raises ValueError, naming what can, where torch has none."""
     reason = no_kernel(device, dtype, head_dim)
@@ -174,4 +184,6 @@ def kernel_for(device: torch.device, dtype: torch.dtype, head_dim: int) -> Kerne
         raise ValueError(reason)
     if device.type == "cpu":
         return CpuFlash()
-    return CudaEfficient() if dtype == torch.float32 else CudaFlash()
+    if dtype == torch.float32:
+        return CudaEfficient()
+    return CudaFlash() if cudnn.refusal_here(device, dtype, head_dim) else cudnn.CudaCudnn(CudaFlash())

@@ -22,6 +22,8 @@ from attnlang.runtime.calls import Call
 from attnlang.runtime.groups import Grouped, grouped
 
 Strides: TypeAlias = tuple[int, ...]
+View: TypeAlias = tuple[tuple[int, ...], tuple[int, ...], int]
+"""Size, stride and offset."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,10 +37,16 @@ class Launch:
 
     def view(self, tensor: Tensor, place: int, rows: int) -> Tensor:
         """The tensor numbered `place` as (X, Y, rows, D), or (X, Y, rows) for one without a last dimension."""
+        last = (tensor.size(3), tensor.stride(3)) if tensor.dim() == 4 else None
+        size, stride, offset = self.place(place, rows, last)
+        return torch.as_strided(tensor, size, stride, tensor.storage_offset() + offset)
+
+    def place(self, place: int, rows: int, last: tuple[int, int] | None) -> View:
+        """Where that is: (X, Y, rows), and the last dimension, if any, as its size and stride."""
         size, stride = (*self.sizes, rows), self.strides[place]
-        if tensor.dim() == 4:
-            size, stride = (*size, tensor.size(3)), (*stride, tensor.stride(3))
-        return torch.as_strided(tensor, size, stride, tensor.storage_offset() + self.offsets[place])
+        if last is None:
+            return size, stride, self.offsets[place]
+        return (*size, last[0]), (*stride, last[1]), self.offsets[place]
 
 
 @lru_cache(maxsize=4096)

@@ -20,6 +20,7 @@ from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 from torch.autograd.function import once_differentiable
 from torch.utils.flop_counter import register_flop_formula
 
@@ -59,12 +60,64 @@ def attention(
 
     Raises ValueError where no backend can run it, and for lengths outside of 0..N.
     """
-    if torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad):
+    grad = torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad)
+    if _unobserved(q, k, v):
+        if grad:
+            return _Eager.apply(q, k, v, lengths, backend, program, scale, *tables)
+        return _run_forward(q, k, v, tables, lengths, backend, program, scale)
+    if grad:
         return _Attention.apply(q, k, v, lengths, backend, program, scale, *tables)
     return forward_op(q, k, v, list(tables), lengths, backend, program, scale)
 
 
+_PLAIN = {Tensor}
+_modes: Callable[[], int] = torch._C._len_torch_dispatch_stack  # pyright: ignore[reportPrivateUsage]
+_transforms: Callable[[], bool] = torch._C._are_functorch_transforms_active  # pyright: ignore[reportPrivateUsage]
+
+
+def _unobserved(*tensors: Tensor) -> bool:
+    """Whether no one would see the operator: then what it runs can be run at once, some 20 us sooner each way.
+
+    Observers are compilers, dispatch modes (fake tensors, FLOP counters, selective checkpointing), functorch, forward
+    gradients, and tensors with a mind of their own.
+    """
+    return not (
+        torch.compiler.is_compiling()
+        or _modes()
+        or _transforms()
+        or forward_ad._current_level >= 0  # pyright: ignore[reportPrivateUsage]
+        or set(map(type, tensors)) != _PLAIN
+        or tensors[0].is_meta
+    )
+
+
+class _Eager(torch.autograd.Function):
+    """The same where no one looks on: without setup_context, for which torch inspects signatures at every call."""
+
+    @staticmethod
+    def forward(ctx: Any, *args: Any) -> tuple[Tensor, Tensor]:
+        q, k, v, lengths, backend, program, scale, *tables = args
+        out, lse = _run_forward(q, k, v, tables, lengths, backend, program, scale)
+        ctx.save_for_backward(q, k, v, out, lse, lengths, *tables)
+        ctx.rest = backend, program, scale
+        ctx.mark_non_differentiable(lse)
+        ctx.set_materialize_grads(False)  # else a gradient of zeros is made for lse, and thrown away
+        return out, lse
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        q, k, v, out, lse, lengths, *tables = ctx.saved_tensors
+        if grads[0] is None:  # pyright: ignore[reportUnnecessaryComparison]
+            return (None,) * (7 + len(tables))
+        run = _run_backward if _unobserved(grads[0], q, k, v) else backward_op
+        found = run(grads[0], q, k, v, out, lse, tables, lengths, *ctx.rest)
+        return (*found, None, None, None, None, *(None for _ in tables))
+
+
 class _Attention(torch.autograd.Function):
+    """The autograd of the operator."""
+
     @staticmethod
     def forward(*args: Any) -> tuple[Tensor, Tensor]:
         # (one starred argument: torch binds the others to their names anew with every call, which takes longer than
@@ -99,11 +152,21 @@ def _no_vmap(*_: Any) -> NoReturn:
 # what runs ----------------------------------------------------------------------------------------------------------
 
 
-def _forward(
+def _forward(q: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
+    out, lse = _run_forward(q, *rest)
+    return _like(out, q), lse.contiguous()
+
+
+def _backward(dout: Tensor, q: Tensor, k: Tensor, v: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor]:
+    dq, dk, dv = _run_backward(dout, q, k, v, *rest)
+    return _like(dq, q), _like(dk, k), _like(dv, v)
+
+
+def _run_forward(
     q: Tensor,
     k: Tensor,
     v: Tensor,
-    tables: list[Tensor],
+    tables: Sequence[Tensor],
     lengths: Tensor | None,
     backend: str,
     program_text: str,
@@ -113,13 +176,17 @@ def _forward(
         return _empty_forward(q)
     what, runner = _chosen(backend, program_text, q.device, q.dtype, q.size(-1))
     factor = q.size(-1) ** -0.5 if scale is None else scale
-    q_, k_, v_ = _full_length(_readable(q), k.size(2)), _readable(k), _readable(v)
+    n, fewer = k.size(2), _takes_fewer(runner)
+    if _is_plain(q, n, fewer, tables, lengths):
+        return runner.forward(_readable(q), _readable(k), _readable(v), what.plan, factor, {})
+    q_, k_, v_ = (_readable(x) for x in (q, k, v))
+    q_ = q_ if fewer else _full_length(q_, n)
     padding = _padding(what, lengths, q_)
     if padding is not None:
         q_, k_, v_ = (x.masked_fill(padding[..., None], 0.0) for x in (q_, k_, v_))
     with _no_autocast(q.device) if torch.is_autocast_enabled(q.device.type) else nullcontext():
-        todo = work(what, q_.size(0), q_.size(2), tables, lengths)
-        if len(todo) == 1 and _is_whole(todo[0], q_):
+        todo = work(what, q_.size(0), n, tables, lengths)
+        if len(todo) == 1 and _is_whole(todo[0], k_):
             out, lse = runner.forward(q_, k_, v_, what.plan, factor, todo[0].tables)
         else:
             out, lse = torch.zeros_like(q_), _lse_like(q_).fill_(float("-inf"))
@@ -133,17 +200,17 @@ def _forward(
     if q_.size(2) != q.size(2):
         first = q_.size(2) - q.size(2)
         out, lse = out[:, :, first:], lse[:, :, first:]
-    return _like(out, q), lse.contiguous()
+    return out, lse
 
 
-def _backward(
+def _run_backward(
     dout: Tensor,
     q: Tensor,
     k: Tensor,
     v: Tensor,
     out: Tensor,
     lse: Tensor,
-    tables: list[Tensor],
+    tables: Sequence[Tensor],
     lengths: Tensor | None,
     backend: str,
     program_text: str,
@@ -153,17 +220,20 @@ def _backward(
         return torch.zeros_like(q), torch.zeros_like(k), torch.zeros_like(v)
     what, runner = _chosen(backend, program_text, q.device, q.dtype, q.size(-1))
     factor = q.size(-1) ** -0.5 if scale is None else scale
-    n = k.size(2)
+    n, fewer = k.size(2), _takes_fewer(runner)
+    if _is_plain(q, n, fewer, tables, lengths):
+        read = _readable(dout), _readable(q), _readable(k), _readable(v), _readable(out)
+        return runner.backward(*read, lse, what.plan, factor, {})
     k_, v_ = _readable(k), _readable(v)
-    dout_, q_, out_ = (_full_length(_readable(x), n) for x in (dout, q, out))
-    lse_ = lse if q.size(2) == n else torch.nn.functional.pad(lse, (n - q.size(2), 0), value=NEVER)
+    dout_, q_, out_ = (_readable(x) if fewer else _full_length(_readable(x), n) for x in (dout, q, out))
+    lse_ = lse if q_.size(2) == q.size(2) else torch.nn.functional.pad(lse, (n - q.size(2), 0), value=NEVER)
     padding = _padding(what, lengths, q_)
     if padding is not None:
         dout_, q_, k_, v_ = (x.masked_fill(padding[..., None], 0.0) for x in (dout_, q_, k_, v_))
         lse_ = lse_.masked_fill(padding, NEVER)
     with _no_autocast(q.device) if torch.is_autocast_enabled(q.device.type) else nullcontext():
-        todo = work(what, q_.size(0), q_.size(2), tables, lengths)
-        if len(todo) == 1 and _is_whole(todo[0], q_):
+        todo = work(what, q_.size(0), n, tables, lengths)
+        if len(todo) == 1 and _is_whole(todo[0], k_):
             grads = runner.backward(dout_, q_, k_, v_, out_, lse_, what.plan, factor, todo[0].tables)
         else:
             grads = torch.zeros_like(q_), torch.zeros_like(k_), torch.zeros_like(v_)
@@ -173,7 +243,18 @@ def _backward(
                 for total, part in zip(grads, parts, strict=True):
                     piece.of(total).copy_(part)
     dq, dk, dv = grads
-    return _like(dq if q.size(2) == n else dq[:, :, n - q.size(2) :], q), _like(dk, k), _like(dv, v)
+    return dq[:, :, dq.size(2) - q.size(2) :], dk, dv
+
+
+def _is_plain(q: Tensor, n: int, fewer: bool, tables: Sequence[Tensor], lengths: Tensor | None) -> bool:
+    """Whether a batch goes to the backend as it is."""
+    whole = fewer or q.size(2) == n
+    return whole and not tables and lengths is None and not torch.is_autocast_enabled(q.device.type)
+
+
+def _takes_fewer(runner: Backend) -> bool:
+    """Whether a backend computes the last queries alone; for others q is padded to all of them, and cut again."""
+    return getattr(runner, "FEWER_QUERIES", False)
 
 
 @lru_cache(maxsize=1024)
@@ -189,15 +270,15 @@ def _padding(what: Program, lengths: Tensor | None, q: Tensor) -> Tensor | None:
     return padded_rows(lengths, q.size(2), q.device) if lengths is not None and what.ignores_padding else None
 
 
-def _is_whole(piece: Piece, q: Tensor) -> bool:
-    return (piece.first, piece.last, piece.n) == (0, q.size(0), q.size(2))
+def _is_whole(piece: Piece, k: Tensor) -> bool:
+    return (piece.first, piece.last, piece.n) == (0, k.size(0), k.size(2))
 
 
 def _readable(x: Tensor) -> Tensor:
     """The tensor with last stride 1, and on cuda with every row at a multiple of 16 bytes, as kernels read them."""
     if x.stride(-1) != 1 and x.size(-1) != 1:
         return x.contiguous()
-    if x.device.type == "cuda":
+    if x.is_cuda:
         unit = max(1, 16 // x.element_size())
         strides = [stride for stride, size in zip(x.stride()[:-1], x.shape[:-1], strict=True) if size > 1]
         if x.data_ptr() % 16 or any(stride % unit for stride in strides):

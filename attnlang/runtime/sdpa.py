@@ -16,8 +16,11 @@ from torch import Tensor
 from attnlang.plan import Plan, Tiles
 from attnlang.runtime import strided, tile_attention
 from attnlang.runtime.blocks import BlockLists
-from attnlang.runtime.kernels import kernel_for, no_kernel
+from attnlang.runtime.kernels import Kernel, kernel_for, no_kernel
 from attnlang.runtime.merge import accumulator_dtype
+
+FEWER_QUERIES = True
+"""q may hold the last queries alone."""
 
 
 def refusal(plan: Plan, device: torch.device, dtype: torch.dtype, head_dim: int) -> str | None:
@@ -26,22 +29,30 @@ def refusal(plan: Plan, device: torch.device, dtype: torch.dtype, head_dim: int)
 
 
 def forward(
-    q: Tensor, k: Tensor, v: Tensor, plan: Plan, scale: float, tables: Mapping[str, Tensor]
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    plan: Plan,
+    scale: float,
+    tables: Mapping[str, Tensor],
+    kernel: Kernel | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Out (B, H, N, D) in q's dtype and lse (B, H, N) in float32, or float64 for float64. No autograd.
+    """Out (B, H, M, D) in q's dtype and lse (B, H, M) in float32, or float64 for float64. No autograd.
 
-    k and v may have fewer heads (B, Hkv, N, D). The last dimension of all three has stride 1. Rows without keys have
-    out 0 and lse -inf.
+    q holds the last M of N queries, and no others are computed. k and v may have fewer heads (B, Hkv, N, D). The last
+    dimension of all three has stride 1. Rows without keys have out 0 and lse -inf. `kernel` is the one that suits the
+    tensors unless given.
     """
-    kernel = kernel_for(q.device, q.dtype, q.size(-1))
-    call = strided.only_call(plan, q.size(2), kernel)
+    kernel = kernel or kernel_for(q.device, q.dtype, q.size(-1))
+    n, first = k.size(2), k.size(2) - q.size(2)
+    call = strided.only_call(plan, n, kernel, first)
     if call is not None:
-        k, v = (strided.repeated_heads(x, q.size(1)) for x in (k, v))
-        return kernel.forward(q, k, v, call, scale)
-    out = torch.zeros_like(q, dtype=accumulator_dtype(q.dtype))
-    lse = out.new_full(q.shape[:3], float("-inf"))
+        return kernel.forward(q, *_heads_for(kernel, q, k, v), call, scale)
+    total = q.dtype if strided.stored_once(plan, n, kernel, first) else accumulator_dtype(q.dtype)
+    out = torch.zeros_like(q, dtype=total)
+    lse = q.new_full(q.shape[:3], float("-inf"), dtype=accumulator_dtype(q.dtype))
     strided.forward_(out, lse, q, k, v, plan, kernel, scale)
-    for lists in _tiles(plan, q.size(2), tables):
+    for lists in _tiles(plan, n, first, tables):
         tile_attention.forward_(out, lse, q, k, v, lists, scale)
     return out.to(q.dtype), lse
 
@@ -56,25 +67,37 @@ def backward(
     plan: Plan,
     scale: float,
     tables: Mapping[str, Tensor],
+    kernel: Kernel | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Dq, dk and dv from the merged (out, lse) of `forward`; lse carries no gradient."""
-    kernel = kernel_for(q.device, q.dtype, q.size(-1))
-    call = strided.only_call(plan, q.size(2), kernel)
+    kernel = kernel or kernel_for(q.device, q.dtype, q.size(-1))
+    n, first = k.size(2), k.size(2) - q.size(2)
+    call = strided.only_call(plan, n, kernel, first)
     if call is not None:
-        k_, v_ = (strided.repeated_heads(x, q.size(1)) for x in (k, v))
-        dq, dk, dv = kernel.backward(dout, q, k_, v_, out, lse, call, scale)
+        dq, dk, dv = kernel.backward(dout, q, *_heads_for(kernel, q, k, v), out, lse, call, scale)
         return dq, strided.summed_heads(dk, k.size(1)), strided.summed_heads(dv, k.size(1))
+    if q.size(1) == k.size(1) and strided.stored_once(plan, n, kernel, first):
+        grads = torch.zeros_like(q), torch.zeros_like(k), torch.zeros_like(v)
+        strided.backward_(grads, dout, q, k, v, out, lse, plan, kernel, scale, store=True)
+        return grads
     dq, dk, dv = grads = _totals(plan, q, k, v)
     strided.backward_(grads, dout, q, k, v, out, lse, plan, kernel, scale)
-    for lists in _tiles(plan, q.size(2), tables):
+    for lists in _tiles(plan, n, first, tables):
         tile_attention.backward_(grads, dout, q, k, v, out, lse, lists, scale)
     return dq.to(q.dtype), dk.to(k.dtype), dv.to(v.dtype)
 
 
-def _tiles(plan: Plan, n: int, tables: Mapping[str, Tensor]) -> Iterator[BlockLists]:
+def _heads_for(kernel: Kernel, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+    """K and v with the heads that a kernel wants of them."""
+    if k.size(1) == q.size(1) or kernel.grouped:
+        return k, v
+    return strided.repeated_heads(k, q.size(1)), strided.repeated_heads(v, q.size(1))
+
+
+def _tiles(plan: Plan, n: int, first: int, tables: Mapping[str, Tensor]) -> Iterator[BlockLists]:
     for branch in plan.branches:
         if isinstance(branch, Tiles):
-            yield from tile_attention.lists_of(branch, plan.heads, n, tables)
+            yield from tile_attention.lists_of(branch, plan.heads, n, tables, first)
 
 
 def _totals(plan: Plan, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -25,88 +25,129 @@ from attnlang.runtime.merge import merge_
 
 WORK = 2**24
 """How many scores are held at once."""
+NONE = -2
+"""The mask of a tile in which no pair counts."""
 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Batch:
-    """Query blocks that meet equally many key blocks: their numbers, and their entries in the lists (blocks, tiles)."""
+    """Query blocks that meet equally many key blocks.
+
+    rows     their numbers
+    entries  the first entry in the lists of each of their tiles (blocks, tiles)
+    often    how many entries the tile has: one, unless a pair of it counts several times
+    """
 
     rows: NDArray[np.int64]
     entries: NDArray[np.int64]
+    often: NDArray[np.int64]
 
 
 @lru_cache(maxsize=64)
 def batches(lists: BlockLists) -> tuple[Batch, ...]:
     """All query blocks that have keys, by how many key blocks they meet."""
-    counts = np.diff(lists.starts)
+    firsts = lists.firsts
+    often = np.diff(firsts, append=lists.entries)
+    starts = np.searchsorted(firsts, lists.starts)
+    counts = np.diff(starts)
     found: list[Batch] = []
     for count in np.unique(counts[counts > 0]).tolist():
         rows = np.flatnonzero(counts == count)
-        found.append(Batch(rows, lists.starts[rows][:, None] + np.arange(count)))
+        tiles = starts[rows][:, None] + np.arange(count)
+        found.append(Batch(rows, firsts[tiles], often[tiles]))
     return tuple(found)
 
 
-def lists_of(branch: Tiles, heads: int, n: int, tables: Mapping[str, Tensor]) -> tuple[BlockLists, ...]:
-    """The tiles of a branch at this length, in blocks as this room uses them."""
+def lists_of(branch: Tiles, heads: int, n: int, tables: Mapping[str, Tensor], first: int = 0) -> tuple[BlockLists, ...]:
+    """The tiles of a branch at this length, in blocks as this room uses them, with queries from `first` on."""
     content = {name: table.detach().cpu().numpy().astype(np.int64) for name, table in tables.items()}
-    return block_lists(branch, heads, n, BLOCK, BLOCK, content)
+    return block_lists(branch, heads, n, BLOCK, BLOCK, content, first)
 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class _Chunk:
-    """Some query blocks of a group, with tiles of theirs: tokens of their rows (C, Q) and keys (C, T)."""
+    """Some query blocks of a group, with tiles of theirs: tokens of their rows (C, Q) and keys (C, T).
+
+    A tile with pairs that count m times is computed once, with log m added to their scores.
+    """
 
     q: Tensor
     k: Tensor
     real: Tensor
     held: Tensor | None
+    log_m: Tensor | None
 
     def scores(self, q_BGCQD: Tensor, k_BGCTD: Tensor, scale: float) -> Tensor:
         """Scaled scores (B, G, C, Q, T), -inf where a pair does not count."""
         s = _product(q_BGCQD, k_BGCTD.mT) * scale
+        if self.log_m is not None:
+            s += self.log_m.to(s.dtype)
         return s if self.held is None else s.masked_fill_(~self.held, float("-inf"))
 
 
-def _chunks(lists: BlockLists, device: torch.device, batch: int) -> Iterator[_Chunk]:
+def _chunks(lists: BlockLists, device: torch.device, batch: int, queries: int) -> Iterator[_Chunk]:
     room = max(1, WORK // (batch * len(lists.heads) * BLOCK * BLOCK))  # tiles at once
     for group in batches(lists):
         for column in range(0, group.entries.shape[1], room):
-            entries = group.entries[:, column : column + room]
-            per_chunk = max(1, room // entries.shape[1])
+            tiles = slice(column, column + room)
+            per_chunk = max(1, room // group.entries[:, tiles].shape[1])
             for at in range(0, len(group.rows), per_chunk):
                 chosen = slice(at, at + per_chunk)
-                yield _chunk(lists, group.rows[chosen], entries[chosen], device)
+                some = Batch(group.rows[chosen], group.entries[chosen, tiles], group.often[chosen, tiles])
+                yield _chunk(lists, some, device, lists.n - queries)
 
 
-def _chunk(lists: BlockLists, rows: NDArray[np.int64], entries: NDArray[np.int64], device: torch.device) -> _Chunk:
-    """Rows and keys past the end stand for the last token; no pair of theirs counts."""
+def _chunk(lists: BlockLists, some: Batch, device: torch.device, first: int) -> _Chunk:
+    """Queries are counted from `first`, for which those before it stand, as the last token for rows and keys past the
+    end: no pair of theirs counts.
+    """
     steps = np.arange(BLOCK)
-    q = rows[:, None] * BLOCK + steps
-    k = (lists.blocks[entries].astype(np.int64)[:, :, None] * BLOCK + steps).reshape(len(rows), -1)
+    q = some.rows[:, None] * BLOCK + steps
+    k = (lists.blocks[some.entries].astype(np.int64)[:, :, None] * BLOCK + steps).reshape(len(q), -1)
     last = lists.n - 1
-    q_tokens, k_tokens = (torch.from_numpy(np.minimum(x, last)).to(device) for x in (q, k))
-    return _Chunk(q_tokens, k_tokens, torch.from_numpy(q <= last).to(device), _held(lists, entries, device))
+    q_tokens, k_tokens = (
+        torch.from_numpy(x).to(device) for x in (np.clip(q, first, last) - first, np.minimum(k, last))
+    )
+    real = (first <= q) & (q <= last)
+    return _Chunk(q_tokens, k_tokens, torch.from_numpy(real).to(device), *_counted(lists, some, real, device))
 
 
-def _held(lists: BlockLists, entries: NDArray[np.int64], device: torch.device) -> Tensor | None:
-    """Which pairs of a chunk count, (C, Q, T) booleans; None where all do."""
-    masks = lists.masks[entries]
-    if (masks == FULL).all():
-        return None
+def _counted(
+    lists: BlockLists, some: Batch, real: NDArray[np.bool_], device: torch.device
+) -> tuple[Tensor | None, Tensor | None]:
+    """Which pairs of a chunk count, (C, Q, T) booleans, and the log of how often; None where all do, and do once.
+
+    `real` says which rows (C, Q) do.
+    """
+    masks = lists.masks[some.entries]
+    if (some.often == 1).all():
+        if (masks == FULL).all() and real.all():
+            return None, None
+        return _bits(lists, masks, device) & torch.from_numpy(real).to(device)[:, :, None], None
+    total = torch.zeros((), dtype=torch.int32, device=device)
+    for layer in range(int(some.often.max())):
+        here = some.often > layer
+        masks = np.where(here, lists.masks[np.where(here, some.entries + layer, 0)], NONE)
+        total = total + _bits(lists, masks, device)
+    return (total > 0) & torch.from_numpy(real).to(device)[:, :, None], total.clamp(min=1).double().log_()
+
+
+def _bits(lists: BlockLists, masks: NDArray[np.int32], device: torch.device) -> Tensor:
+    """The pairs that masks (C, tiles) hold, as booleans (C, Q, T): all for `FULL`, none for `NONE`."""
     numbers = np.unique(masks)
-    bits = torch.from_numpy(lists.bits[np.maximum(numbers, 0)]).to(device)
-    full = torch.from_numpy(masks == FULL).to(device)
-    packed = bits[torch.from_numpy(np.searchsorted(numbers, masks)).to(device)]  # (C, tiles, Q, bytes)
+    kept = np.zeros((len(numbers), BLOCK, BLOCK // 8), np.uint8)
+    kept[numbers >= 0] = lists.bits[numbers[numbers >= 0]]
+    kept[numbers == FULL] = 255
+    packed = torch.from_numpy(kept).to(device)[torch.from_numpy(np.searchsorted(numbers, masks)).to(device)]
     shifts = torch.arange(8, device=device, dtype=torch.uint8)
-    held = ((packed[..., None] >> shifts) & 1).bool().flatten(-2)
-    held |= full[:, :, None, None]
+    held = ((packed[..., None] >> shifts) & 1).bool().flatten(-2)  # (C, tiles, Q, keys)
     return held.transpose(1, 2).flatten(2)
 
 
 def forward_(out: Tensor, lse: Tensor, q: Tensor, k: Tensor, v: Tensor, lists: BlockLists, scale: float) -> None:
     """Merge the attention of a group's heads over their tiles into `out` (B, H, N, D) and `lse` (B, H, N)."""
     heads, kv_heads = _heads(lists, q, k)
-    for chunk in _chunks(lists, q.device, q.size(0)):
+    for chunk in _chunks(lists, q.device, q.size(0), q.size(2)):
         v_ = _rows(v, kv_heads, chunk.k)
         s = chunk.scores(_rows(q, heads, chunk.q), _rows(k, kv_heads, chunk.k), scale).to(out.dtype)
         part_lse = s.logsumexp(-1)
@@ -137,7 +178,7 @@ def backward_(
     heads, kv_heads = _heads(lists, q, k)
     dq, dk, dv = grads
     kind = dq.dtype
-    for chunk in _chunks(lists, q.device, q.size(0)):
+    for chunk in _chunks(lists, q.device, q.size(0), q.size(2)):
         q_, dout_, out_ = (_rows(x, heads, chunk.q) for x in (q, dout, out))
         k_, v_ = (_rows(x, kv_heads, chunk.k) for x in (k, v))
         lse_ = _rows(lse, heads, chunk.q)

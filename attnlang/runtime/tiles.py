@@ -21,7 +21,7 @@ LARGEST_BLOCK = 1024
 
 def tiles(call: Call) -> Iterator[Call]:
     """Calls with the same pairs, each full, causal, or masked and small. Rows are no longer touched once only."""
-    if call.band == Band() or call.causal:
+    if call.full or call.causal:
         yield call
         return
     for part in _tiles(replace(call, fresh=False)):

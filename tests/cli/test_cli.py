@@ -12,6 +12,8 @@ import pytest
 from attnc.cli import main
 from click.testing import CliRunner
 
+import attnlang
+
 
 def process(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-m", "attnc", *arguments], capture_output=True, text=True, cwd=cwd)
@@ -230,6 +232,16 @@ def test_explain_says_which_backend_and_what_each_would_cost() -> None:
     costs = {line.split()[0]: float(line.split()[1]) for line in shown.splitlines() if " ms: " in line}
     assert costs["triton"] < costs["reference"] / 20
     assert "content of the tables" in attnc("compile", "packed", "--explain").stdout
+
+
+def test_explain_says_who_folds_pairs_that_count_several_times() -> None:
+    options = ("-p", "segments=[256,512]", "-p", "dilations=[1,2]", "--heads", "2", "--n", "1024", "--explain")
+    shown = attnc("compile", "longnet", *options).stdout
+    m = attnlang.load("longnet", segments=[256, 512], dilations=[1, 2]).multiplicity(1024, 2)
+    assert f"that nested lattices share: {(m > 0).sum():,} computed" in shown
+    assert f"{m.sum():,} pairs computed" in shown
+    assert "sdpa       does not: torch's kernels know no weights. On masked tiles it would save" in shown
+    assert "there is nothing to fold into weights" in attnc("compile", "causal", "--n", "256", "--explain").stdout
 
 
 def test_stages_of_a_pattern() -> None:

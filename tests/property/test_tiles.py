@@ -12,6 +12,8 @@ from attnlang.pattern.bounds import Bounds, Rectangles
 from attnlang.pattern.pointwise import multiplicity_at
 from attnlang.pattern.random_keys import drawn_keys, keys
 from attnlang.plan import Tiles
+from attnlang.runtime import blocks
+from attnlang.runtime.bitrows import bit_rows
 from attnlang.runtime.blocks import BlockLists, block_lists
 from tests.strategies import examples, heads, lengths, relations
 
@@ -89,6 +91,39 @@ def test_tiles_of_grids_with_rows_longer_than_a_tile_is_wide(text: str) -> None:
     pattern = pattern_of(text)
     lists = block_lists(Tiles((0,), pattern.relation), 1, 576, 64, 32)
     assert (dense(lists, 1, 576) == pattern.multiplicity(576, 1)).all()
+
+
+@pytest.mark.parametrize(
+    ("text", "n"),
+    [
+        ("natten3d(frames=3, rows=5, cols=7, w=[2, 3, 3])", 105),
+        ("sta(frames=4, rows=4, cols=6, tile=[2, 2, 3], w=[1, 3, 1])", 96),
+        ("axial(rows=9, cols=11)", 99),
+        ("swin(rows=12, cols=10, w=4, shift=1)", 120),
+        ("natten2d(rows=9, cols=11, w=3) - key(pos % 3 == 0) | query(pos < 2)", 99),
+        ("~grid(9, 11) { all * self } & all", 99),
+    ],
+)
+@pytest.mark.parametrize("sides", [(64, 64), (16, 32), (32, 16), (16, 48)])
+def test_grids_are_asked_by_rows_of_bits(text: str, n: int, sides: tuple[int, int]) -> None:
+    pattern = pattern_of(text)
+    assert bit_rows(pattern.relation, n, sides[1], {"N": n, "H": 1, "h": 0}) is not None
+    lists = block_lists(Tiles((0,), pattern.relation), 1, n, *sides)
+    assert (dense(lists, 1, n) == pattern.multiplicity(n, 1)).all()
+
+
+@pytest.mark.parametrize("text", ["causal", "grid(3, 5) { all * self } + grid(3, 5) { all * self }", "sliding(w=3)"])
+def test_what_is_no_grid_or_counts_twice_has_no_rows_of_bits(text: str) -> None:
+    assert bit_rows(pattern_of(text).relation, 15, 16, {"N": 15, "H": 1, "h": 0}) is None
+
+
+def test_masks_that_happen_to_have_one_sum_are_not_mistaken_for_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    pattern = pattern_of("natten2d(rows=9, cols=11, w=3)")
+    monkeypatch.setattr(blocks, "_weights", lambda count: np.zeros(count, np.uint64))
+    blocks._fixed.cache_clear()
+    lists = block_lists(Tiles((0,), pattern.relation), 1, 99, 16, 16)
+    blocks._fixed.cache_clear()
+    assert (dense(lists, 1, 99) == pattern.multiplicity(99, 1)).all()
 
 
 def test_keys_drawn_together_are_those_drawn_alone() -> None:

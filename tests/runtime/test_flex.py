@@ -200,6 +200,10 @@ def test_one_graph_serves_all_patterns_and_lengths(monkeypatch: pytest.MonkeyPat
         module = attnc.compile(name, heads=4, backend="flex", **CASES[name])
         module(*(torch.randn(2, 4, n, 16) for _ in range(3)))
     assert len(graphs) == 3  # intervals with one list of blocks for all heads, intervals with one a head, tiles
+    calls = [
+        node for graph in graphs for node in graph.graph.nodes if node.target is torch.ops.higher_order.flex_attention
+    ]
+    assert [node.args[5] for node in calls] == [0.25] * 3, "the scale is a number, which stands in the kernel's text"
 
 
 def test_what_flex_cannot_do_is_refused_by_name() -> None:

@@ -12,6 +12,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import attnlang
 from attnlang.nn import PatternAttention
+from attnlang.plan import Plan, Tiles
+from attnlang.runtime import reference, sdpa
+from attnlang.runtime.blocks import block_lists
 from attnlang.runtime.specimens import Specimen, library_specimens
 from attnlang.runtime.verify import verify, verify_backends
 
@@ -211,3 +214,27 @@ def test_heads_whose_classes_wrap_around_in_a_layout_with_heads_inside() -> None
     module = attnc.compile(attnlang.loads("pattern p = segment(9, shift=6) { dilate(4, shift=h) }"), heads=4)
     views = [torch.randn(1, 20, 4, 8, dtype=torch.float64).transpose(1, 2) for _ in range(3)]
     torch.testing.assert_close(module(*views), module(*(x.contiguous() for x in views)), rtol=0, atol=1e-13)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "window(20) & random(9, seed=1) + window(70) & random(40, seed=2)",
+        "key(pos < 9) + key(pos % 5 == 0) + key(pos < 90) & query(pos > 3)",
+    ],
+)
+def test_tiles_with_pairs_that_count_several_times_are_computed_once(text: str) -> None:
+    pattern = attnlang.loads(f"pattern p = {text}")
+    branch = Tiles((0, 1), pattern.relation)
+    plan, n = Plan(2, (branch,)), 150
+    lists = block_lists(branch, 2, n, 64, 64)[0]
+    assert pattern.multiplicity(n, 2).max() > 1
+    assert len(lists.firsts) < lists.entries
+    q, k, v, dout = (torch.randn(2, 2, n, 8, dtype=torch.float64) for _ in range(4))
+    out, lse = sdpa.forward(q, k, v, plan, 0.3, {})
+    grads = sdpa.backward(dout, q, k, v, out, lse, plan, 0.3, {})
+    leaves = [x.clone().requires_grad_() for x in (q, k, v)]
+    true, true_lse = reference.attention(*leaves, pattern, 0.3)
+    expected = [true, true_lse, *torch.autograd.grad(true, leaves, dout)]
+    for mine, exact in zip((out, lse, *grads), expected, strict=True):
+        torch.testing.assert_close(mine, exact, rtol=0, atol=1e-12)

@@ -4,7 +4,7 @@ Forward: each piece of the plan is one FlexAttention over rows put in order, and
 each piece again, and from it its share of the gradient: with the weight w = e^(lse_piece - lse) of a piece in the
 merged result,
 
-    d_out_piece = w d_out        d_lse_piece = w (<d_out, out_piece> - <d_out, out>)
+    d_out_piece = w d_out        d_lse_piece = <d_out_piece, out_piece> - w <d_out, out>
 
 which FlexAttention differentiates, its lse included. Runs on cuda; on the cpu FlexAttention has no backward, and writes
 all scores down, so that is for tests.
@@ -90,8 +90,9 @@ def backward(
         with _autograd():
             part, part_lse = kernel.run(rows.function, q_, k_, v_, rows.mask, rows.orders, scale)
         weight = (part_lse - lse_).exp_().masked_fill_(part_lse == float("-inf"), 0.0).to(kind)
-        own = (dout_.to(kind) * part.detach().to(kind)).sum(-1)
-        shares = (weight[..., None] * dout_).to(part.dtype), (weight * (own - inner_)).to(part_lse.dtype)
+        share = (weight[..., None] * dout_).to(part.dtype)
+        own = (share.to(kind) * part.detach().to(kind)).sum(-1)  # of what is rounded, so that it cancels in the kernel
+        shares = share, (own - weight * inner_).to(part_lse.dtype)
         with _autograd():
             grads = torch.autograd.grad((part, part_lse), leaves, shares)
         rows.add_queries_(dq, grads[0])

@@ -91,8 +91,13 @@ def _compiled(function: Callable[..., Any]) -> Callable[..., tuple[Tensor, Tenso
 
 @contextmanager
 def one_for_all() -> Generator[None]:
-    """Compile without the assumption that sizes which are equal once always are, and as often as there are dtypes."""
-    limits = dynamo.patch(recompile_limit=MOST_GRAPHS, accumulated_recompile_limit=4 * MOST_GRAPHS)
+    """Compile without the assumption that sizes which are equal once always are, and as often as there are dtypes.
+
+    The scale is a number in the kernel's text: as the symbol that dynamic=True makes of a float, it has no name there.
+    """
+    limits = dynamo.patch(
+        recompile_limit=MOST_GRAPHS, accumulated_recompile_limit=4 * MOST_GRAPHS, specialize_float=True
+    )
     with limits, shapes.patch(use_duck_shape=False):  # pyright: ignore[reportAttributeAccessIssue]
         yield
 

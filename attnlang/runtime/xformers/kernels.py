@@ -14,7 +14,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from attnlang.plan import Band
 from attnlang.runtime.calls import Call
 from attnlang.runtime.kernels import expanded_mask, window
 from attnlang.runtime.xformers.loading import ops
@@ -22,7 +21,7 @@ from attnlang.runtime.xformers.loading import ops
 
 def bias_name(call: Call) -> str:
     """The bias class that stands for a call on the flash operators; empty for none."""
-    if call.band == Band():
+    if call.full:
         return ""
     return "LowerTriangularMask" if call.causal else "LocalAttentionFromBottomRightMask"
 
@@ -32,6 +31,7 @@ class Flash:
     """`fmha.flash`: float16 and bfloat16, D <= 256 a multiple of 8, with windows."""
 
     windows: bool = True
+    grouped: bool = False
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, call: Call, scale: float) -> tuple[Tensor, Tensor]:
         return _forward(ops().flash.FwOp, q, k, v, self._bias(call), scale)
@@ -54,6 +54,7 @@ class Cutlass:
     """`fmha.cutlass`: float32; banded calls as tiles with small masks."""
 
     windows: bool = False
+    grouped: bool = False
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, call: Call, scale: float) -> tuple[Tensor, Tensor]:
         return _forward(ops().cutlass.FwOp, q, k, v, self._bias(q, call), scale)

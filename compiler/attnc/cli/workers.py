@@ -7,7 +7,6 @@ when an item has failed in it, for after an error on a GPU nothing that the proc
 from __future__ import annotations
 
 import faulthandler
-import os
 import signal
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -117,14 +116,12 @@ def _ended(status: int) -> str:
 
 
 def _serve(pipe: Connection, number: int, jobs: int) -> None:
-    """What a process does: its share of the cores, and of the GPUs if there are several."""
-    import torch
+    """What a process does, with its share of the cores and of the GPUs."""
+    from attnlang.runtime.environment import take_share
 
     faulthandler.enable()  # where a process dies of a signal, standard error says at which line
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # an interrupt is the parent's to deal with, which ends this one
-    torch.set_num_threads(max(1, (os.cpu_count() or 1) // jobs))
-    if torch.cuda.is_available():
-        torch.cuda.set_device(number % torch.cuda.device_count())
+    take_share(number, jobs)
     while True:
         try:
             work, item = pipe.recv()

@@ -10,14 +10,16 @@ from collections.abc import Mapping
 from typing import Any
 
 from attnc.analysis.hardware import Gpu, roofline
+from attnc.lower.duplicates import Duplicates, duplicates
 from attnlang.pattern.walk import table_axes
 from attnlang.plan import Lattice, Plan, Tiles
 from attnlang.runtime.backends import names, planned
 from attnlang.runtime.calls import resolve
-from attnlang.runtime.work import pairs_computed
 
 LAUNCH_S = 5e-6
 """What a kernel launch costs at least."""
+TILE_BYTES = 40
+"""What a pair of a masked tile moves: its score, written and read some five times in float32."""
 
 
 def explain(plan: Plan, n: int, head_dim: int, gpu: Gpu, tables: Mapping[str, Any] | None = None) -> str:
@@ -25,10 +27,35 @@ def explain(plan: Plan, n: int, head_dim: int, gpu: Gpu, tables: Mapping[str, An
     lines = [str(plan), ""]
     lines += [_chosen(plan, name, head_dim) for name in ("cpu", "cuda")]
     known = not any(isinstance(branch, Tiles) for branch in plan.branches) or bool(tables) or not _asks_tables(plan)
-    pairs = pairs_computed(plan, n, tables) if known else None
+    work = duplicates(plan, n, tables) if known else None
     lines += ["", f"forward at N = {n:,}, {plan.heads} heads of {head_dim}, bfloat16, at best on {gpu.name}:"]
-    lines += [f"  {name:<10} {_cost(name, plan, n, head_dim, gpu, pairs)}" for name in names()]
+    lines += [f"  {name:<10} {_cost(name, plan, n, head_dim, gpu, work)}" for name in names()]
+    if work is not None:
+        lines += ["", *_folding(work, head_dim, gpu)]
     return "\n".join(lines)
+
+
+def _folding(work: Duplicates, head_dim: int, gpu: Gpu) -> list[str]:
+    """What each backend does with pairs that several branches hold, or that count several times."""
+    if not work.nested and not work.repeated:
+        return ["no pair is computed twice: there is nothing to fold into weights"]
+    lines = ["pairs that count several times, folded into one with log m added to its score:"]
+    if work.nested:
+        saved = roofline(4 * head_dim * work.nested, 0, gpu).seconds
+        tiled = roofline(4 * head_dim * work.chained, TILE_BYTES * work.chained, gpu).seconds
+        own = roofline(4 * head_dim * work.chained, 0, gpu).seconds
+        lines += [
+            f"  triton     folds the {work.nested:,} that nested lattices share: {work.pairs('triton'):,} computed",
+            "  sdpa       does not: torch's kernels know no weights. "
+            f"On masked tiles it would save {saved * 1e3:.3f} ms and cost {(tiled - own) * 1e3:.3f} ms",
+            "  flex, xformers  do not: each lattice is a run of its own",
+        ]
+    if work.repeated:
+        lines += [
+            f"  sdpa       folds the {work.repeated:,} that tiles hold again: {work.pairs('sdpa'):,} computed",
+            "  triton, flex  compute such tiles as often as their pairs count",
+        ]
+    return lines
 
 
 def _carried(plan: Plan) -> float:
@@ -51,13 +78,14 @@ def _chosen(plan: Plan, device: str, head_dim: int) -> str:
         return f"auto on {device}: {reason}"
 
 
-def _cost(name: str, plan: Plan, n: int, head_dim: int, gpu: Gpu, pairs: int | None) -> str:
+def _cost(name: str, plan: Plan, n: int, head_dim: int, gpu: Gpu, work: Duplicates | None) -> str:
     if name != "reference":
         try:
             planned(name, plan, "cuda", head_dim)
         except ValueError as reason:
             return f"cannot: {reason}"
     rows = plan.heads * n
+    pairs = None if work is None else work.pairs(name)
     if name == "reference":
         pairs, moved, launches = rows * n, 4 * 2 * head_dim * rows + 12 * rows * n, 10
     else:

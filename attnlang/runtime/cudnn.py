@@ -1,0 +1,117 @@
+"""cuDNN's attention through torch, as a kernel of the sdpa backend: the faster one on Hopper, where it is safe.
+
+It runs full and causal calls; what it has no graph for (windows, single rows, rows that a view repeats) goes to
+flash-attention. On an H100 it is 1.3 to 1.7 times as fast as flash-attention 2 (`benchmarks/`).
+
+A graph is compiled for shapes and strides, and torch keeps it by the strides of q, k and v alone. So that no kept graph
+ever meets another layout, d_out and out are handed to the backward pass in q's own layout, as the forward pass of cuDNN
+writes out: then every stride is a function of those of q, k and v.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from attnlang.runtime.calls import Call
+
+if TYPE_CHECKING:
+    from attnlang.runtime.kernels import Kernel
+
+_aten = torch.ops.aten
+
+HOPPER = (9, 0)
+FIRST_VERSION = 91501
+"""Before 9.15.1, cuDNN got lengths wrong that are no multiple of 128; torch itself prefers it from there on."""
+LARGEST_HEAD_DIM = 128
+LARGEST_GRID = 65535
+"""Sizes of a batch, and of heads, that cuDNN takes."""
+
+
+def refusal(
+    capability: tuple[int, int], version: int | None, dtype: torch.dtype, head_dim: int, *, unwanted: bool = False
+) -> str | None:
+    """Why flash-attention runs instead of cuDNN; None where cuDNN does.
+
+    capability  of the GPU
+    version     cuDNN's, as 91501 for 9.15.1; None where torch has none
+    unwanted    whether the user told torch to leave cuDNN aside
+    """
+    if unwanted:
+        return "TORCH_CUDNN_SDPA_DEPRIORITIZED is set"
+    if capability != HOPPER:
+        return f"cuDNN is the faster on compute capability 9.0, and this GPU has {capability[0]}.{capability[1]}"
+    if version is None:
+        return "this torch has no cuDNN"
+    if version < FIRST_VERSION:
+        return f"cuDNN {_version_text(version)} is older than {_version_text(FIRST_VERSION)}"
+    if dtype not in (torch.float16, torch.bfloat16):
+        return f"cuDNN runs float16 and bfloat16, not {str(dtype).removeprefix('torch.')}"
+    if head_dim % 8 or head_dim > LARGEST_HEAD_DIM:
+        return f"cuDNN runs head dimensions that are multiples of 8 up to {LARGEST_HEAD_DIM}, not {head_dim}"
+    return None
+
+
+@lru_cache(maxsize=64)
+def refusal_here(device: torch.device, dtype: torch.dtype, head_dim: int) -> str | None:
+    """The same for a device of this machine."""
+    if device.type != "cuda" or not torch.cuda.is_available():
+        return "there is no GPU here"
+    version = torch.backends.cudnn.version() if torch.backends.cudnn.is_available() else None
+    unwanted = os.environ.get("TORCH_CUDNN_SDPA_DEPRIORITIZED") == "1"
+    return refusal(torch.cuda.get_device_capability(device), version, dtype, head_dim, unwanted=unwanted)
+
+
+def _version_text(version: int) -> str:
+    return f"{version // 10000}.{version // 100 % 100}.{version % 100}"
+
+
+def has_graph(call: Call, q: Tensor, k: Tensor) -> bool:
+    """Whether cuDNN runs a call on such views (X, Y, rows, D)."""
+    if not (call.causal or call.full) or call.q_len < 2 or call.k_len < 2:
+        return False
+    repeated = any(x.stride(dim) == 0 and x.size(dim) > 1 for x in (q, k) for dim in (0, 1))
+    return not repeated and max(q.size(0), q.size(1)) <= LARGEST_GRID
+
+
+@dataclass(frozen=True, slots=True)
+class CudaCudnn:
+    """`_scaled_dot_product_cudnn_attention` where it has a graph, and another kernel for the other calls."""
+
+    others: Kernel
+    windows: bool = True
+    grouped: bool = True
+
+    def forward(self, q: Tensor, k: Tensor, v: Tensor, call: Call, scale: float) -> tuple[Tensor, Tensor]:
+        if not has_graph(call, q, k):
+            return self.others.forward(q, k, v, call, scale)
+        out, lse, *_ = _aten._scaled_dot_product_cudnn_attention(q, k, v, None, True, 0.0, call.causal, scale=scale)
+        return out, lse.squeeze(-1) if lse.dim() == 4 else lse
+
+    def backward(
+        self, dout: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, call: Call, scale: float
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        if not has_graph(call, q, k):
+            return self.others.backward(dout, q, k, v, out, lse, call, scale)
+        unused = _unused(q.device)
+        return _aten._scaled_dot_product_cudnn_attention_backward(
+            in_layout(dout, q), q, k, v, in_layout(out, q), lse.contiguous().unsqueeze(-1), unused, unused,
+            None, None, None, call.q_len, call.k_len, 0.0, call.causal, scale=scale,
+        )  # fmt: skip
+
+
+def in_layout(x: Tensor, q: Tensor) -> Tensor:
+    """The tensor in q's dtype with the strides of a dense tensor laid out as q is: a copy, unless it is so already."""
+    wanted = torch.empty_like(q)
+    return x if x.stride() == wanted.stride() and x.dtype == q.dtype else wanted.copy_(x)
+
+
+@lru_cache(maxsize=16)
+def _unused(device: torch.device) -> Tensor:
+    """The state of a dropout that there is none of."""
+    return torch.zeros(2, dtype=torch.int64, device=device)
