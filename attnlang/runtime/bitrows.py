@@ -95,7 +95,7 @@ class _Maker:
     def _grid(self, relation: algebra.Grid) -> Rows:
         axes: list[tuple[int, int, Words]] = []
         stride = self._n
-        for body, size in zip(relation.bodies, grid_sizes(relation, self._n, self._scope), strict=True):
+        for body, size in zip(relation.bodies, grid_sizes(relation.sizes, self._n, self._scope, relation.span), strict=True):
             stride //= size
             if size * self._n // 8 > LARGEST_TABLE:
                 raise _NoRows
