@@ -28,7 +28,9 @@ Array: TypeAlias = NDArray[np.int64]
 MOST = 2**20
 """Stands for any multiplicity of this size and more."""
 MOST_CELLS = 4096
-"""All keys that `random` draws are counted in a square of so many cells a side: 64 MiB."""
+"""Up to this length of a frame the pairs that `random` draws are known one by one: 64 MiB."""
+CELLS = 1024
+"""In a longer frame they are counted in a square of so many cells a side."""
 MOST_DRAWN = 2**23
 """Where it draws more than these in a frame, they are not drawn ahead."""
 FEW_QUERIES = 16
@@ -157,7 +159,7 @@ class Bounds:
         count = integer(relation.count, scope)
         if count * n > MOST_DRAWN or (count >= n and relation.body is None):
             return _random(relation, at, n, scope)
-        size = -(-n // MOST_CELLS)
+        size = 1 if n <= MOST_CELLS else -(-n // CELLS)
         keys, cells = self._kept(relation, n, lambda: _drawn_cells(relation, n, scope, size))
         held = cells(at.q0 // size, at.q1 // size, at.k0 // size, at.k1 // size)
         if size == 1:
@@ -262,11 +264,15 @@ def _among(keys: Callable[[Array], Array], at: Rectangles) -> Interval:
     few = at.q1 - at.q0 < FEW_QUERIES
     some = at[few]
     found, every = np.zeros(len(some), bool), np.ones(len(some), bool)
-    for i in range(FEW_QUERIES):
-        chosen = keys(np.minimum(some.q0 + i, some.q1))
-        held = ((chosen >= some.k0[:, None]) & (chosen <= some.k1[:, None])).sum(axis=1)
-        found |= held > 0
-        every &= held == some.k1 - some.k0 + 1
+    for i in range(int((some.q1 - some.q0).max(initial=-1)) + 1):
+        tall = np.flatnonzero(some.q0 + i <= some.q1)
+        mine = some[tall]
+        chosen = keys(mine.q0 + i)
+        held = np.zeros(len(tall), np.int64)
+        for column in chosen.T:
+            held += (column >= mine.k0) & (column <= mine.k1)
+        found[tall] |= held > 0
+        every[tall] &= held == mine.k1 - mine.k0 + 1
     lo[few], hi[few] = every, found
     return Interval(lo, hi)
 

@@ -14,35 +14,31 @@ Flags = NDArray[np.bool_]
 LARGEST = 2**31 - 1
 
 
-def least_cover_of_graph(q_weights: Array, k_weights: Array, q_of: Array, k_of: Array) -> tuple[Flags, Flags, int]:
-    """(queries chosen, keys chosen, weight) of a cover of the edges q_of[i] - k_of[i] that weighs as much as a flow.
+def least_cover_of_graph(q_weights: Array, k_weights: Array, q_of: Array, k_of: Array) -> tuple[Flags, Flags]:
+    """(queries chosen, keys chosen) of a cover of the edges q_of[i] - k_of[i] that weighs as much as a flow.
 
     Edges are distinct. Connected parts in which every query meets every key need no flow: one side is the cover.
     """
-    queries, keys = np.zeros(len(q_weights), bool), np.zeros(len(k_weights), bool)
     part_q, part_k, parts = _parts(len(q_weights), len(k_weights), q_of, k_of)
-    counts = [np.bincount(of, minlength=parts) for of in (part_q, part_k, part_q[q_of])]
+    count_q, count_k, edges = (np.bincount(of, minlength=parts) for of in (part_q, part_k, part_q[q_of]))
     of_q, of_k = (
-        np.bincount(of, weights, minlength=parts).astype(np.int64)
-        for of, weights in ((part_q, q_weights), (part_k, k_weights))
+        np.bincount(of, weights, minlength=parts) for of, weights in ((part_q, q_weights), (part_k, k_weights))
     )
-    whole = counts[0] * counts[1] == counts[2]
+    whole = count_q * count_k == edges
     by_query = whole & (of_q < of_k)
-    queries |= by_query[part_q]
-    keys |= (whole & ~by_query)[part_k] & (counts[2] > 0)[part_k]
-    total = int(np.minimum(of_q, of_k)[whole].sum())
+    queries, keys = by_query[part_q], (whole & ~by_query & (edges > 0))[part_k]
     left = ~whole[part_q[q_of]]
     if left.any():
         q_used, q_index = np.unique(q_of[left], return_inverse=True)
         k_used, k_index = np.unique(k_of[left], return_inverse=True)
-        chosen_q, chosen_k, value = _cut(q_weights[q_used], k_weights[k_used], q_index, k_index)
+        chosen_q, chosen_k = _cut(q_weights[q_used], k_weights[k_used], q_index, k_index)
         queries[q_used[chosen_q]] = True
         keys[k_used[chosen_k]] = True
-        total += value
-    return queries, keys, total
+    return queries, keys
 
 
 def _parts(queries: int, keys: int, q_of: Array, k_of: Array) -> tuple[Array, Array, int]:
+    """The connected part of each query and of each key, and how many parts there are."""
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
 
@@ -52,17 +48,15 @@ def _parts(queries: int, keys: int, q_of: Array, k_of: Array) -> tuple[Array, Ar
     return labels[:queries].astype(np.int64), labels[queries:].astype(np.int64), int(count)
 
 
-def _cut(q_weights: Array, k_weights: Array, q_of: Array, k_of: Array) -> tuple[Flags, Flags, int]:
+def _cut(q_weights: Array, k_weights: Array, q_of: Array, k_of: Array) -> tuple[Flags, Flags]:
     unit = gcd(*q_weights.tolist(), *k_weights.tolist())
     q_weights, k_weights = q_weights // unit, k_weights // unit
-    if min(int(q_weights.sum()), int(k_weights.sum())) >= LARGEST or max(q_weights.max(), k_weights.max()) >= LARGEST:
-        queries, keys, value = _cut_of_large(q_weights, k_weights, q_of, k_of)
-    else:
-        queries, keys, value = _cut_of_small(q_weights, k_weights, q_of, k_of)
-    return queries, keys, value * unit
+    flow = min(int(q_weights.sum()), int(k_weights.sum()))
+    small = max(flow, int(q_weights.max()), int(k_weights.max())) < LARGEST
+    return (_cut_of_small if small else _cut_of_large)(q_weights, k_weights, q_of, k_of)
 
 
-def _cut_of_small(q_weights: Array, k_weights: Array, q_of: Array, k_of: Array) -> tuple[Flags, Flags, int]:
+def _cut_of_small(q_weights: Array, k_weights: Array, q_of: Array, k_of: Array) -> tuple[Flags, Flags]:
     from scipy.sparse import csr_array
     from scipy.sparse.csgraph import breadth_first_order, maximum_flow
 
@@ -77,10 +71,10 @@ def _cut_of_small(q_weights: Array, k_weights: Array, q_of: Array, k_of: Array) 
     left.eliminate_zeros()
     reached = np.zeros(sink + 1, bool)
     reached[breadth_first_order(left, 0, return_predecessors=False)] = True
-    return ~reached[1 : queries + 1], reached[queries + 1 : sink], int(found.flow_value)
+    return ~reached[1 : queries + 1], reached[queries + 1 : sink]
 
 
-def _cut_of_large(q_weights: Array, k_weights: Array, q_of: Array, k_of: Array) -> tuple[Flags, Flags, int]:
+def _cut_of_large(q_weights: Array, k_weights: Array, q_of: Array, k_of: Array) -> tuple[Flags, Flags]:
     """The same in Python's integers."""
     import networkx as nx
 
@@ -89,6 +83,6 @@ def _cut_of_large(q_weights: Array, k_weights: Array, q_of: Array, k_of: Array) 
     flow.add_edges_from(("source", i, {"capacity": int(weight)}) for i, weight in enumerate(q_weights))
     flow.add_edges_from((queries + j, "sink", {"capacity": int(weight)}) for j, weight in enumerate(k_weights))
     flow.add_edges_from((int(i), queries + int(j)) for i, j in zip(q_of, k_of, strict=True))
-    value, (reached, _) = nx.minimum_cut(flow, "source", "sink", flow_func=nx.algorithms.flow.preflow_push)
+    _, (reached, _) = nx.minimum_cut(flow, "source", "sink", flow_func=nx.algorithms.flow.preflow_push)
     held = np.array([i in reached for i in range(queries + keys)], bool)
-    return ~held[:queries], held[queries:], int(value)
+    return ~held[:queries], held[queries:]

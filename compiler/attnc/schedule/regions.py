@@ -27,6 +27,8 @@ LEAF = 1024
 """Rectangles of so many pairs are asked pair by pair."""
 BATCH = 2**17
 """How many rectangles are classified at once."""
+SPECK = 64
+"""Rectangles of so few pairs are asked in any case."""
 ASKED = 4096
 """How many of them at once."""
 MAX_POINTS = 2**30
@@ -185,6 +187,7 @@ class _Search:
             if full.any():
                 self._keep(boxes[full], lo[full])
             small = some & (boxes.area <= LEAF)
+            small[small] = ~self._bends(boxes[small]) | (boxes.area[small] <= SPECK)
             if small.any():
                 self._ask(boxes[small])
             large = boxes[some & ~small]
@@ -197,6 +200,15 @@ class _Search:
             q_first + boxes.q0 * q_step, q_first + boxes.q1 * q_step,
             k_first + boxes.k0 * k_step, k_first + boxes.k1 * k_step,
         )  # fmt: skip
+
+    def _bends(self, boxes: _Boxes) -> NDArray[np.bool_]:
+        """Whether one of the pattern's longer steps ends within a box: it is better cut there than asked."""
+        at = self._tokens(boxes)
+        found = np.zeros(len(boxes), bool)
+        for step in self._steps:
+            if step * step >= SPECK:
+                found |= (at.q0 // step < at.q1 // step) | (at.k0 // step < at.k1 // step)
+        return found
 
     def _cut(self, boxes: _Boxes) -> tuple[_Boxes, Array, Array]:
         """Each box cut in two along the side that leaves less undecided, with the bounds of the parts."""

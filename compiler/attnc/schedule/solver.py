@@ -34,6 +34,7 @@ class Problem:
     """What is to be scheduled: a plan on a placement, and what a row costs.
 
     queries_stay  every pair is computed where its query lives: more may move, but work stays as the placement has it
+    known         what was found of tiled branches, for all solutions of one problem
     """
 
     plan: Plan
@@ -43,6 +44,16 @@ class Problem:
     backward: bool = True
     tables: Mapping[str, Any] = field(default_factory=dict[str, Any])
     queries_stay: bool = False
+    known: dict[tuple[int, ...], Tiled] = field(default_factory=dict[tuple[int, ...], Tiled], compare=False, repr=False)
+
+    def tiled(self, branches: Sequence[int]) -> Tiled | None:
+        """The regions of tiled branches, with others beside them; None where there are none."""
+        if not any(isinstance(self.plan.branches[i], Tiles) for i in branches):
+            return None
+        key = tuple(branches)
+        if key not in self.known:
+            self.known[key] = Tiled(self.plan, branches, self.placement, self.group, self.tables)
+        return self.known[key]
 
     @property
     def group(self) -> int:
@@ -155,9 +166,7 @@ class _Solver:
         branches = problem.plan.branches
         self.lattices = [i for i in self.branches if isinstance(branches[i], Lattice | Columns)]
         self.alike = Alike(tuple(branches[i] for i in self.lattices), problem.placement)
-        self.tiled = None
-        if any(isinstance(branches[i], Tiles) for i in self.branches):
-            self.tiled = Tiled(problem.plan, self.branches, problem.placement, problem.group, problem.tables)
+        self.tiled = problem.tiled(self.branches)
         self.numbers: dict[Transfer, int] = {}
         self.pictures: dict[Any, Picture] = {}
         self.weight = self.bound = 0
@@ -168,8 +177,10 @@ class _Solver:
             self._gathered(number)
         for distance in self._distances():
             self._pairs_at(distance)
-        for a, b in np.argwhere(self.tiled.has) if self.tiled else ():
-            self._count(self._tiled(int(a), int(b)), a[None], b[None], int(b - a))
+        if self.tiled is not None:
+            self.tiled.cover(self.problem.weights)
+            for a, b in np.argwhere(self.tiled.has):
+                self._count(self._tiled(self.tiled, int(a), int(b)), a[None], b[None], int(b - a))
         self.solution.certificate = Certificate(self.weight, self.bound)
 
     def _local(self) -> None:
@@ -301,9 +312,8 @@ class _Solver:
     def _local_rows(self, rank: int, nodes: Sequence[tuple[int, Rows]]) -> tuple[HeadRows, ...]:
         return _head_rows([(head, self.placement.local(rank, tokens)) for head, tokens in nodes])
 
-    def _tiled(self, a: int, b: int) -> Picture:
-        assert self.tiled is not None
-        met = self.tiled.between(a, b, self.problem.weights, self.problem.queries_stay)
+    def _tiled(self, tiled: Tiled, a: int, b: int) -> Picture:
+        met = tiled.between(a, b, self.problem.weights, self.problem.queries_stay)
         transfer = Transfer(_head_rows(met.keys), _head_rows(met.queries))
         return Picture(transfer, met.weight, met.bound, met.at_query, met.at_key)
 

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from attnc.analysis.boxes import Counter, NoTermError, TooManyError
-from attnc.schedule.classes import Chosen, Meeting, Strided, every_key, least_cover
+from attnc.schedule.classes import Chosen, Job, every_key, least_covers
+from attnc.schedule.lines import Meeting, Strided
 from attnc.schedule.regions import Regions, regions
 from attnlang.parallel.dense import alike_heads, numbers, scope_of
 from attnlang.plan import Columns, Lattice, Plan, Tiles
@@ -37,6 +38,23 @@ class Met:
     at_key: tuple[float, ...]
 
 
+@dataclass(frozen=True, eq=False, slots=True)
+class _Between:
+    """The pairs between two ranks: `name` says all of them, in local rows.
+
+    tiles     (branch, its regions, which of these); boxes: (q0, q1, k0, k1) of each, as bytes
+    lattices  (branch, heads, progressions)
+    """
+
+    name: Any
+    tiles: list[tuple[int, Regions, slice]]
+    boxes: list[bytes]
+    lattices: tuple[tuple[int, tuple[int, ...], Strided], ...]
+
+
+_Alike: TypeAlias = tuple[tuple[tuple[bytes, ...], tuple[Strided, ...], tuple[int, ...]], ...]
+
+
 class Tiled:
     """The tiled branches of a plan on a placement."""
 
@@ -56,7 +74,7 @@ class Tiled:
                 for heads in alike_heads(branch):
                     self._add(number, branch, heads, tables)
         self._known: dict[Any, Met] = {}
-        self._covers: dict[Any, Chosen] = {}
+        self._covers: dict[Any, tuple[Chosen, tuple[Rows, ...]]] = {}
 
     def _add(self, number: int, branch: Tiles, heads: tuple[int, ...], tables: Mapping[str, Any]) -> None:
         n = self.placement.n
@@ -84,22 +102,46 @@ class Tiled:
             return None
         return total
 
+    def cover(self, weights: tuple[int, int]) -> None:
+        """Find the least covers of all pairs of ranks that have tiles, many at once."""
+        jobs: dict[Any, Job] = {}
+        for a, b in np.argwhere(self.has):
+            between = self._between(int(a), int(b))
+            for kv_head in range(self.plan.heads // self.group):
+                alike = self._alike(kv_head, between)
+                key = _name(alike, weights)
+                if alike and key not in self._covers and key not in jobs:
+                    jobs[key] = _job(alike)
+        least = least_covers(list(jobs.values()), *weights)
+        mixed = [number for number, chosen in enumerate(least) if chosen.queries]
+        listed = list(jobs.values())
+        every = dict(zip(mixed, every_key([listed[number] for number in mixed]), strict=True))
+        for number, (key, chosen) in enumerate(zip(jobs, least, strict=True)):
+            self._covers[key] = chosen, every.get(number, chosen.keys)
+
     def between(self, a: int, b: int, weights: tuple[int, int], queries_stay: bool) -> Met:
-        """The least cover of the pairs with queries at a and keys at b; every key, where queries are to stay."""
+        """The least cover of the pairs with queries at a and keys at b; every key, where queries are to stay.
+
+        Of weights for which `cover` was called.
+        """
+        between = self._between(a, b)
+        key = between.name, weights, queries_stay
+        met = self._known.get(key)
+        if met is None:
+            met = self._known[key] = self._met(between, weights, queries_stay)
+        return met
+
+    def _between(self, a: int, b: int) -> _Between:
         pair = a * self.placement.ranks + b
         tiles = [(number, r, r.between(pair)) for number, r in self.found]
         tiles = [(number, r, part) for number, r, part in tiles if part.start < part.stop]
-        lattices = list(self._lattices(a, b))
         boxes = [np.stack([x[part] for x in (r.q0, r.q1, r.k0, r.k1)], 1) for _, r, part in tiles]
-        contents = [
+        name = tuple(
             (number, r.heads, box.tobytes(), r.times[part].tobytes())
             for (number, r, part), box in zip(tiles, boxes, strict=True)
-        ]
-        key = tuple(contents), tuple(lattices), weights, queries_stay
-        met = self._known.get(key)
-        if met is None:
-            met = self._known[key] = self._met(tiles, boxes, contents, lattices, weights, queries_stay)
-        return met
+        )
+        lattices = tuple(self._lattices(a, b))
+        return _Between((name, lattices), tiles, [box.tobytes() for box in boxes], lattices)
 
     def _lattices(self, a: int, b: int) -> Iterator[tuple[int, tuple[int, ...], Strided]]:
         for number in self.lattices:
@@ -112,85 +154,72 @@ class Tiled:
                         part = Strided(q.numbered(pairs.q, q_base), k.numbered(pairs.k, k_base), band)
                         yield number, pairs.heads, part
 
-    def _met(
-        self, tiles: list[tuple[int, Regions, slice]], boxes: list[Array], contents: list[Any],
-        lattices: list[tuple[int, tuple[int, ...], Strided]], weights: tuple[int, int], queries_stay: bool,
-    ) -> Met:  # fmt: skip
+    def _met(self, between: _Between, weights: tuple[int, int], queries_stay: bool) -> Met:
         keys: list[tuple[int, Rows]] = []
         queries: list[tuple[int, Rows]] = []
         weight = bound = 0
         here, there = [0.0] * len(self.plan.branches), [0.0] * len(self.plan.branches)
         for kv_head in range(self.plan.heads // self.group):
-            heads = range(kv_head * self.group, (kv_head + 1) * self.group)
-            chosen = self._of_group(heads, tiles, boxes, contents, lattices, weights, queries_stay)
-            if chosen is None:
+            alike = self._alike(kv_head, between)
+            if not alike:
                 continue
-            keys += [(kv_head, rows) for rows in chosen.keys]
-            queries += [
-                (heads[place], rows) for places, parts in chosen.queries for rows in parts for place in places
-            ]
+            chosen, every = self._covers[_name(alike, weights)]
+            sent, shipped = (every, ()) if queries_stay else (chosen.keys, chosen.queries)
+            heads = range(kv_head * self.group, (kv_head + 1) * self.group)
+            keys += [(kv_head, rows) for rows in sent]
+            queries += [(heads[place], rows) for places, parts in shipped for rows in parts for place in places]
             weight, bound = weight + chosen.weight, bound + chosen.bound
-            self._count(heads, tiles, lattices, chosen.keys, bool(chosen.queries), here, there)
+            _count(heads, between, sent, bool(shipped), (here, there))
         return Met(tuple(keys), tuple(queries), weight, bound, tuple(here), tuple(there))
 
-    def _of_group(
-        self, heads: range, tiles: list[tuple[int, Regions, slice]], boxes: list[Array], contents: list[Any],
-        lattices: list[tuple[int, tuple[int, ...], Strided]], weights: tuple[int, int], queries_stay: bool,
-    ) -> Chosen | None:  # fmt: skip
-        """The cover for heads of q that share a head of k; heads with equal pairs are one."""
-        alike: dict[Any, list[int]] = {}
-        for place, head in enumerate(heads):
-            mine = tuple(i for i, (_, r, _) in enumerate(tiles) if head in r.heads)
-            strided = tuple(part for _, of, part in lattices if head in of)
-            if mine or strided:
-                alike.setdefault((tuple(contents[i][2] for i in mine), strided), []).append(place)
-        if not alike:
-            return None
-        key = tuple((name, tuple(places)) for name, places in alike.items())
-        found = self._covers.get((key, weights, queries_stay))
-        if found is None:
-            empty = np.zeros((0, 4), np.int64)
-            meetings = [
-                Meeting(tuple(places), np.concatenate([empty, *(np.frombuffer(x, np.int64).reshape(-1, 4) for x in texts)]), strided)
-                for (texts, strided), places in alike.items()
-            ]  # fmt: skip
-            found = self._cover(meetings, weights, queries_stay)
-            if len(self._covers) < 4096:
-                self._covers[key, weights, queries_stay] = found
-        return found
+    def _alike(self, kv_head: int, between: _Between) -> _Alike:
+        """The pairs of heads of q that share a head of k: (rectangles, progressions) and whose they are."""
+        found: dict[tuple[tuple[bytes, ...], tuple[Strided, ...]], list[int]] = {}
+        for place in range(self.group):
+            head = kv_head * self.group + place
+            boxes = tuple(text for (_, r, _), text in zip(between.tiles, between.boxes, strict=True) if head in r.heads)
+            strided = tuple(part for _, heads, part in between.lattices if head in heads)
+            if boxes or strided:
+                found.setdefault((boxes, strided), []).append(place)
+        return tuple((*content, tuple(places)) for content, places in found.items())
 
-    @staticmethod
-    def _cover(meetings: list[Meeting], weights: tuple[int, int], queries_stay: bool) -> Chosen:
-        least = least_cover(meetings, *weights)
-        return Chosen(every_key(meetings), (), least.weight, least.bound) if queries_stay else least
 
-    def _count(
-        self, heads: range, tiles: list[tuple[int, Regions, slice]],
-        lattices: list[tuple[int, tuple[int, ...], Strided]], sent: tuple[Rows, ...], shipped: bool,
-        here: list[float], there: list[float],
-    ) -> None:  # fmt: skip
-        """Add the pairs of a head of k that are computed at either home, by branch."""
-        rows = np.sort(np.concatenate([numbers(part) for part in sent])) if sent else np.zeros(0, np.int64)
-        for number, r, part in tiles:
-            count = sum(head in r.heads for head in heads)
-            if not count:
-                continue
-            tall = (r.q1[part] - r.q0[part] + 1) * r.times[part] * count
-            total = int((tall * (r.k1[part] - r.k0[part] + 1)).sum())
-            at_query = total
-            if shipped:
-                at_query = int((tall * (np.searchsorted(rows, r.k1[part] + 1) - np.searchsorted(rows, r.k0[part]))).sum())
-            here[number] += at_query
-            there[number] += total - at_query
-        for number, of, strided in lattices:
-            count = sum(head in of for head in heads)
-            if not count:
-                continue
-            low, high = strided.keys_of()
-            total = int((high - low).sum())
-            at_query = total
-            if shipped:
-                among = np.concatenate(([0], np.cumsum(np.isin(numbers(strided.k), rows))))
-                at_query = int((among[high] - among[low]).sum())
-            here[number] += count * at_query
-            there[number] += count * (total - at_query)
+def _name(alike: _Alike, weights: tuple[int, int]) -> Any:
+    return alike, weights
+
+
+def _job(alike: _Alike) -> Job:
+    return tuple(
+        Meeting(places, np.frombuffer(b"".join(boxes), np.int64).reshape(-1, 4), strided)
+        for boxes, strided, places in alike
+    )
+
+
+def _count(
+    heads: range, between: _Between, sent: tuple[Rows, ...], shipped: bool, homes: tuple[list[float], list[float]]
+) -> None:
+    """Add the pairs of a head of k that are computed at either home, by branch."""
+    rows = np.sort(np.concatenate([numbers(part) for part in sent])) if sent and shipped else np.zeros(0, np.int64)
+    here, there = homes
+    for number, r, part in between.tiles:
+        count = sum(head in r.heads for head in heads)
+        if not count:
+            continue
+        tall = (r.q1[part] - r.q0[part] + 1) * r.times[part] * count
+        total = at_query = int((tall * (r.k1[part] - r.k0[part] + 1)).sum())
+        if shipped:
+            among = np.searchsorted(rows, r.k1[part] + 1) - np.searchsorted(rows, r.k0[part])
+            at_query = int((tall * among).sum())
+        here[number] += at_query
+        there[number] += total - at_query
+    for number, of, strided in between.lattices:
+        count = sum(head in of for head in heads)
+        if not count:
+            continue
+        low, high = strided.keys_of()
+        total = at_query = int((high - low).sum())
+        if shipped:
+            before = np.concatenate(([0], np.cumsum(np.isin(numbers(strided.k), rows))))
+            at_query = int((before[high] - before[low]).sum())
+        here[number] += count * at_query
+        there[number] += count * (total - at_query)
