@@ -226,13 +226,27 @@ class _Search:
             his.append(hi)
         decided = [np.where(lo == hi, option.area, 0) for option, lo, hi in zip(options, los, his, strict=True)]
         of_query, of_key = decided[0] + decided[1], decided[2] + decided[3]
-        longer = boxes.q1 - boxes.q0 >= boxes.k1 - boxes.k0
-        by_query = ~k_can | (q_can & ((of_query > of_key) | ((of_query == of_key) & longer)))
+        by_query = ~k_can | (q_can & (of_query > of_key))
+        open_ = np.flatnonzero(q_can & k_can & (of_query == of_key))
+        by_query[open_] = self._along_queries(boxes[open_])
         parts = boxes.halves(q_cut, k_cut, by_query)
         lo = np.concatenate([np.where(by_query, los[i], los[i + 2]) for i in (0, 1)])
         hi = np.concatenate([np.where(by_query, his[i], his[i + 2]) for i in (0, 1)])
         left = hi > 0
         return _Boxes.joined(parts)[left], lo[left], hi[left]
+
+    def _along_queries(self, boxes: _Boxes) -> NDArray[np.bool_]:
+        """Whether to cut between queries where both cuts decide equally much.
+
+        If one query's row through a box is still open while one key's column is decided, keys differ and queries do
+        not: only keys are cut, and the other way round. Else the longer side is.
+        """
+        at = self._tokens(boxes)
+        row_lo, row_hi = self._bounds(Rectangles(at.q0, at.q0, at.k0, at.k1))
+        column_lo, column_hi = self._bounds(Rectangles(at.q0, at.q1, at.k0, at.k0))
+        row, column = row_lo == row_hi, column_lo == column_hi
+        longer = boxes.q1 - boxes.q0 >= boxes.k1 - boxes.k0
+        return np.where(row == column, longer, row)
 
     def _middle(self, chunk: Array, first: Array, last: Array) -> Array:
         """The row before which to cut: near the middle, at a multiple of the longest of the pattern's steps within."""

@@ -34,6 +34,7 @@ class Problem:
     """What is to be scheduled: a plan on a placement, and what a row costs.
 
     queries_stay  every pair is computed where its query lives: more may move, but work stays as the placement has it
+    counted       whether to count the pairs of every rank with itself, too
     known         what was found of tiled branches, for all solutions of one problem
     """
 
@@ -44,6 +45,7 @@ class Problem:
     backward: bool = True
     tables: Mapping[str, Any] = field(default_factory=dict[str, Any])
     queries_stay: bool = False
+    counted: bool = True
     known: dict[tuple[int, ...], Tiled] = field(default_factory=dict[tuple[int, ...], Tiled], compare=False, repr=False)
 
     def tiled(self, branches: Sequence[int]) -> Tiled | None:
@@ -52,7 +54,7 @@ class Problem:
             return None
         key = tuple(branches)
         if key not in self.known:
-            self.known[key] = Tiled(self.plan, branches, self.placement, self.group, self.tables)
+            self.known[key] = Tiled(self.plan, branches, self.placement, self.group, self.tables, self.counted)
         return self.known[key]
 
     @property
@@ -172,7 +174,8 @@ class _Solver:
         self.weight = self.bound = 0
 
     def run(self) -> None:
-        self._local()
+        if self.problem.counted:
+            self._local()
         for number in self.solution.gathered:
             self._gathered(number)
         for distance in self._distances():

@@ -59,11 +59,13 @@ class Tiled:
     """The tiled branches of a plan on a placement."""
 
     def __init__(
-        self, plan: Plan, branches: Sequence[int], placement: Placement, group: int, tables: Mapping[str, Any]
-    ) -> None:
+        self, plan: Plan, branches: Sequence[int], placement: Placement, group: int, tables: Mapping[str, Any],
+        counted: bool = True,
+    ) -> None:  # fmt: skip
         self.plan = plan
         self.placement = placement
         self.group = group
+        self.counted = counted
         self.lattices = [i for i in branches if isinstance(plan.branches[i], Lattice | Columns)]
         self.found: list[tuple[int, Regions]] = []
         self.local = np.zeros(placement.ranks)
@@ -79,14 +81,14 @@ class Tiled:
     def _add(self, number: int, branch: Tiles, heads: tuple[int, ...], tables: Mapping[str, Any]) -> None:
         n = self.placement.n
         scope = scope_of(self.plan, n, heads[0], tables)
-        own = self._counted(branch, heads[0], scope)
+        own = self._own(branch, heads[0], scope) if self.counted else self.local
         found = regions(branch.relation, n, scope, self.placement, heads, own=own is None)
         self.local += (found.local if own is None else own) * len(heads)
         self.found.append((number, found))
         a, b = np.divmod(np.unique(found.pair), self.placement.ranks)
         self.has[a, b] = True
 
-    def _counted(self, branch: Tiles, head: int, scope: Mapping[str, Any]) -> Array | None:
+    def _own(self, branch: Tiles, head: int, scope: Mapping[str, Any]) -> Array | None:
         """The pairs of each rank with itself, counted by structure; None where the pattern has none."""
         tables = {name: content for name, content in scope.items() if name not in ("N", "H", "h")}
         counter, n = Counter(tables), self.placement.n
