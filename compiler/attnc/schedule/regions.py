@@ -31,8 +31,8 @@ SPECK = 64
 """Rectangles of so few pairs are asked in any case."""
 ASKED = 4096
 """How many of them at once."""
-MAX_POINTS = 2**30
-"""How many pairs of a branch are asked one by one; a minute or two."""
+MAX_POINTS = 2**29
+"""How many pairs of a branch are asked one by one: half a minute."""
 MAX_RECTANGLES = 2**24
 """How many rectangles, and parts of rectangles, of a branch are kept."""
 
