@@ -150,7 +150,10 @@ def measured(name: str, n: int, each: int, options: dict[str, Any], alone: Alone
     moved = torch.tensor([seen.sent(rank), *planned(schedule, rank, 1, dtype, dim, backward=True)], device=device)
     dist.all_reduce(moved)
     result["bytes_on_the_wire"], result["bytes_planned"] = int(moved[0]), int(moved[1])
-    for named, machine_ in (("predicted", found.device), ("predicted_from_one_gpu", like_one(found.device, dim, alone))):
+    for named, machine_ in (
+        ("predicted", found.device),
+        ("predicted_from_one_gpu", like_one(found.device, dim, alone)),
+    ):
         forward, backward = times(found.solution, machine_, found.link)
         result[named] = {"forward": forward.seconds, "forward_backward": forward.seconds + backward.seconds}
     result["seconds"] = {what: seconds(run, device, options["repeats"]) for what, run in passes.items()}
@@ -176,7 +179,7 @@ def like_one(device: Device, head_dim: int, alone: Alone | None) -> Device:
         return device
     forward, both = alone.seconds["forward"], alone.seconds["forward_backward"]
     rates = 4 * head_dim * alone.pairs / forward, 10 * head_dim * alone.pairs / max(both - forward, 1e-9)
-    return replace(device, forward=rates[0], backward=rates[1])
+    return replace(device, forward=rates[0], backward=rates[1], source="this run, one device")
 
 
 def like_an_exchange(schedule: Schedule, rank: int, like: Tensor) -> Tensor:

@@ -145,7 +145,7 @@ class DistributedAttention(nn.Module):
         return ""
 
     def _contents(self, tables: Mapping[str, Tensor], batch: int) -> dict[str, NDArray[np.int64]]:
-        """Tables as arrays. Raises ValueError unless they are those that the pattern asks for, or none for a fixed plan."""
+        """Tables as arrays. Raises ValueError unless they are the pattern's, or none where all is planned."""
         if not tables and (self.schedule is not None or not self.pattern.tables):
             return {}
         check_tables(self.pattern, tables, batch)
@@ -189,9 +189,7 @@ class DistributedAttention(nn.Module):
 
     # what is to be done ---------------------------------------------------------------------------------------------
 
-    def _parts(
-        self, q: Tensor, contents: dict[str, NDArray[np.int64]], sizes: list[int] | None
-    ) -> Iterator[Part]:
+    def _parts(self, q: Tensor, contents: dict[str, NDArray[np.int64]], sizes: list[int] | None) -> Iterator[Part]:
         """The batch by items that have one schedule, next to one another."""
         batch, n = q.size(0), self.placement.n
         own = {name for name, axes in self.pattern.tables if name in contents and contents[name].ndim > axes}

@@ -15,7 +15,7 @@ from attnlang.nn import PatternAttention
 from attnlang.parallel.attention import TIMEOUT, DistributedAttention
 from attnlang.parallel.planning import Planner, compiler_part
 from attnlang.plan import Plan
-from attnlang.schedule import Schedule
+from attnlang.schedule import Schedule, counted
 
 __all__ = ["DistributedAttention", "distribute", "schedule_of", "whole_group"]
 
@@ -86,7 +86,9 @@ def _planners(
     if n is None:
         raise ValueError("how long is the sequence? Give n=, or schedule=")
     if ranks > n:
-        raise ValueError(f"{ranks} ranks for {n} tokens: every rank needs a token; use at most {n} ranks")
+        raise ValueError(
+            f"{counted(ranks, 'rank')} for {counted(n, 'token')}: every rank needs a token; use at most {n} ranks"
+        )
     sizes = {"n": n, "ranks": ranks, "head_dim": head_dim, "dtype": str(dtype).removeprefix("torch.")}
     fixed = {(part.pattern, part.heads): part for part in parts if not part.pattern.tables}
     found = _schedules(fixed, placement, {**sizes, "kv_heads": kv_heads})

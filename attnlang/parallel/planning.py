@@ -1,7 +1,7 @@
 """Schedules by what a call brings: the content of runtime tables, and the length of a sequence.
 
-All ranks plan for themselves, from the same tables, and so come to the same schedule. Schedules are kept by content, the
-last few of them: documents packed anew at every step are planned at every step, a table that stays is planned once.
+All ranks plan for themselves, from the same tables, and so come to the same schedule. The last few schedules are kept,
+by content: documents packed anew at every step are planned at every step, a table that stays is planned once.
 """
 
 from __future__ import annotations
@@ -112,7 +112,7 @@ def compiler_part(name: str) -> Any:
     """A module of the compiler, if it is installed: what runs a schedule does without. Raises ValueError otherwise."""
     if find_spec("attnc") is None:
         raise ValueError(
-            "the compiler `attnc` is not installed here: give schedule=, written where it is; runtime tables and lengths "
-            "that change with the call need it"
+            "the compiler `attnc` is not installed here: give schedule=, written where it is; runtime tables "
+            "and lengths that change with the call need it"
         )
     return import_module(name)

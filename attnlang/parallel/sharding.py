@@ -8,8 +8,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from attnlang.parallel.dense import positions as placed
 from attnlang.parallel.attention import DistributedAttention
+from attnlang.parallel.dense import positions as placed
 from attnlang.schedule import Placement
 
 

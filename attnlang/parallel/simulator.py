@@ -14,7 +14,7 @@ from attnlang.parallel.units import units
 from attnlang.plan import Lattice, Tiles
 from attnlang.runtime.calls import resolve
 from attnlang.runtime.pairs import band_count
-from attnlang.schedule import Schedule
+from attnlang.schedule import Schedule, counted
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +42,8 @@ class Simulation:
 
     def __str__(self) -> str:
         keys, queries = (sum(getattr(f, name) for f in self.ranks) for name in ("keys_received", "queries_received"))
-        return f"{len(self.ranks)} ranks: {self.pairs:,} pairs, {keys:,} key rows and {queries:,} query rows moved"
+        moved = f"{counted(keys, 'key row')} and {counted(queries, 'query row')} moved"
+        return f"{counted(len(self.ranks), 'rank')}: {counted(self.pairs, 'pair')}, {moved}"
 
 
 def simulate(schedule: Schedule, ranks: Iterable[int] | None = None) -> Simulation:

@@ -149,7 +149,9 @@ class Bounds:
 
     def _same(self, relation: algebra.Relation, value: tree.Expr, at: Rectangles, n: int, scope: Scope) -> Interval:
         sides = [interval(value, scope, {"pos": Interval(*ends)}) for ends in ((at.q0, at.q1), (at.k0, at.k1))]
-        if n <= MOST_ROW and any(np.ndim(lo) == 0 and lo < hi for lo, hi in sides):  # nothing is known: look at the values themselves
+        if n <= MOST_ROW and any(
+            np.ndim(lo) == 0 and lo < hi for lo, hi in sides
+        ):  # nothing is known: look at the values themselves
             row: Extremes = self._kept(relation, n, lambda: Extremes(evaluate_at(value, scope, {"pos": np.arange(n)})))
             sides = [Interval(*row(*ends)) for ends in ((at.q0, at.q1), (at.k0, at.k1))]
         (a, b), (c, d) = sides

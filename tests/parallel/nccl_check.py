@@ -3,7 +3,9 @@
     torchrun --nproc-per-node 2 tests/parallel/nccl_check.py
     torchrun --nproc-per-node 2 tests/parallel/nccl_check.py --backend triton --limit 60
 
-After `--limit` seconds no other case is begun, and the run counts as failed. The error against float64 may be at most twice that of the plain formula computed in the same dtype, plus rounding.
+After `--limit` seconds no other case is begun, and the run counts as failed.
+
+The error against float64 may be at most twice that of the plain formula computed in the same dtype, plus rounding.
 """
 
 from __future__ import annotations
@@ -73,7 +75,8 @@ def main() -> None:
             whole = [torch.randn(2, HEADS, N, HEAD_DIM, device="cuda").to(dtype) for _ in range(4)]
 
             def formula(q: Tensor, k: Tensor, v: Tensor, low: torch.dtype | None = None) -> Tensor:
-                return reference.attention(q, k, v, pattern, HEAD_DIM**-0.5, low, tables=list(tables.values()))[0]  # noqa: B023 - used at once
+                given = list(tables.values())  # noqa: B023 - used at once, as is the pattern
+                return reference.attention(q, k, v, pattern, HEAD_DIM**-0.5, low, tables=given)[0]  # noqa: B023
 
             exact = grads(formula, [x.double() for x in whole[:3]], whole[3].double())
             plain = grads(lambda q, k, v: formula(q, k, v, dtype), whole[:3], whole[3])  # noqa: B023

@@ -1,4 +1,4 @@
-"""Tables and lengths that come with the call: every step another packing, on gloo ranks, against one device to 1e-12."""
+"""Tables and lengths that come with the call: another packing every step, against one device to 1e-12 in float64."""
 
 from __future__ import annotations
 
@@ -44,9 +44,7 @@ def worst_of(module: Any, whole: PatternAttention, tensors: list[Tensor], **more
     *inputs, dout = tensors
     theirs = [x.clone().requires_grad_() for x in inputs]
     tables = [more[name] for name, _ in whole.pattern.tables]
-    out, lse = reference.attention(
-        *theirs, whole.pattern, HEAD_DIM**-0.5, tables=tables, lengths=more.get("lengths")
-    )
+    out, lse = reference.attention(*theirs, whole.pattern, HEAD_DIM**-0.5, tables=tables, lengths=more.get("lengths"))
     true = [out, finite(lse), *torch.autograd.grad(out, theirs, dout)]
     mine = [shard(x, module, 2).requires_grad_() for x in inputs]
     got, got_lse = module(*mine, return_lse=True, **more)
@@ -73,9 +71,13 @@ def test_documents_packed_anew_at_every_step(ranks: int, kind: str) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["p = causal & window(6)", "p = offset(-7..7)", "p = mix(segment(w) { dilate(r, shift=h) } for w, r in [[8, 1], [32, 4]])",
-     "p = neighborhood(5) | key(pos == n - 1)"],
-)  # fmt: skip
+    [
+        "p = causal & window(6)",
+        "p = offset(-7..7)",
+        "p = mix(segment(w) { dilate(r, shift=h) } for w, r in [[8, 1], [32, 4]])",
+        "p = neighborhood(5) | key(pos == n - 1)",
+    ],
+)
 def test_padded_sequences(text: str) -> None:
     """Lengths down to fewer tokens than ranks, and to none."""
     whole = module_of(text)
@@ -136,9 +138,13 @@ def test_other_tables_on_one_rank_are_an_error_on_every_rank() -> None:
 
 @pytest.mark.parametrize(
     ("tables", "message"),
-    [({}, "needs the content of doc"), ({"doc": torch.zeros(3, 2, N)}, "integers"), ({"dok": torch.zeros(N).long()}, "dok"),
-     ({"doc": torch.zeros(7, N).long()}, "batch axis of 2")],
-)  # fmt: skip
+    [
+        ({}, "needs the content of doc"),
+        ({"doc": torch.zeros(3, 2, N)}, "integers"),
+        ({"dok": torch.zeros(N).long()}, "dok"),
+        ({"doc": torch.zeros(7, N).long()}, "batch axis of 2"),
+    ],
+)
 def test_tables_that_do_not_fit_are_an_error_on_every_rank(tables: dict[str, Tensor], message: str) -> None:
     whole = module_of(PACKED)
 

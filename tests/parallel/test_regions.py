@@ -1,4 +1,4 @@
-"""Regions of patterns that are no lattices, and plans from them: against matrices at small N, against formulas at large."""
+"""Regions of patterns that are no lattices, and plans from them: against matrices, and against formulas at length."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from attnc.schedule.classes import least_covers
 from attnc.schedule.lines import Meeting, Strided
 from attnc.schedule.placements import at_length, placement
 from attnc.schedule.regions import regions
-from attnc.schedule.tiled import Tiled
 
 from attnlang import Pattern, load, loads
 from attnlang.parallel.dense import alike_heads, positions, scope_of
+from attnlang.pattern import bounds
 from attnlang.plan import Band, Tiles
 from attnlang.rows import Rows
 from attnlang.schedule import Schedule
@@ -162,9 +162,7 @@ def test_too_many_edges_move_one_side_with_an_honest_bound(monkeypatch: pytest.M
         (load("natten2d", rows=1000, cols=1000), 10**6, 8, (14 * 3000, 0)),
     ],
 )
-def test_long_sequences_are_planned_in_seconds(
-    pattern: Pattern, n: int, ranks: int, moved: tuple[int, int]
-) -> None:
+def test_long_sequences_are_planned_in_seconds(pattern: Pattern, n: int, ranks: int, moved: tuple[int, int]) -> None:
     start = time.perf_counter()
     schedule = attnc.plan(pattern, n=n, ranks=ranks, heads=2, placement="contiguous")
     assert time.perf_counter() - start < 60
@@ -177,13 +175,12 @@ def test_blocks_drawn_at_random_over_a_hundred_thousand_tokens() -> None:
     assert schedule.certificate.exact
 
 
-def test_every_pair_is_in_one_region() -> None:
-    """By number, where the frame of blocks is longer than what is drawn ahead cell by cell."""
-    pattern, n = loads("pattern p = random(3, seed=0) { ~offset(-1..1) } | key(pos == n - 1)"), 4200
-    plan = at_length(lower(pattern, 1), n)
-    found = Tiled(plan, [0], placement("contiguous", plan, n, 8), 1, {})
-    between = sum(int(((r.q1 - r.q0 + 1) * (r.k1 - r.k0 + 1) * r.times).sum()) for _, r in found.found)
-    assert int(found.local.sum()) + between == pattern.multiplicity(n, 1).sum()
+def test_keys_drawn_in_long_frames_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where there are more positions than cells in which drawn keys are counted."""
+    monkeypatch.setattr(bounds, "MOST_CELLS", 32)
+    monkeypatch.setattr(bounds, "CELLS", 16)
+    check_regions(loads("pattern p = random(3, seed=0) { ~offset(-1..1) } | key(pos == n - 1)"), 211, 5, "contiguous")
+    check_regions(load("bigbird", b=3), 300, 4, "zigzag")
 
 
 def test_what_is_too_fine_is_refused_in_words(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,18 +13,19 @@ import sys
 from pathlib import Path
 from typing import Any
 
-sys.path[:0] = [str(Path(__file__).parents[2]), str(Path(__file__).parents[1] / "runtime")]
+sys.path.insert(0, str(Path(__file__).parents[2]))
+sys.path.insert(0, str(Path(__file__).parents[1] / "runtime"))
 
 import attnc
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from triton_cases import interpret
 
 from attnlang import loads
 from attnlang.parallel import distribute, shard
 from attnlang.runtime import reference
 from tests.parallel.ranks import outcomes
-from triton_cases import interpret
 
 HEADS, HEAD_DIM, N = 2, 16, 50
 LONGNET = "p = causal & mix(segment(w) { dilate(r, shift=h) } for w, r in zip([16, 32, 64], [1, 2, 4]))"

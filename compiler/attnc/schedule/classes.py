@@ -22,7 +22,7 @@ from attnlang.plan import FULL
 from attnlang.rows import Rows
 
 MAX_EDGES = 2**23
-"""Edges between row classes that are weighed at once; beyond, for two ranks alone, all rows of the cheaper side move."""
+"""Edges between row classes weighed at once; with more, of two ranks alone, the rows of the cheaper side move."""
 BATCH = 2**18
 """Rectangles that are covered at once."""
 

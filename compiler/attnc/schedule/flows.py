@@ -1,4 +1,4 @@
-"""Minimum-weight vertex covers of bipartite graphs, by the largest flow: scipy's Dinic, in 32 bits where they suffice."""
+"""Least-weight vertex covers of bipartite graphs, by the largest flow: scipy's Dinic, where 32 bits suffice."""
 
 from __future__ import annotations
 

@@ -139,7 +139,10 @@ def joined(jobs: Sequence[Sequence[Meeting]]) -> tuple[Line, Line, Meeting]:
     q_weights = np.diff(q_edges) * np.array(times, np.int64)[of]
     lines = (
         Line(edges, _words(len(edges) - 1, seed), weights, tuple(starts))
-        for seed, edges, weights, starts in ((0, q_edges, q_weights, q_starts), (1, k_edges, np.diff(k_edges), k_starts))
+        for seed, edges, weights, starts in (
+            (0, q_edges, q_weights, q_starts),
+            (1, k_edges, np.diff(k_edges), k_starts),
+        )
     )
     q_line, k_line = lines
     return q_line, k_line, m

@@ -321,8 +321,7 @@ def _quarters(ends: Array) -> Array:
     x0, x1, y0, y1 = ends.T
     x, y = (x0 + x1) // 2, (y0 + y1) // 2
     parts = [
-        np.stack(part, 1)
-        for part in ((x0, x, y0, y), (x0, x, y + 1, y1), (x + 1, x1, y0, y), (x + 1, x1, y + 1, y1))
+        np.stack(part, 1) for part in ((x0, x, y0, y), (x0, x, y + 1, y1), (x + 1, x1, y0, y), (x + 1, x1, y + 1, y1))
     ]
     found = np.concatenate(parts)
     return found[(found[:, 0] <= found[:, 1]) & (found[:, 2] <= found[:, 3])]
