@@ -241,7 +241,8 @@ class _Distributed(torch.autograd.Function):
         kept: list[Tensor] = []
         with torch.autocast(q.device.type, enabled=False):
             for part in parts:
-                steps = part.work.forward(*(part.of(x) for x in (q, k, v)), scale)
+                q1, k1, v1 = (part.of(x) for x in (q, k, v))
+                steps = part.work.forward(q1, k1, v1, scale)
                 found, found_lse, came = drive(steps, module.group, module.timeout)
                 kept += [came.k, came.v, came.q]
                 if whole:
@@ -261,8 +262,9 @@ class _Distributed(torch.autograd.Function):
         totals = () if ctx.whole else tuple(torch.zeros_like(x) for x in (q, k, v))
         for number, part in enumerate(ctx.parts):
             came = Kept(*kept[3 * number : 3 * number + 3])
-            mine = (part.of(x) for x in (grads[0], q, k, v, out, lse))
-            found = drive(part.work.backward(*mine, came, ctx.scale), ctx.module.group, ctx.module.timeout)
+            dout1, q1, k1, v1, out1, lse1 = (part.of(x) for x in (grads[0], q, k, v, out, lse))
+            steps = part.work.backward(dout1, q1, k1, v1, out1, lse1, came, ctx.scale)
+            found = drive(steps, ctx.module.group, ctx.module.timeout)
             if ctx.whole:
                 totals = found
             else:

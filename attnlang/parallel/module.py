@@ -89,7 +89,8 @@ def _planners(
         raise ValueError(
             f"{counted(ranks, 'rank')} for {counted(n, 'token')}: every rank needs a token; use at most {n} ranks"
         )
-    sizes = {"n": n, "ranks": ranks, "head_dim": head_dim, "dtype": str(dtype).removeprefix("torch.")}
+    kind = str(dtype).removeprefix("torch.")
+    sizes = {"n": n, "ranks": ranks, "head_dim": head_dim, "dtype": kind}
     fixed = {(part.pattern, part.heads): part for part in parts if not part.pattern.tables}
     found = _schedules(fixed, placement, {**sizes, "kv_heads": kv_heads})
     if found:
@@ -99,7 +100,7 @@ def _planners(
     planners: list[Planner] = []
     for part in parts:
         known = found.get((part.pattern, part.heads))
-        weights = kv_heads or part.heads, head_dim, sizes["dtype"]
+        weights = kv_heads or part.heads, head_dim, kind
         made = None if known is None else Planner.of(known, _plan(part))
         planners.append(made or Planner(_plan(part), where, *weights, part.pattern.call))
     return planners

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -80,7 +81,7 @@ class _Boxes:
     def __len__(self) -> int:
         return len(self.x)
 
-    def __getitem__(self, chosen: NDArray[np.bool_] | slice) -> _Boxes:
+    def __getitem__(self, chosen: NDArray[Any] | slice) -> _Boxes:
         return _Boxes(*(part[chosen] for part in self.parts))
 
     @property
@@ -141,9 +142,9 @@ class _Search:
         for boxes in self._chunk_pairs():
             self._follow(boxes)
         columns = [np.concatenate([part[i] for part in self._parts] or [np.zeros(0, np.int64)]) for i in range(6)]
-        pair, q0, q1, k0, k1, times = columns
-        order = np.lexsort((k0, q0, pair))
-        return Regions(heads, *(part[order] for part in (pair, q0, q1, k0, k1, times)), self._local)
+        order = np.lexsort((columns[3], columns[1], columns[0]))
+        pair, q0, q1, k0, k1, times = (part[order] for part in columns)
+        return Regions(heads, pair, q0, q1, k0, k1, times, self._local)
 
     # many ranks at once ---------------------------------------------------------------------------------------------
 
