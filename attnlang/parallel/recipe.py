@@ -8,7 +8,7 @@ the order of arrival, by sender and then as the sender's message has them.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from attnlang.parallel.dense import Places
 from attnlang.parallel.groups import Flat, Group, Work, flat
@@ -195,8 +195,9 @@ class _Builder:
         for base, chunk in self.placement.based(self.rank):
             fitting = [b for b in strided if local_plan(Plan(plan.heads, (b,)), chunk) is not None]
             whole = local_plan(Plan(plan.heads, tuple(fitting)), chunk)
-            if whole is not None and whole.branches:
-                local.append((Rows(base, chunk.count), whole))
+            branches = (*(() if whole is None else whole.branches), *self._tiles_within(chunk))
+            if branches:
+                local.append((Rows(base, chunk.count), Plan(plan.heads, branches)))
             for branch in strided:
                 if branch not in fitting:
                     self._own_pairs(work, branch, (base, chunk), (base, chunk))
@@ -212,11 +213,24 @@ class _Builder:
                 inner = local_plan(Plan(plan.heads, (branch,)), inside)
                 assert inner is not None
                 local.append((self.placement.local(self.rank, inside), inner))
+        for q_base, q in self.placement.based(self.rank):
+            for k_base, k in self.placement.based(self.rank):
+                if q_base != k_base or q.step > 1:
+                    self._own_tiles(work, Rows(q_base, q.count), Rows(k_base, k.count))
+        return tuple(local), work
+
+    def _tiles_within(self, chunk: Rows) -> Iterator[Tiles]:
+        """Tiled branches on one stretch, for a backend to run; on every s-th token none can."""
+        for _, branch in self.plain:
+            if isinstance(branch, Tiles) and chunk.step == 1:
+                yield replace(branch, part=(chunk.first, self.s.n))
+
+    def _own_tiles(self, work: Work, q: Rows, k: Rows) -> None:
         for _, branch in self.plain:
             if isinstance(branch, Tiles):
                 for head in branch.heads:
-                    self.tiles.add(work, branch, head, self.tiles.own(head), self.tiles.own(head // self.group))
-        return tuple(local), work
+                    rows = self.tiles.own(head, among=q), self.tiles.own(head // self.group, among=k)
+                    self.tiles.add(work, branch, head, *rows)
 
     def _own_pairs(self, work: Work, branch: Lattice | Columns, of_q: tuple[int, Rows], of_k: tuple[int, Rows]) -> None:
         for pairs in branch_pairs(branch, of_q[1], of_k[1]):

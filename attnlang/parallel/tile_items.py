@@ -23,9 +23,11 @@ class TileItems:
         self._tokens = positions(schedule.placement, rank)
         self._held: dict[Any, dict[int, list[tuple[int, Any]]]] = {}
 
-    def own(self, head: int, without: Sequence[Rows] = ()) -> tuple[Places, Places]:
-        """The rank's rows of a head, but for some tokens."""
+    def own(self, head: int, without: Sequence[Rows] = (), among: Rows | None = None) -> tuple[Places, Places]:
+        """The rank's rows of a head, but for some tokens; or some of its rows."""
         kept = ~np.isin(self._tokens, flat(tuple(without))) if without else np.ones(len(self._tokens), bool)
+        if among is not None:
+            kept[: among.first] = kept[among.last + 1 :] = False
         return self._tokens[kept], np.flatnonzero(kept) + head * len(self._tokens)
 
     def add(self, work: Work, branch: Tiles, head: int, q: tuple[Places, Places], k: tuple[Places, Places]) -> None:

@@ -118,9 +118,10 @@ def _grouped(
         groups.setdefault((relation, head) if _speaks_of_heads(relation) else relation, []).append(head)
     found: list[BlockLists] = []
     for members in groups.values():
-        scope: Scope = {**tables, "N": n, "H": heads, "h": members[0]}
+        first, whole = branch.part or (0, n)
+        scope: Scope = {**tables, "N": whole, "H": heads, "h": members[0]}
         relation = on_head(branch.relation, members[0], heads)
-        lists = replace(_Builder(relation, n, block_q, block_k, scope).lists(), heads=tuple(members))
+        lists = replace(_Builder(relation, n, block_q, block_k, scope, first, whole).lists(), heads=tuple(members))
         same = next((i for i, other in enumerate(found) if lists.same_tiles(other)), None)
         if same is None:
             found.append(lists)
@@ -135,12 +136,18 @@ def _speaks_of_heads(relation: algebra.Relation) -> bool:
 
 
 class _Builder:
-    def __init__(self, relation: algebra.Relation, n: int, block_q: int, block_k: int, scope: Scope) -> None:
+    """Tiles of positions first..first + n - 1 of a sequence of `whole`, counted from 0."""
+
+    def __init__(
+        self, relation: algebra.Relation, n: int, block_q: int, block_k: int, scope: Scope, first: int, whole: int
+    ) -> None:
         self._relation = relation
         self._n = n
         self._sides = block_q, block_k
         self._scope = scope
-        self._bounds = Bounds(relation, n, scope)
+        self._first = first
+        self._whole = whole
+        self._bounds = Bounds(relation, whole, scope)
         self._numbers: dict[bytes, int] = {}
         self._bits: list[NDArray[np.uint8]] = []
 
@@ -160,7 +167,8 @@ class _Builder:
     def _rectangles(self, i: NDArray[np.int64], j: NDArray[np.int64], sides: tuple[int, int]) -> Rectangles:
         last = self._n - 1
         q, k = i * sides[0], j * sides[1]
-        return Rectangles(q, np.minimum(q + sides[0] - 1, last), k, np.minimum(k + sides[1] - 1, last))
+        ends = q, np.minimum(q + sides[0] - 1, last), k, np.minimum(k + sides[1] - 1, last)
+        return Rectangles(*(end + self._first for end in ends))
 
     # whole tiles ----------------------------------------------------------------------------------------------------
 
@@ -245,10 +253,8 @@ class _Builder:
         for some in np.array_split(here[lo < hi], 1 + len(here) * LEAF * LEAF // PAIRS):
             q = (rows[some, None] * LEAF + np.arange(LEAF))[:, :, None]
             k = (blocks[some, None] * LEAF + np.arange(LEAF))[:, None, :]
-            last = self._n - 1
-            leaves[some] = multiplicity_at(
-                self._relation, np.minimum(q, last), np.minimum(k, last), self._n, self._scope
-            )
+            q, k = (np.minimum(x, self._n - 1) + self._first for x in (q, k))
+            leaves[some] = multiplicity_at(self._relation, q, k, self._whole, self._scope)
         counts = leaves.reshape(len(i), tall, wide, LEAF, LEAF).swapaxes(2, 3).reshape(len(i), block_q, block_k)
         counts[(i[:, None] * block_q + np.arange(block_q)) >= self._n] = 0
         counts.swapaxes(1, 2)[(j[:, None] * block_k + np.arange(block_k)) >= self._n] = 0
