@@ -111,10 +111,14 @@ class Tiles:
 
     What a tile holds is derived from the relation when N, and the content of its tables, are known
     (`attnlang.runtime.blocks`).
+
+    part  (first, N): the branch is run on a stretch only, whose position 0 is position `first` of a sequence of N, and
+          holds the pairs with both ends there. None: on the whole sequence. A compiled plan has no parts; a rank's has
     """
 
     heads: tuple[int, ...]
     relation: Relation
+    part: tuple[int, int] | None = None
 
     def __str__(self) -> str:
         return f"{'tiles':<24} {_shortened(relation_text(self.relation), 72):<39} heads {_ranges(self.heads)}"

@@ -65,7 +65,7 @@ class Placement:
     def __str__(self) -> str:
         sizes = sorted(set(self.sizes))
         each = f"{sizes[0]:,}" if len(sizes) == 1 else f"{sizes[0]:,} to {sizes[-1]:,}"
-        return f"{self.kind}, {each} tokens a rank"
+        return f"{self.kind}, {each} token{'' if sizes == [1] else 's'} a rank"
 
 
 @dataclass(frozen=True, slots=True)
@@ -318,11 +318,17 @@ class Schedule:
         )
 
     def __str__(self) -> str:
-        lines = [f"schedule of {self.pattern or 'a plan'} for n = {self.n:,} on {self.ranks} ranks: {self.placement}"]
+        where = f"on {counted(self.ranks, 'rank')}: {self.placement}"
+        lines = [f"schedule of {self.pattern or 'a plan'} for n = {self.n:,} {where}"]
         for number, branch in enumerate(self.plan.branches):
             choice = self.choices[number] if number < len(self.choices) else ""
             lines.append(f"{number + 1:>3}  {' '.join(str(branch).split())}: {choice}".rstrip(": "))
         return "\n".join(lines)
+
+
+def counted(number: int, what: str, ending: str = "s") -> str:
+    """A number of things: `1 rank`, `4,096 ranks`."""
+    return f"{number:,} {what}{'' if number == 1 else ending}"
 
 
 def _rows_json(rows: Rows) -> list[int]:

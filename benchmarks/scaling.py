@@ -3,11 +3,13 @@
     torchrun --nproc-per-node 8 benchmarks/scaling.py                        # weak scaling at 262144 tokens a GPU
     torchrun --nproc-per-node 8 benchmarks/scaling.py --strong 4194304       # and strong scaling at 4M tokens
     torchrun --nproc-per-node 8 benchmarks/scaling.py --longest              # and the longest sequence that fits
+    torchrun --nproc-per-node 8 benchmarks/scaling.py --backend triton --limit 150
     python benchmarks/scaling.py --plot benchmarks/results/scaling_*.json    # one picture of several runs
 
 Every rank first runs its own number of tokens alone, without a word to the others: the slowest of them is what one GPU
 takes. Efficiency is that time over the time of all ranks together on R times the tokens, corrected for pairs where a
-pattern has more of them a token on the longer sequence.
+pattern has more of them a token on the longer sequence. Rows are printed, and the result file is written, as they come;
+after `--limit` seconds no other row is begun.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -85,9 +87,50 @@ def made(heads: int, tokens: int, head_dim: int, device: str, dtype: torch.dtype
     return [torch.randn(1, heads, tokens, head_dim, device=device, dtype=dtype) for _ in range(4)]
 
 
-def measured(
-    name: str, n: int, each: int, options: dict[str, Any], alone: dict[str, float] | None, alone_pairs: int
-) -> dict[str, Any]:
+@dataclass
+class Alone:
+    """What one device takes for its own tokens, and how many pairs it computes."""
+
+    seconds: dict[str, float]
+    pairs: int
+
+
+class Results:
+    """The result file of a run: written by rank 0 after every row, so that what is cut off leaves what it had."""
+
+    def __init__(self, head: dict[str, Any], folder: Path, limit: float) -> None:
+        self.data: dict[str, Any] = {**head, "one_gpu": {}, "weak": {}, "strong": {}, "complete": False}
+        self.folder = folder
+        self.limit = limit
+        self.start = time.monotonic()
+        self.write()
+
+    def add(self, kind: str, name: str, row: dict[str, Any]) -> None:
+        """Keep a row, print it, write the file."""
+        if name:
+            self.data[kind][name] = row
+        else:
+            self.data[kind] = row
+        say(json.dumps({"kind": kind, "name": name, **row}))
+        self.write()
+
+    def write(self) -> None:
+        if dist.get_rank() == 0:
+            write_result(f"scaling_{self.data['ranks']}", self.data, self.folder)
+
+    def time_is_up(self, what: str, device: str) -> bool:
+        """Whether rank 0 has no time left to begin with a row; the same answer on all ranks."""
+        left = torch.tensor(self.limit - (time.monotonic() - self.start), device=device)
+        dist.broadcast(left, 0)
+        if float(left) > 0:
+            return False
+        say(f"left out for want of time: {what}")
+        self.data.setdefault("left_out", []).append(what)
+        self.write()
+        return True
+
+
+def measured(name: str, n: int, each: int, options: dict[str, Any], alone: Alone | None) -> dict[str, Any]:
     """One pattern on all ranks at n tokens: seconds, bytes on the wire and planned, and what the model predicted."""
     ranks, rank = dist.get_world_size(), dist.get_rank()
     heads, dim, device, dtype = (options[key] for key in ("heads", "head_dim", "device", "dtype"))
@@ -98,7 +141,7 @@ def measured(
         gpu=options["gpu"], link=options["link"], backward=True, tables=None, objective="time",
     )  # fmt: skip
     schedule: Schedule = found.schedule
-    module = distribute(attnc.compile(pattern, heads=heads), None, schedule=schedule)
+    module = distribute(attnc.compile(pattern, heads=heads, backend=options["backend"]), None, schedule=schedule)
     tensors = made(heads, schedule.placement.sizes[rank], dim, device, dtype)
     result: dict[str, Any] = {"pattern": pattern.call, "n": n, "ranks": ranks, "choices": list(schedule.choices)}
     passes = runs(module, tensors)
@@ -107,36 +150,36 @@ def measured(
     moved = torch.tensor([seen.sent(rank), *planned(schedule, rank, 1, dtype, dim, backward=True)], device=device)
     dist.all_reduce(moved)
     result["bytes_on_the_wire"], result["bytes_planned"] = int(moved[0]), int(moved[1])
-    forward, backward = times(found.solution, like_one(found.device, dim, alone, alone_pairs), found.link)
-    result["predicted_from_one_gpu"] = {
-        "forward": forward.seconds,
-        "forward_backward": forward.seconds + backward.seconds,
-    }
+    for named, machine_ in (
+        ("predicted", found.device),
+        ("predicted_from_one_gpu", like_one(found.device, dim, alone)),
+    ):
+        forward, backward = times(found.solution, machine_, found.link)
+        result[named] = {"forward": forward.seconds, "forward_backward": forward.seconds + backward.seconds}
     result["seconds"] = {what: seconds(run, device, options["repeats"]) for what, run in passes.items()}
     result["pairs"] = sum(int(getattr(found.solution, part).sum()) for part in ("local", "at_query", "at_key", "owned"))
     if alone is not None and n == each * ranks:
-        share = result["pairs"] / ranks / alone_pairs
-        result["efficiency"] = {what: alone[what] * share / value for what, value in result["seconds"].items()}
+        share = result["pairs"] / ranks / alone.pairs
+        result["efficiency"] = {what: alone.seconds[what] * share / value for what, value in result["seconds"].items()}
     data = like_an_exchange(schedule, rank, tensors[0])
 
     def exchange() -> None:
         dist.all_to_all_single(torch.empty_like(data), data)
 
     result["seconds"]["exchange_alone"] = seconds(exchange, device, options["repeats"])
-    say(f"{name} at {n:,}: {result['seconds']} {result.get('efficiency', '')}")
     if device == "cuda":
         result["peak_memory"] = torch.cuda.max_memory_allocated()
         torch.cuda.reset_peak_memory_stats()
     return result
 
 
-def like_one(device: Device, head_dim: int, alone: dict[str, float] | None, pairs: int) -> Device:
+def like_one(device: Device, head_dim: int, alone: Alone | None) -> Device:
     """The device with the rates that one of it reached alone, so that what is predicted is the scaling."""
     if alone is None:
         return device
-    forward, both = alone["forward"], alone["forward_backward"]
-    rates = 4 * head_dim * pairs / forward, 10 * head_dim * pairs / max(both - forward, 1e-9)
-    return replace(device, forward=rates[0], backward=rates[1])
+    forward, both = alone.seconds["forward"], alone.seconds["forward_backward"]
+    rates = 4 * head_dim * alone.pairs / forward, 10 * head_dim * alone.pairs / max(both - forward, 1e-9)
+    return replace(device, forward=rates[0], backward=rates[1], source="this run, one device")
 
 
 def like_an_exchange(schedule: Schedule, rank: int, like: Tensor) -> Tensor:
@@ -154,55 +197,51 @@ def say(text: str) -> None:
         print(text, file=sys.stderr, flush=True)
 
 
-def longest(options: dict[str, Any]) -> dict[str, Any]:
-    """The longest sequence that fits, forward only, by doubling; its seconds."""
-    ranks, each, best = dist.get_world_size(), options["tokens"], {}
-    while True:
+def longest(options: dict[str, Any], results: Results) -> None:
+    """The longest sequence that fits, forward only, by doubling; its seconds. Every length that fits is kept."""
+    ranks, each = dist.get_world_size(), options["tokens"]
+    while not results.time_is_up(f"longest at {each * ranks:,} tokens", options["device"]):
         n = each * ranks
+        row: dict[str, Any] = {}
         try:
             pattern = load("longnet")
             module = distribute(
-                attnc.compile(pattern, heads=options["heads"]), None, n=n, placement="contiguous",
-                head_dim=options["head_dim"],
+                attnc.compile(pattern, heads=options["heads"], backend=options["backend"]), None, n=n,
+                placement="contiguous", head_dim=options["head_dim"],
             )  # fmt: skip
             q, k, v, _ = made(options["heads"], each, options["head_dim"], options["device"], options["dtype"])
             run = runs(module, [q, k, v, q])["forward"]
-            best = {"n": n, "tokens_a_rank": each, "seconds": seconds(run, options["device"], 3)}
-            fits = 1
+            row = {"n": n, "tokens_a_rank": each, "seconds": seconds(run, options["device"], 3)}
         except torch.cuda.OutOfMemoryError:
-            fits = 0
-        all_fit = torch.tensor(fits, device=options["device"])
+            say(f"{n:,} tokens do not fit")
+        all_fit = torch.tensor(int(bool(row)), device=options["device"])
         dist.all_reduce(all_fit, dist.ReduceOp.MIN)
-        if not int(all_fit) or (options["device"] == "cpu" and each >= 4 * options["tokens"]):
-            return best
+        if not int(all_fit):
+            return
+        results.add("longest", "", row)
+        if options["device"] == "cpu" and each >= 4 * options["tokens"]:
+            return
         each *= 2
 
 
-def benchmark(options: dict[str, Any], strong: int, with_longest: bool) -> dict[str, Any]:
-    """All measurements of this run."""
+def benchmark(options: dict[str, Any], strong: int, with_longest: bool, results: Results) -> None:
+    """All measurements of this run, a row after the other."""
     ranks, each, device = dist.get_world_size(), options["tokens"], options["device"]
     heads, dim, dtype = options["heads"], options["head_dim"], options["dtype"]
-    one: dict[str, dict[str, float]] = {}
-    pairs: dict[str, int] = {}
+    alone: dict[str, Alone] = {}
     for name, pattern in patterns(each, each).items():
-        module = attnc.compile(pattern, heads=heads)
+        module = attnc.compile(pattern, heads=heads, backend=options["backend"])
         passes = runs(module, made(heads, each, dim, device, dtype))
-        one[name] = {what: seconds(run, device, options["repeats"]) for what, run in passes.items()}
-        say(f"{name} on one device: {one[name]}")
-        pairs[name] = attnc.report(pattern, n=each, heads=heads, head_dim=dim).bag
-    result: dict[str, Any] = {
-        "ranks": ranks, "tokens_a_rank": each, "heads": heads, "head_dim": dim, "dtype": str(dtype), "one_gpu": one,
-        "weak": {}, "strong": {},
-    }  # fmt: skip
-    for name in patterns(each, each * ranks):
-        reference = name if name in one else "longnet"
-        result["weak"][name] = measured(name, each * ranks, each, options, one[reference], pairs[reference])
-    if strong:
-        for name in patterns(each, strong):
-            result["strong"][name] = measured(name, strong, each, options, one.get(name), pairs.get(name, 1))
+        took = {what: seconds(run, device, options["repeats"]) for what, run in passes.items()}
+        alone[name] = Alone(took, attnc.report(pattern, n=each, heads=heads, head_dim=dim, dependency=False).bag)
+        results.add("one_gpu", name, {**took, "pairs": alone[name].pairs})
+    for kind, n in (("weak", each * ranks), ("strong", strong)):
+        for name in patterns(each, n) if n else ():
+            if not results.time_is_up(f"{kind} {name}", device):
+                of = alone.get(name, alone["longnet"]) if kind == "weak" else alone.get(name)
+                results.add(kind, name, measured(name, n, each, options, of))
     if with_longest:
-        result["longest"] = longest(options)
-    return result
+        longest(options, results)
 
 
 def plot(files: tuple[Path, ...], output: Path) -> None:
@@ -231,6 +270,8 @@ def plot(files: tuple[Path, ...], output: Path) -> None:
 @click.option("--head-dim", default=64, show_default=True)
 @click.option("--strong", default=0, help="Also strong scaling, at so many tokens in all.")
 @click.option("--longest", "with_longest", is_flag=True, help="Also the longest sequence that fits, forward.")
+@click.option("--backend", default="auto", show_default=True, help="What runs a rank's own rows: auto, triton, sdpa.")
+@click.option("--limit", default=540.0, show_default=True, help="Seconds after which no further row is begun.")
 @click.option("--repeats", default=10, show_default=True)
 @click.option("--device", default="auto", help="cuda, cpu, or auto.")
 @click.option("--gpu", default="h100", show_default=True, help="What predictions are made for.")
@@ -239,8 +280,8 @@ def plot(files: tuple[Path, ...], output: Path) -> None:
 @click.option("--plot", "plotted", is_flag=True, help="Draw the result files given; run nothing.")
 @click.argument("files", nargs=-1, type=click.Path(exists=True, path_type=Path))
 def main(
-    tokens: int, heads: int, head_dim: int, strong: int, with_longest: bool, repeats: int, device: str, gpu: str,
-    link: str, out: Path, plotted: bool, files: tuple[Path, ...],
+    tokens: int, heads: int, head_dim: int, strong: int, with_longest: bool, backend: str, limit: float, repeats: int,
+    device: str, gpu: str, link: str, out: Path, plotted: bool, files: tuple[Path, ...],
 ) -> None:  # fmt: skip
     """Measure scaling on the ranks that torchrun starts."""
     if plotted:
@@ -255,12 +296,16 @@ def main(
     dist.init_process_group("nccl" if where == "cuda" else "gloo", device_id=rank_device)
     options: dict[str, Any] = {
         "tokens": tokens, "heads": heads, "head_dim": head_dim, "repeats": repeats, "device": where, "gpu": gpu,
-        "link": link, "dtype": torch.bfloat16 if where == "cuda" else torch.float32,
+        "link": link, "backend": backend, "dtype": torch.bfloat16 if where == "cuda" else torch.float32,
     }  # fmt: skip
-    result = {"machine": machine(where), **benchmark(options, strong, with_longest)}
-    if dist.get_rank() == 0:
-        write_result(f"scaling_{result['ranks']}", result, out)
-        print(json.dumps(result, indent=2))
+    head = {
+        "machine": machine(where), "ranks": dist.get_world_size(), "tokens_a_rank": tokens, "heads": heads,
+        "head_dim": head_dim, "dtype": str(options["dtype"]), "backend": backend, "repeats": repeats,
+    }  # fmt: skip
+    results = Results(head, out, limit)
+    benchmark(options, strong, with_longest, results)
+    results.data["complete"] = "left_out" not in results.data
+    results.write()
     dist.destroy_process_group()
 
 

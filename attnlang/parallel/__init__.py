@@ -13,16 +13,17 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from attnlang.parallel.attention import DistributedAttention
     from attnlang.parallel.audit import WireAudit
     from attnlang.parallel.loss import mean_loss
-    from attnlang.parallel.module import DistributedAttention, distribute, schedule_of
+    from attnlang.parallel.module import distribute, schedule_of
     from attnlang.parallel.sharding import positions, shard, unshard
     from attnlang.parallel.simulator import simulate
     from attnlang.parallel.streaming import attention_by_ranks
 
 _WHERE = {
     "WireAudit": "audit",
-    "DistributedAttention": "module",
+    "DistributedAttention": "attention",
     "distribute": "module",
     "schedule_of": "module",
     "mean_loss": "loss",

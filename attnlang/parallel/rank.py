@@ -293,10 +293,17 @@ class RankWork:
             kernel = kernel_for(q.device, q.dtype, q.size(-1))
             calls = self._calls(number, kernel.windows)
             run_calls_backward(dout_, q_, k_, v_, out_, lse_, (dq_, dk_, dv_), calls, scale, kernel)
-            for branch in plan.branches:
-                if isinstance(branch, Tiles):
-                    for lists in lists_of(branch, plan.heads, rows.count, self.tables):
-                        backward_((dq_, dk_, dv_), dout_, q_, k_, v_, out_, lse_, lists, scale)
+            tiled = [branch for branch in plan.branches if isinstance(branch, Tiles)]
+            totals = (dq_, dk_, dv_)
+            whole = all(total.is_contiguous() for total in totals)
+            into = totals if whole else tuple(torch.zeros_like(total, memory_format=torch.contiguous_format)
+                                              for total in totals if tiled)  # fmt: skip
+            for branch in tiled:
+                for lists in lists_of(branch, plan.heads, rows.count, self.tables):
+                    backward_((into[0], into[1], into[2]), dout_, q_, k_, v_, out_, lse_, lists, scale)
+            for total, added in zip(totals, into, strict=False):
+                if added is not total:
+                    total += added
 
     def _calls(self, number: int, windows: bool) -> tuple[Call, ...]:
         """The calls of a local plan; rows that an earlier one has touched are merged, not stored."""

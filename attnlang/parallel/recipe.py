@@ -7,14 +7,12 @@ the order of arrival, by sender and then as the sender's message has them.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 
-import numpy as np
-
-from attnlang.parallel.dense import BLOCK, Places, alike_heads, held_blocks, numbers, positions, scope_of
+from attnlang.parallel.dense import Places
 from attnlang.parallel.groups import Flat, Group, Work, flat
+from attnlang.parallel.tile_items import TileItems, sorted_places
 from attnlang.parallel.units import Unit, inner_rows, units
 from attnlang.plan import FULL, Band, Columns, Lattice, Plan, Tiles
 from attnlang.rows import Rows
@@ -86,8 +84,7 @@ class _Builder:
         self.rows = schedule.placement.sizes[rank]
         self.group = schedule.group
         self.ranks = range(schedule.ranks)
-        self.tables: Mapping[str, Any] = dict(schedule.tables)
-        self.held: dict[Any, dict[int, list[tuple[int, Any]]]] = {}
+        self.tiles = TileItems(schedule, rank)
         self.units: list[list[Unit]] = []  # by gathered branch
         for number in schedule.gathered:
             branch = schedule.plan.branches[number]
@@ -198,8 +195,9 @@ class _Builder:
         for base, chunk in self.placement.based(self.rank):
             fitting = [b for b in strided if local_plan(Plan(plan.heads, (b,)), chunk) is not None]
             whole = local_plan(Plan(plan.heads, tuple(fitting)), chunk)
-            if whole is not None and whole.branches:
-                local.append((Rows(base, chunk.count), whole))
+            branches = (*(() if whole is None else whole.branches), *self._tiles_within(chunk))
+            if branches:
+                local.append((Rows(base, chunk.count), Plan(plan.heads, branches)))
             for branch in strided:
                 if branch not in fitting:
                     self._own_pairs(work, branch, (base, chunk), (base, chunk))
@@ -215,14 +213,24 @@ class _Builder:
                 inner = local_plan(Plan(plan.heads, (branch,)), inside)
                 assert inner is not None
                 local.append((self.placement.local(self.rank, inside), inner))
+        for q_base, q in self.placement.based(self.rank):
+            for k_base, k in self.placement.based(self.rank):
+                if q_base != k_base or q.step > 1:
+                    self._own_tiles(work, Rows(q_base, q.count), Rows(k_base, k.count))
+        return tuple(local), work
+
+    def _tiles_within(self, chunk: Rows) -> Iterator[Tiles]:
+        """Tiled branches on one stretch, for a backend to run; on every s-th token none can."""
+        for _, branch in self.plain:
+            if isinstance(branch, Tiles) and chunk.step == 1:
+                yield replace(branch, part=(chunk.first, self.s.n))
+
+    def _own_tiles(self, work: Work, q: Rows, k: Rows) -> None:
         for _, branch in self.plain:
             if isinstance(branch, Tiles):
-                tokens = positions(self.placement, self.rank)
-                places = np.arange(len(tokens))
                 for head in branch.heads:
-                    flat_q, flat_k = places + head * self.rows, places + head // self.group * self.rows
-                    self._tiles(work, branch, head, (tokens, flat_q), (tokens, flat_k))
-        return tuple(local), work
+                    rows = self.tiles.own(head, among=q), self.tiles.own(head // self.group, among=k)
+                    self.tiles.add(work, branch, head, *rows)
 
     def _own_pairs(self, work: Work, branch: Lattice | Columns, of_q: tuple[int, Rows], of_k: tuple[int, Rows]) -> None:
         for pairs in branch_pairs(branch, of_q[1], of_k[1]):
@@ -287,6 +295,19 @@ class _Builder:
                 work.add(queries[head], keys, band)
         return work
 
+    def _tiles_of_keys(self, work: Work, branch: Tiles, sender: int) -> None:
+        for head in branch.heads:
+            keys = sorted_places((a.tokens, a.base) for a in self.keys.get((sender, head // self.group), ()))
+            if keys is not None:
+                self.tiles.add(work, branch, head, self.tiles.own(head), keys)
+
+    def _tiles_of_queries(self, work: Work, branch: Tiles, sender: int, sent: dict[int, list[Rows]]) -> None:
+        for head in branch.heads:
+            queries = sorted_places((a.tokens, a.base) for a in self.queries.get((sender, head), ()))
+            if queries is not None:
+                kept = self.tiles.own(head // self.group, sent.get(head // self.group, ()))
+                self.tiles.add(work, branch, head, queries, kept)
+
     def _between(self, branch: Lattice | Columns, a: int, b: int) -> Iterator[Pairs]:
         for q in self.placement.chunks[a]:
             for k in self.placement.chunks[b]:
@@ -303,53 +324,6 @@ class _Builder:
             for head in part.heads:
                 sent.setdefault(head, []).extend(self.placement.tokens(self.rank, part.rows))
         return sent
-
-    # tiles ---------------------------------------------------------------------------------------------------------
-
-    def _tiles_of_keys(self, work: Work, branch: Tiles, sender: int) -> None:
-        tokens = positions(self.placement, self.rank)
-        for head in branch.heads:
-            keys = _sorted_arrivals(self.keys.get((sender, head // self.group), []))
-            if keys is not None:
-                self._tiles(work, branch, head, (tokens, np.arange(len(tokens)) + head * self.rows), keys)
-
-    def _tiles_of_queries(self, work: Work, branch: Tiles, sender: int, sent: dict[int, list[Rows]]) -> None:
-        tokens = positions(self.placement, self.rank)
-        for head in branch.heads:
-            queries = _sorted_arrivals(self.queries.get((sender, head), []))
-            gone = sent.get(head // self.group, [])
-            kept = ~np.isin(tokens, flat(tuple(gone))) if gone else np.ones(len(tokens), bool)
-            if queries is not None and kept.any():
-                places = np.flatnonzero(kept) + head // self.group * self.rows
-                self._tiles(work, branch, head, queries, (tokens[kept], places))
-
-    def _tiles(self, work: Work, branch: Tiles, head: int, q: tuple[Places, Places], k: tuple[Places, Places]) -> None:
-        """Blocks of queries, each with all its keys; q and k are (ascending tokens, flat rows)."""
-        alike = next(heads[0] for heads in alike_heads(branch) if head in heads)
-        name = id(branch), alike, q[0].tobytes(), k[0].tobytes()
-        if name not in self.held:
-            scope = scope_of(self.s.plan, self.s.n, alike, self.tables)
-            self.held[name] = {}
-            for i, j, counts in held_blocks(branch, self.s.n, scope, q[0], k[0]):
-                self.held[name].setdefault(i, []).append((j, counts))
-        for i, found in self.held[name].items():
-            rows = q[1][i : i + BLOCK]
-            keys = [k[1][j : j + BLOCK] for j, _ in found]
-            times = [
-                np.broadcast_to(counts, (len(rows), len(part))) for (_, counts), part in zip(found, keys, strict=True)
-            ]
-            all_keys, all_times = np.concatenate(keys), np.concatenate(times, 1)
-            seen = all_times.any(0)
-            work.tiles.append((rows, all_keys[seen], all_times[:, seen].astype(np.int32)))
-
-
-def _sorted_arrivals(arrivals: list[_Arrival]) -> tuple[Places, Places] | None:
-    if not arrivals:
-        return None
-    tokens = np.concatenate([numbers(a.tokens) for a in arrivals])
-    places = np.concatenate([a.base + np.arange(a.tokens.count) for a in arrivals])
-    order = np.argsort(tokens, kind="stable")
-    return tokens[order], places[order]
 
 
 def _index_band(pairs: Pairs) -> Band:

@@ -8,8 +8,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from attnlang.parallel.attention import DistributedAttention
 from attnlang.parallel.dense import positions as placed
-from attnlang.parallel.module import DistributedAttention
 from attnlang.schedule import Placement
 
 
@@ -23,7 +23,7 @@ def _attention(module: nn.Module) -> DistributedAttention:
 def positions(module: nn.Module, device: torch.device | str | None = None) -> Tensor:
     """The tokens that this rank holds, int64 (C,): position ids for RoPE and embeddings."""
     attention = _attention(module)
-    return torch.from_numpy(placed(attention.schedule.placement, attention.rank)).to(device)
+    return torch.from_numpy(placed(attention.placement, attention.rank)).to(device)
 
 
 def shard(x: Tensor, module: nn.Module, dim: int) -> Tensor:
@@ -33,10 +33,10 @@ def shard(x: Tensor, module: nn.Module, dim: int) -> Tensor:
     Differentiable where x is. Raises ValueError where x has another length along dim than the sequence.
     """
     attention = _attention(module)
-    if x.size(dim) != attention.schedule.n:
+    if x.size(dim) != attention.placement.n:
         raise ValueError(
             f"dimension {dim} has {x.size(dim)} entries (shape {tuple(x.shape)}), but the schedule is for "
-            f"{attention.schedule.n} tokens"
+            f"{attention.placement.n} tokens"
         )
     return x.index_select(dim, positions(module, x.device))
 
@@ -47,13 +47,13 @@ def unshard(x: Tensor, module: nn.Module, dim: int) -> Tensor:
     Its gradient is this rank's rows of the *sum* over ranks of the gradients of the whole tensor.
     """
     attention = _attention(module)
-    mine = attention.schedule.placement.sizes[attention.rank]
+    mine = attention.placement.sizes[attention.rank]
     if x.size(dim) != mine:
         raise ValueError(
             f"dimension {dim} has {x.size(dim)} entries (shape {tuple(x.shape)}), but rank {attention.rank} "
             f"holds {mine}"
         )
-    return _Unshard.apply(x, attention.schedule.placement, attention.group, dim)
+    return _Unshard.apply(x, attention.placement, attention.group, dim)
 
 
 class _Unshard(torch.autograd.Function):

@@ -8,13 +8,15 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from attnlang.parallel.dense import multiplicity_between
+import numpy as np
+
+from attnlang.parallel.dense import BLOCK, Places, alike_heads, held_blocks, multiplicity_between, scope_of
 from attnlang.parallel.recipe import Recipe, recipe
 from attnlang.parallel.units import units
 from attnlang.plan import Lattice, Tiles
 from attnlang.runtime.calls import resolve
 from attnlang.runtime.pairs import band_count
-from attnlang.schedule import Schedule
+from attnlang.schedule import Schedule, counted
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +44,8 @@ class Simulation:
 
     def __str__(self) -> str:
         keys, queries = (sum(getattr(f, name) for f in self.ranks) for name in ("keys_received", "queries_received"))
-        return f"{len(self.ranks)} ranks: {self.pairs:,} pairs, {keys:,} key rows and {queries:,} query rows moved"
+        moved = f"{counted(keys, 'key row')} and {counted(queries, 'query row')} moved"
+        return f"{counted(len(self.ranks), 'rank')}: {counted(self.pairs, 'pair')}, {moved}"
 
 
 def simulate(schedule: Schedule, ranks: Iterable[int] | None = None) -> Simulation:
@@ -85,11 +88,23 @@ def _facts(schedule: Schedule, mine: Recipe) -> RankFacts:
         calls = resolve(plan, rows.count)
         pairs += sum(band_count(call.q_len, call.k_len, call.band) * call.copies for call in calls)
         for number, branch in enumerate(plan.branches):
-            if isinstance(branch, Tiles):  # on one rank, which runs the plan as it is
-                tables = dict(schedule.tables)
+            tables = dict(schedule.tables)
+            if isinstance(branch, Tiles) and branch.part is not None:
+                pairs += _pairs_within(schedule, branch, branch.part[0] + np.arange(rows.count))
+            elif isinstance(branch, Tiles):  # on one rank, which runs the plan as it is
                 pairs += int(multiplicity_between(plan, number, schedule.placement, mine.rank, mine.rank, tables).sum())
     keys_out, queries_out, keys_in, queries_in = row_traffic(schedule, mine.rank)
     return RankFacts(mine.rank, pairs, keys_out, keys_in, queries_out, queries_in)
+
+
+def _pairs_within(schedule: Schedule, branch: Tiles, tokens: Places) -> int:
+    total = 0
+    for heads in alike_heads(branch):
+        scope = scope_of(schedule.plan, schedule.n, heads[0], dict(schedule.tables))
+        for i, j, counts in held_blocks(branch, schedule.n, scope, tokens, tokens):
+            shape = len(tokens[i : i + BLOCK]), len(tokens[j : j + BLOCK])
+            total += len(heads) * int(np.broadcast_to(counts, shape).sum())
+    return total
 
 
 def row_traffic(schedule: Schedule, rank: int) -> tuple[int, int, int, int]:

@@ -7,6 +7,7 @@ the truth and are never narrower: a tile of bounds (0, 0) is empty, one of (c, c
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeAlias, assert_never
 
@@ -27,9 +28,15 @@ Array: TypeAlias = NDArray[np.int64]
 MOST = 2**20
 """Stands for any multiplicity of this size and more."""
 MOST_CELLS = 4096
-"""Up to this length of a frame all keys that `random` draws are known at once: 64 MiB."""
+"""Up to this length of a frame the pairs that `random` draws are known one by one: 64 MiB."""
+CELLS = 1024
+"""In a longer frame they are counted in a square of so many cells a side."""
+MOST_DRAWN = 2**23
+"""Where it draws more than these in a frame, they are not drawn ahead."""
 FEW_QUERIES = 16
-"""In a longer frame, rectangles of at most this many queries ask `random` for its keys."""
+"""Where cells do not decide, rectangles of at most this many queries ask `random` for its keys."""
+MOST_ROW = 2**26
+"""Up to this length of a frame, what is asked of positions is asked of every one, once."""
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -132,6 +139,8 @@ class Bounds:
     def _holds(
         self, relation: algebra.Relation, condition: tree.Expr, first: Array, last: Array, n: int, scope: Scope
     ) -> Interval:
+        if n > MOST_ROW:
+            return truth(condition, scope, {"pos": Interval(first, last)})
         row: Counts = self._kept(
             relation, n, lambda: Counts(evaluate_at(condition, scope, {"pos": np.arange(n)}).astype(bool))
         )
@@ -140,19 +149,28 @@ class Bounds:
 
     def _same(self, relation: algebra.Relation, value: tree.Expr, at: Rectangles, n: int, scope: Scope) -> Interval:
         sides = [interval(value, scope, {"pos": Interval(*ends)}) for ends in ((at.q0, at.q1), (at.k0, at.k1))]
-        if any(np.ndim(lo) == 0 and lo < hi for lo, hi in sides):  # nothing is known: look at the values themselves
+        if n <= MOST_ROW and any(
+            np.ndim(lo) == 0 and lo < hi for lo, hi in sides
+        ):  # nothing is known: look at the values themselves
             row: Extremes = self._kept(relation, n, lambda: Extremes(evaluate_at(value, scope, {"pos": np.arange(n)})))
             sides = [Interval(*row(*ends)) for ends in ((at.q0, at.q1), (at.k0, at.k1))]
         (a, b), (c, d) = sides
         return Interval(((a == b) & (c == d) & (a == c)) + 0, ((a <= d) & (c <= b)) + 0)
 
     def _random(self, relation: algebra.Random, at: Rectangles, n: int, scope: Scope) -> Interval:
-        if n > MOST_CELLS:
+        count = integer(relation.count, scope)
+        if count * n > MOST_DRAWN or (count >= n and relation.body is None):
             return _random(relation, at, n, scope)
-        cells: Cells = self._kept(relation, n, lambda: _drawn_cells(relation, n, scope))
-        held = cells(at.q0, at.q1, at.k0, at.k1)
-        area = (at.q1 - at.q0 + 1) * (at.k1 - at.k0 + 1)
-        return Interval((held == area) + 0, (held > 0) + 0)
+        size = 1 if n <= MOST_CELLS else -(-n // CELLS)
+        keys, cells = self._kept(relation, n, lambda: _drawn_cells(relation, n, scope, size))
+        held = cells(at.q0 // size, at.q1 // size, at.k0 // size, at.k1 // size)
+        if size == 1:
+            area = (at.q1 - at.q0 + 1) * (at.k1 - at.k0 + 1)
+            return Interval((held == area) + 0, (held > 0) + 0)
+        some = np.flatnonzero(held > 0)
+        lo, hi = np.zeros(len(at), np.int64), np.zeros(len(at), np.int64)
+        lo[some], hi[some] = _among(lambda queries: keys[queries], at[some])
+        return Interval(lo, hi)
 
     # frames ---------------------------------------------------------------------------------------------------------
 
@@ -222,30 +240,41 @@ def _offset(relation: algebra.Offset, at: Rectangles, scope: Scope) -> Interval:
     return Interval(certain + 0, possible + 0)
 
 
-def _drawn_cells(relation: algebra.Random, n: int, scope: Scope) -> Cells:
+def _drawn_cells(relation: algebra.Random, n: int, scope: Scope, size: int) -> tuple[Array, Cells]:
+    """The keys that are drawn for each query; and how many are in cells of `size` by `size` positions."""
     keys = drawn(relation, np.arange(n), n, scope)
     rows, columns = (keys >= 0).nonzero()
-    return Cells(n, rows, keys[rows, columns])
+    return keys, Cells(-(-n // size), rows // size, keys[rows, columns] // size)
 
 
 def _random(relation: algebra.Random, at: Rectangles, n: int, scope: Scope) -> Interval:
-    """Exact for rectangles of few queries; a larger one may hold a key."""
+    """Bounds where the keys are not known yet."""
     count = integer(relation.count, scope)
     if count >= n and relation.body is None:
         return Interval(1, 1)
-    lo, hi = np.zeros(len(at), np.int64), np.ones(len(at), np.int64)
     few = at.q1 - at.q0 < FEW_QUERIES
     if count <= 0 or not few.any():
-        return Interval(lo, hi * (count > 0))
-    some = at[few]
-    asked = np.unique(np.concatenate([np.minimum(some.q0 + i, some.q1) for i in range(FEW_QUERIES)]))
+        return Interval(np.zeros(len(at), np.int64), np.full(len(at), int(count > 0)))
+    asked = np.unique(np.concatenate([np.minimum(at[few].q0 + i, at[few].q1) for i in range(FEW_QUERIES)]))
     keys = drawn(relation, asked, n, scope)
+    return _among(lambda queries: keys[np.searchsorted(asked, queries)], at)
+
+
+def _among(keys: Callable[[Array], Array], at: Rectangles) -> Interval:
+    """Exact for rectangles of few queries, by the keys of each; a larger one may hold one."""
+    lo, hi = np.zeros(len(at), np.int64), np.ones(len(at), np.int64)
+    few = at.q1 - at.q0 < FEW_QUERIES
+    some = at[few]
     found, every = np.zeros(len(some), bool), np.ones(len(some), bool)
-    for i in range(FEW_QUERIES):
-        chosen = keys[np.searchsorted(asked, np.minimum(some.q0 + i, some.q1))]
-        held = ((chosen >= some.k0[:, None]) & (chosen <= some.k1[:, None])).sum(axis=1)
-        found |= held > 0
-        every &= held == some.k1 - some.k0 + 1
+    for i in range(int((some.q1 - some.q0).max(initial=-1)) + 1):
+        tall = np.flatnonzero(some.q0 + i <= some.q1)
+        mine = some[tall]
+        chosen = keys(mine.q0 + i)
+        held = np.zeros(len(tall), np.int64)
+        for column in chosen.T:
+            held += (column >= mine.k0) & (column <= mine.k1)
+        found[tall] |= held > 0
+        every[tall] &= held == mine.k1 - mine.k0 + 1
     lo[few], hi[few] = every, found
     return Interval(lo, hi)
 

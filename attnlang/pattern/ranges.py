@@ -53,11 +53,11 @@ class Counts:
 
 
 class Cells:
-    """How many of the cells (row, column) of a square lie in rows first..last and columns left..right."""
+    """How many of the places (row, column) of a square lie in rows first..last and columns left..right."""
 
     def __init__(self, size: int, rows: NDArray[np.int64], columns: NDArray[np.int64]) -> None:
         held = np.zeros((size + 1, size + 1), np.int32)
-        held[rows + 1, columns + 1] = 1
+        np.add.at(held, (rows + 1, columns + 1), 1)
         self._before = held.cumsum(axis=0, dtype=np.int32).cumsum(axis=1, dtype=np.int32)
 
     def __call__(self, first: Any, last: Any, left: Any, right: Any) -> Any:

@@ -95,7 +95,8 @@ class _Maker:
     def _grid(self, relation: algebra.Grid) -> Rows:
         axes: list[tuple[int, int, Words]] = []
         stride = self._n
-        for body, size in zip(relation.bodies, grid_sizes(relation.sizes, self._n, self._scope, relation.span), strict=True):
+        sizes = grid_sizes(relation.sizes, self._n, self._scope, relation.span)
+        for body, size in zip(relation.bodies, sizes, strict=True):
             stride //= size
             if size * self._n // 8 > LARGEST_TABLE:
                 raise _NoRows

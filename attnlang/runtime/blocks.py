@@ -122,12 +122,12 @@ def block_lists(
 
 
 @lru_cache(maxsize=32)
-def _fixed(branch: Tiles, heads: int, n: int, block_q: int, block_k: int, first: int) -> tuple[BlockLists, ...]:
-    return _grouped(branch, heads, n, block_q, block_k, {}, first)
+def _fixed(branch: Tiles, heads: int, n: int, block_q: int, block_k: int, first_block: int) -> tuple[BlockLists, ...]:
+    return _grouped(branch, heads, n, block_q, block_k, {}, first_block)
 
 
 def _grouped(
-    branch: Tiles, heads: int, n: int, block_q: int, block_k: int, tables: Mapping[str, Content], first: int
+    branch: Tiles, heads: int, n: int, block_q: int, block_k: int, tables: Mapping[str, Content], first_block: int
 ) -> tuple[BlockLists, ...]:
     groups: dict[algebra.Relation | tuple[algebra.Relation, int], list[int]] = {}
     for head in branch.heads:
@@ -135,9 +135,11 @@ def _grouped(
         groups.setdefault((relation, head) if _speaks_of_heads(relation) else relation, []).append(head)
     found: list[BlockLists] = []
     for members in groups.values():
-        scope: Scope = {**tables, "N": n, "H": heads, "h": members[0]}
+        first, whole = branch.part or (0, n)
+        scope: Scope = {**tables, "N": whole, "H": heads, "h": members[0]}
         relation = on_head(branch.relation, members[0], heads)
-        lists = replace(_Builder(relation, n, block_q, block_k, scope, first).lists(), heads=tuple(members))
+        builder = _Builder(relation, n, block_q, block_k, scope, first, whole, first_block)
+        lists = replace(builder.lists(), heads=tuple(members))
         same = next((i for i, other in enumerate(found) if lists.same_tiles(other)), None)
         if same is None:
             found.append(lists)
@@ -152,16 +154,28 @@ def _speaks_of_heads(relation: algebra.Relation) -> bool:
 
 
 class _Builder:
+    """Tiles of positions first..first + n - 1 of a sequence of `whole`, counted from 0, from a query block on."""
+
     def __init__(
-        self, relation: algebra.Relation, n: int, block_q: int, block_k: int, scope: Scope, first: int
+        self,
+        relation: algebra.Relation,
+        n: int,
+        block_q: int,
+        block_k: int,
+        scope: Scope,
+        first: int,
+        whole: int,
+        first_block: int,
     ) -> None:
         self._relation = relation
-        self._first = first
         self._n = n
         self._sides = block_q, block_k
         self._scope = scope
-        self._bounds = Bounds(relation, n, scope)
-        self._rows = bit_rows(relation, n, block_k, scope) if n else None
+        self._first = first
+        self._whole = whole
+        self._first_block = first_block
+        self._bounds = Bounds(relation, whole, scope)
+        self._rows = bit_rows(relation, n, block_k, scope) if n and (first, whole) == (0, n) else None
         self._numbers: dict[bytes, int] = {}
         self._bits: list[NDArray[np.uint8]] = []
 
@@ -181,7 +195,8 @@ class _Builder:
     def _rectangles(self, i: NDArray[np.int64], j: NDArray[np.int64], sides: tuple[int, int]) -> Rectangles:
         last = self._n - 1
         q, k = i * sides[0], j * sides[1]
-        return Rectangles(q, np.minimum(q + sides[0] - 1, last), k, np.minimum(k + sides[1] - 1, last))
+        ends = q, np.minimum(q + sides[0] - 1, last), k, np.minimum(k + sides[1] - 1, last)
+        return Rectangles(*(end + self._first for end in ends))
 
     # whole tiles ----------------------------------------------------------------------------------------------------
 
@@ -221,7 +236,7 @@ class _Builder:
         step = np.arange(1 << level)
         rows = np.broadcast_to((i[:, None, None] << level) + step[None, :, None], (len(i), len(step), len(step)))
         blocks = np.broadcast_to((j[:, None, None] << level) + step[None, None, :], rows.shape)
-        often = np.where(rows >= self._first, times[:, None, None], 0).reshape(-1)
+        often = np.where(rows >= self._first_block, times[:, None, None], 0).reshape(-1)
         rows, blocks = np.repeat(rows.reshape(-1), often), np.repeat(blocks.reshape(-1), often)
         yield rows, blocks, np.full(len(rows), FULL, np.int64)
 
@@ -231,7 +246,7 @@ class _Builder:
         rows = np.concatenate([2 * i, 2 * i, 2 * i + 1, 2 * i + 1])
         blocks = np.concatenate([2 * j, 2 * j + 1, 2 * j, 2 * j + 1])
         there = (rows * (self._sides[0] << level) < self._n) & (blocks * (self._sides[1] << level) < self._n)
-        there &= (rows + 1) << level > self._first
+        there &= (rows + 1) << level > self._first_block
         return rows[there], blocks[there]
 
     # tiles at the edge of the pattern -------------------------------------------------------------------------------
@@ -281,10 +296,8 @@ class _Builder:
         for some in np.array_split(here[lo < hi], 1 + len(here) * LEAF * LEAF // PAIRS):
             q = (rows[some, None] * LEAF + np.arange(LEAF))[:, :, None]
             k = (blocks[some, None] * LEAF + np.arange(LEAF))[:, None, :]
-            last = self._n - 1
-            leaves[some] = multiplicity_at(
-                self._relation, np.minimum(q, last), np.minimum(k, last), self._n, self._scope
-            )
+            q, k = (np.minimum(x, self._n - 1) + self._first for x in (q, k))
+            leaves[some] = multiplicity_at(self._relation, q, k, self._whole, self._scope)
         counts = leaves.reshape(len(i), tall, wide, LEAF, LEAF).swapaxes(2, 3).reshape(len(i), block_q, block_k)
         counts[(i[:, None] * block_q + np.arange(block_q)) >= self._n] = 0
         counts.swapaxes(1, 2)[(j[:, None] * block_k + np.arange(block_k)) >= self._n] = 0

@@ -156,13 +156,15 @@ def found_schedule(
     from attnc.schedule.search import search
     from attnlang.parallel.machines import DEVICES, LINKS, named
     from attnlang.pattern.tables import check_names
-    from attnlang.schedule import ITEM_SIZES
+    from attnlang.schedule import ITEM_SIZES, counted
 
     sizes = [("n", n, 1), ("ranks", ranks, 1), ("heads", heads, 1), ("head_dim", head_dim, 1)]
     for name, value, least in (*sizes, ("kv_heads", heads if kv_heads is None else kv_heads, 1)):
         whole_number(name, value, least)
     if ranks > n:
-        raise ValueError(f"{ranks} ranks for {n} tokens: every rank needs a token; use at most {n} ranks")
+        raise ValueError(
+            f"{counted(ranks, 'rank')} for {counted(n, 'token')}: every rank needs a token; use at most {n} ranks"
+        )
     if dtype not in ITEM_SIZES:
         raise ValueError(f"unknown dtype {dtype!r}: there are {', '.join(ITEM_SIZES)}")
     device = named(DEVICES, gpu, "gpu")

@@ -9,8 +9,9 @@ import attnc
 import networkx as nx
 import numpy as np
 import pytest
+from attnc.schedule.classes import least_covers
 from attnc.schedule.covers import least_cover
-from attnc.schedule.support import least_dense_cover
+from attnc.schedule.lines import Meeting
 
 from attnlang import loads
 from attnlang.parallel.dense import positions
@@ -65,8 +66,13 @@ def test_covers_are_the_least_there_are(seed: int) -> None:
         assert not left.any(), "a pair is covered by neither of its rows"
         paid = sum(r.count for _, r in cover.queries) * weights[0] + sum(r.count for _, r in cover.keys) * weights[1]
         assert paid == cover.weight
-        dense = least_dense_cover(held.astype(np.int32), group, *weights)
-        assert dense.weight == dense.bound == truth
+        places = [np.argwhere(held[head])[:, [0, 0, 1, 1]] for head in range(3)]
+        jobs = [
+            tuple(Meeting((i,), places[first + i]) for i in range(group) if len(places[first + i]))
+            for first in range(0, 3, group)
+        ]
+        rowwise = least_covers([job for job in jobs if job], *weights)
+        assert sum(c.weight for c in rowwise) == sum(c.bound for c in rowwise) == truth
     assert exact >= 20, "bands and rectangles have exact certificates"
 
 

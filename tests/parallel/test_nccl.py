@@ -11,8 +11,18 @@ import torch
 
 
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
-def test_two_gpus_agree_with_the_formula() -> None:
+@pytest.mark.parametrize("backend", ["auto", "triton"])
+def test_two_gpus_agree_with_the_formula(backend: str) -> None:
     script = Path(__file__).with_name("nccl_check.py")
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", str(script)]
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--nproc-per-node",
+        "2",
+        str(script),
+        "--backend",
+        backend,
+    ]
     done = subprocess.run(command, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -60,3 +60,35 @@ def test_rows_that_none_needs_are_found() -> None:
     more = replace(transfer, keys=(HeadRows((0,), Rows(0, 1)), *transfer.keys))
     with pytest.raises(RuntimeError, match="none of its pairs"):
         simulate(replace(schedule, transfers=(more, *schedule.transfers[1:])))
+
+
+RANKS = (*range(1, 10), 13, 16, 33, 64)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        LONGNET,
+        "causal & window(9)",
+        "offset(-5..5) | key(pos < 2) | query(pos < 2)",
+        "blocks(8) { offset(-1..1) | key(pos == 0) | random(1, seed=0) }",
+        "neighborhood(7)",
+    ],
+)
+def test_any_number_of_ranks_fits_together(text: str) -> None:
+    """All small numbers of ranks and some large ones, at an odd length: every rank derived and compared."""
+    pattern, n = loads(f"pattern p = {text}"), 257
+    pairs = int(pattern.multiplicity(n, 2).sum())
+    for ranks in RANKS:
+        found = simulate(attnc.plan(pattern, n=n, ranks=ranks, heads=2, placement="contiguous", objective="bytes"))
+        assert found.pairs == pairs, ranks
+
+
+@pytest.mark.parametrize("text", ["offset(-9..9) | key(pos < 2) | query(pos < 2)", "neighborhood(31)"])
+@pytest.mark.parametrize("ranks", [1000, 4095])
+def test_thousands_of_ranks_around_a_few(text: str, ranks: int) -> None:
+    pattern = loads(f"pattern p = {text}")
+    schedule = attnc.plan(pattern, n=ranks * 24 + 5, ranks=ranks, heads=2, placement="contiguous")
+    assert schedule.certificate.exact
+    for first in (0, ranks // 2, ranks - 3):
+        simulate(schedule, range(first, first + 3))

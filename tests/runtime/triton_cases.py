@@ -136,7 +136,7 @@ def _differ(a: list[Tensor], b: list[Tensor]) -> list[float]:
     return found
 
 
-def _interpret() -> None:
+def interpret() -> None:
     """Triton 3.6's interpreter keeps scalars as arrays of one element, which numpy 2.4 no longer takes for indices."""
     from triton.runtime import interpreter
 
@@ -151,7 +151,7 @@ def _interpret() -> None:
 
 def main(names: list[str]) -> None:
     assert os.environ.get("TRITON_INTERPRET") == "1"
-    _interpret()
+    interpret()
     from attnlang.runtime.triton import lists, run
     from attnlang.runtime.triton.tuning import Config
 

@@ -47,6 +47,8 @@ class Documents:
 
 def documents(branch: Tiles, heads: int) -> Documents | None:
     """Tiles as documents, where they can be: on all heads alike, one `same` and any number of offsets."""
+    if branch.part is not None:  # positions do not count from 0
+        return None
     values: list[Expr] = []
     band = FULL
     for factor in _factors(branch.relation):

@@ -24,6 +24,7 @@ from attnlang.pattern import algebra
 from attnlang.pattern.expr import integer
 from attnlang.pattern.tables import Content
 from attnlang.pattern.values import at_least_one
+from attnlang.rows import Rows
 
 POINTS = 2**12
 """A box of no more points is counted point by point."""
@@ -68,6 +69,7 @@ class Counter:
         self._terms = Terms()
         self._counts: dict[tuple[Term, int, int, int], Pairs] = {}
         self._boxes = _Boxes(self._terms, Evaluator(tables, 0))
+        self._last: tuple[object, Term] | None = None
 
     def count(self, relation: algebra.Relation, n: int, head: int, heads: int) -> Counted:
         """The pairs of one head."""
@@ -78,6 +80,19 @@ class Counter:
         if not drawn:
             return Counted(*self._weighed(term, length, size, n))
         return self._with_random(term, drawn, length, size, n, head)
+
+    def rectangle(self, relation: algebra.Relation, n: int, head: int, heads: int, q: Rows, k: Rows) -> int:
+        """The pairs of one head with queries in one stretch and keys in another, with multiplicity.
+
+        Raises TooManyError for a pattern that draws its keys at random, too.
+        """
+        name = relation, n, head, heads
+        if self._last is None or self._last[0] != name:
+            term = term_of(self._terms, relation, n, {**self._tables, "N": n, "n": n, "H": heads, "h": head})
+            if _random_parts(term):
+                raise TooManyError("it draws keys at random")
+            self._last = name, term
+        return self._boxes.count(self._terms.shifted(self._last[1], q.first, k.first), (q.count, k.count))[0]
 
     def any_head(self, relation: algebra.Relation, n: int, heads: int) -> tuple[Terms, Term]:
         """The term of the pairs that any head holds."""

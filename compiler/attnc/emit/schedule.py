@@ -12,7 +12,7 @@ from rich.text import Text
 from attnc.schedule.cost import Times, balance, times
 from attnc.schedule.search import Found
 from attnlang.parallel.machines import Device
-from attnlang.schedule import Alternative, Schedule
+from attnlang.schedule import Alternative, Schedule, counted
 
 MOST_RANKS = 256
 """JSON lists transfers and single ranks up to here; above, what they sum to."""
@@ -51,6 +51,7 @@ def summary(found: Found) -> dict[str, Any]:
         "memory_bytes": {"busiest": max(memory(found))},
         "predicted": {
             "gpu": found.device.name,
+            "rates": {"gpu": found.device.source, "link": found.link.source},
             "link": found.link.name,
             "forward_seconds": forward.seconds,
             "backward_seconds": backward.seconds if schedule.backward else None,
@@ -101,7 +102,7 @@ def certificate_text(schedule: Schedule, moved: int) -> str:
     certificate = schedule.certificate
     least = f"{certificate.minimum:,} bytes" if certificate.exact else f"{certificate.bound:,} bytes or more"
     if schedule.gathered:
-        how = f"owners compute {len(schedule.gathered)} of {len(schedule.plan.branches)} branches"
+        how = f"owners compute {len(schedule.gathered)} of {counted(len(schedule.plan.branches), 'branch', 'es')}"
         return f"{how}; with each pair at one of its two homes {least} would move"
     if moved > certificate.minimum:
         more = moved / max(certificate.minimum, 1) - 1
@@ -133,7 +134,7 @@ def print_schedule(found: Found, data: dict[str, Any], console: Console) -> None
     """Print placement, branches, bytes, certificate, times and what else was considered."""
     schedule = found.schedule
     console.print(Text(schedule.pattern, style="bold"))
-    what = f"N = {schedule.n:,} on {schedule.ranks:,} ranks, {schedule.heads} heads"
+    what = f"N = {schedule.n:,} on {counted(schedule.ranks, 'rank')}, {counted(schedule.heads, 'head')}"
     shared = "" if schedule.group == 1 else f" ({schedule.kv_heads} of k and v)"
     console.print(f"{what}{shared}, head dimension {schedule.head_dim}, {schedule.dtype}")
     console.print(f"Placement: {schedule.placement}\n")

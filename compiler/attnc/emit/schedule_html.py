@@ -14,7 +14,7 @@ from attnc.schedule.cost import Times, times
 from attnc.schedule.search import Found
 from attnlang.parallel.units import units
 from attnlang.plan import Lattice
-from attnlang.schedule import Schedule
+from attnlang.schedule import Schedule, counted
 
 CELLS = 64
 """Ranks drawn one by one; of more, neighbours are drawn together."""
@@ -37,11 +37,12 @@ def page(found: Found, data: dict[str, Any]) -> str:
     """The whole page."""
     schedule = found.schedule
     forward, backward = times(found.solution, found.device, found.link)
-    title = f"{schedule.pattern}: n = {schedule.n:,} on {schedule.ranks:,} ranks"
+    title = f"{schedule.pattern}: n = {schedule.n:,} on {counted(schedule.ranks, 'rank')}"
     passes = [("Forward", forward)] + ([("Backward", backward)] if schedule.backward else [])
     body = [
         f"<h1>{escape(schedule.pattern)}</h1>",
-        f"<p>n = {schedule.n:,} on {schedule.ranks:,} ranks, {schedule.heads} heads ({schedule.kv_heads} of k and v), "
+        f"<p>n = {schedule.n:,} on {counted(schedule.ranks, 'rank')}, {counted(schedule.heads, 'head')} "
+        f"({schedule.kv_heads} of k and v), "
         f"head dimension {schedule.head_dim}, {schedule.dtype}. Placement: {escape(str(schedule.placement))}.</p>",
         *_facts(data),
         "<h2>Branches</h2>",

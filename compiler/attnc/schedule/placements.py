@@ -9,7 +9,7 @@ from math import lcm
 
 from attnlang.plan import Columns, Lattice, Plan
 from attnlang.rows import Rows
-from attnlang.schedule import Placement
+from attnlang.schedule import Placement, counted
 
 PLACEMENTS = ("contiguous", "zigzag", "striped")
 SLACK = 64
@@ -28,7 +28,8 @@ def placement(kind: str, plan: Plan, n: int, ranks: int) -> Placement:
     if kind not in PLACEMENTS:
         raise ValueError(f"unknown placement {kind!r}: there are {', '.join(map(repr, PLACEMENTS))} and 'auto'")
     if ranks > n:
-        raise ValueError(f"{ranks} ranks for {n} tokens: every rank needs a token; use at most {max(n, 1)} ranks")
+        what = f"{counted(ranks, 'rank')} for {counted(n, 'token')}"
+        raise ValueError(f"{what}: every rank needs a token; use at most {counted(max(n, 1), 'rank')}")
     if kind == "striped":
         stripes = tuple((Rows(rank, (n - 1 - rank) // ranks + 1, ranks),) for rank in range(ranks))
         return Placement(kind, n, stripes)

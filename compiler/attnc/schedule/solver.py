@@ -16,9 +16,10 @@ from numpy.typing import NDArray
 
 from attnc.schedule.alike import UNBOUNDED, Alike, reach
 from attnc.schedule.covers import at_query_home, every_key, least_cover
-from attnc.schedule.support import dense_pairs, every_dense_key, grouped, least_dense_cover
+from attnc.schedule.progressions import grouped
+from attnc.schedule.tiled import Tiled
 from attnlang.parallel.units import inner_rows, units
-from attnlang.plan import Columns, Lattice, Plan
+from attnlang.plan import Columns, Lattice, Plan, Tiles
 from attnlang.rows import Rows
 from attnlang.runtime.calls import resolve
 from attnlang.runtime.pairs import Pairs, band_count, branch_pairs, local_plan
@@ -33,6 +34,8 @@ class Problem:
     """What is to be scheduled: a plan on a placement, and what a row costs.
 
     queries_stay  every pair is computed where its query lives: more may move, but work stays as the placement has it
+    counted       whether to count the pairs of every rank with itself, too
+    known         what was found of tiled branches, for all solutions of one problem
     """
 
     plan: Plan
@@ -42,6 +45,17 @@ class Problem:
     backward: bool = True
     tables: Mapping[str, Any] = field(default_factory=dict[str, Any])
     queries_stay: bool = False
+    counted: bool = True
+    known: dict[tuple[int, ...], Tiled] = field(default_factory=dict[tuple[int, ...], Tiled], compare=False, repr=False)
+
+    def tiled(self, branches: Sequence[int]) -> Tiled | None:
+        """The regions of tiled branches, with others beside them; None where there are none."""
+        if not any(isinstance(self.plan.branches[i], Tiles) for i in branches):
+            return None
+        key = tuple(branches)
+        if key not in self.known:
+            self.known[key] = Tiled(self.plan, branches, self.placement, self.group, self.tables, self.counted)
+        return self.known[key]
 
     @property
     def group(self) -> int:
@@ -151,28 +165,36 @@ class _Solver:
         self.solution = solution
         self.placement = problem.placement
         self.branches = [i for i in range(len(problem.plan.branches)) if i not in solution.gathered]
-        self.structured = all(isinstance(problem.plan.branches[i], Lattice | Columns) for i in self.branches)
-        chosen = tuple(problem.plan.branches[i] for i in self.branches)
-        self.alike = Alike(chosen, problem.placement) if self.structured else None
+        branches = problem.plan.branches
+        self.lattices = [i for i in self.branches if isinstance(branches[i], Lattice | Columns)]
+        self.alike = Alike(tuple(branches[i] for i in self.lattices), problem.placement)
+        self.tiled = problem.tiled(self.branches)
         self.numbers: dict[Transfer, int] = {}
         self.pictures: dict[Any, Picture] = {}
         self.weight = self.bound = 0
 
     def run(self) -> None:
-        self._local()
+        if self.problem.counted:
+            self._local()
         for number in self.solution.gathered:
             self._gathered(number)
         for distance in self._distances():
             self._pairs_at(distance)
+        if self.tiled is not None:
+            self.tiled.cover(self.problem.weights)
+            for a, b in np.argwhere(self.tiled.has):
+                self._count(self._tiled(self.tiled, int(a), int(b)), a[None], b[None], int(b - a))
         self.solution.certificate = Certificate(self.weight, self.bound)
 
     def _local(self) -> None:
         found: dict[Any, float] = {}
         for rank in range(self.placement.ranks):
-            kind = rank if self.alike is None or self.solution.gathered else self.alike.kind(rank)
+            kind = rank if self.solution.gathered else self.alike.kind(rank)
             if kind not in found:
                 found[kind] = float(self._local_pairs(rank))
             self.solution.local[rank] = found[kind]
+        if self.tiled is not None:
+            self.solution.local += self.tiled.local
 
     def _local_pairs(self, rank: int) -> int:
         plan, total = self.problem.plan, 0
@@ -187,8 +209,6 @@ class _Solver:
                 total += sum(
                     pairs.count for q in chunks for k in chunks if q != k for pairs in branch_pairs(branch, q, k)
                 )
-            else:
-                total += int(dense_pairs(plan, [number], self.placement, rank, rank, self.problem.tables).sum())
         return total
 
     def _gathered(self, number: int) -> None:
@@ -213,10 +233,10 @@ class _Solver:
         """B - a for which ranks a and b can have anything to do with each other."""
         ranks = self.placement.ranks
         down = up = ranks - 1
-        if self.structured and self.placement.kind == "contiguous":
+        if self.placement.kind == "contiguous":
             shortest = max(1, min(self.placement.sizes[:-1], default=1))
             plan = self.problem.plan
-            reaches = [reach(plan.branches[i]) for i in self.branches]
+            reaches = [reach(plan.branches[i]) for i in self.lattices]
             down = (
                 min(down, max((-(-low // shortest) for low, _ in reaches), default=0))
                 if all(low < UNBOUNDED for low, _ in reaches)
@@ -232,11 +252,9 @@ class _Solver:
     def _pairs_at(self, distance: int) -> None:
         ranks = self.placement.ranks
         a = np.arange(max(0, -distance), min(ranks, ranks - distance))
-        if self.alike is None:
-            groups = [((distance, int(rank)), np.array([rank])) for rank in a]
-        else:
-            groups = self.alike.groups(a, distance)
-        for key, queries in groups:
+        if self.tiled is not None:  # those with tiles are looked at one by one
+            a = a[~self.tiled.has[a, a + distance]]
+        for key, queries in self.alike.groups(a, distance):
             first = int(queries[0])
             picture = self.pictures.get(key)
             if picture is None:
@@ -270,12 +288,9 @@ class _Solver:
         return number
 
     def _picture(self, a: int, b: int) -> Picture:
-        return self._structured(a, b) if self.structured else self._dense(a, b)
-
-    def _structured(self, a: int, b: int) -> Picture:
         plan, group = self.problem.plan, self.problem.group
         of_branch: list[list[Pairs]] = [[] for _ in plan.branches]
-        for number in self.branches:
+        for number in self.lattices:
             branch = plan.branches[number]
             assert isinstance(branch, Lattice | Columns)
             of_branch[number] = [
@@ -300,31 +315,10 @@ class _Solver:
     def _local_rows(self, rank: int, nodes: Sequence[tuple[int, Rows]]) -> tuple[HeadRows, ...]:
         return _head_rows([(head, self.placement.local(rank, tokens)) for head, tokens in nodes])
 
-    def _dense(self, a: int, b: int) -> Picture:
-        problem = self.problem
-        by_branch = {
-            number: dense_pairs(problem.plan, [number], self.placement, a, b, problem.tables)
-            for number in self.branches
-        }
-        total: Array = sum(
-            by_branch.values(), np.zeros((problem.plan.heads, *(self.placement.sizes[r] for r in (a, b))))
-        )
-        if not total.any():
-            return Picture(NOTHING, 0, 0, (), ())
-        cover = least_dense_cover(total, problem.group, *problem.weights)
-        if problem.queries_stay:
-            cover = replace(cover, keys=tuple(every_dense_key(total, problem.group)), queries=())
-        sent = np.zeros((problem.kv_heads, self.placement.sizes[b]), bool)
-        for kv_head, rows in cover.keys:
-            sent[kv_head, rows.first : rows.last + 1 : rows.step] = True
-        here = [0.0] * len(problem.plan.branches)
-        there = list(here)
-        for number, pairs in by_branch.items():
-            at_keys = pairs.sum(1)  # (heads, rows of b)
-            of_sent = np.repeat(sent, problem.group, 0)
-            here[number], there[number] = float(at_keys[of_sent].sum()), float(at_keys[~of_sent].sum())
-        transfer = Transfer(_head_rows(cover.keys), _head_rows(cover.queries))
-        return Picture(transfer, cover.weight, cover.bound, tuple(here), tuple(there))
+    def _tiled(self, tiled: Tiled, a: int, b: int) -> Picture:
+        met = tiled.between(a, b, self.problem.weights, self.problem.queries_stay)
+        transfer = Transfer(_head_rows(met.keys), _head_rows(met.queries))
+        return Picture(transfer, met.weight, met.bound, met.at_query, met.at_key)
 
 
 def _head_rows(nodes: Sequence[tuple[int, Rows]]) -> tuple[HeadRows, ...]:

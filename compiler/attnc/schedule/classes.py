@@ -1,0 +1,187 @@
+"""Row classes of what ranks have to do with each other, and the cheapest rows that cover it.
+
+Rows of either side are cut where any rectangle begins or ends; between two cuts all rows have the same partners. A cell
+of rows carries the sum of its partners' random words, so equal sums are equal partners, and cells of equal partners are
+one node of the graph whose least cover is sought (`attnc.schedule.flows`). That what is chosen covers every pair is
+checked, cell by cell: minimality rests on 64-bit words, correctness on nothing.
+
+Many pairs of ranks are covered at once, each with rows of its own along one line.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from attnc.schedule.flows import least_cover_of_graph
+from attnc.schedule.lines import Array, Flags, Line, Meeting, Strided, joined
+from attnlang.plan import FULL
+from attnlang.rows import Rows
+
+MAX_EDGES = 2**23
+"""Edges between row classes weighed at once; with more, of two ranks alone, the rows of the cheaper side move."""
+BATCH = 2**18
+"""Rectangles that are covered at once."""
+
+Job = tuple[Meeting, ...]
+"""The pairs between two ranks of heads that share one head of k, by heads that have equal ones."""
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Chosen:
+    """Rows that cover all pairs; the weight of the cover, and what none can undercut.
+
+    Queries are of (heads, their rows).
+    """
+
+    keys: tuple[Rows, ...]
+    queries: tuple[tuple[tuple[int, ...], tuple[Rows, ...]], ...]
+    weight: int
+    bound: int
+
+
+def least_covers(jobs: Sequence[Job], query_weight: int, key_weight: int) -> list[Chosen]:
+    """The least cover of each job; weights are bytes a row."""
+    found: list[Chosen] = []
+    start = size = 0
+    for end, job in enumerate(jobs, 1):
+        size += sum(len(m.boxes) + sum(part.q.count for part in m.strided) for m in job)
+        if size > BATCH or end == len(jobs):
+            found += _covers(jobs[start:end], query_weight, key_weight)
+            start, size = end, 0
+    return found
+
+
+def every_key(jobs: Sequence[Job]) -> list[tuple[Rows, ...]]:
+    """All keys that have a pair, of each job."""
+    if not jobs:
+        return []
+    q_line, k_line, m = joined(jobs)
+    sums = k_line.sums(q_line, m.turned())
+    return [parts[0] for parts in k_line.rows(sums != 0)]
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class _Classes:
+    """The class of each cell of a line, -1 where it has no partner; the first cell of each class, and its rows."""
+
+    of: Array
+    first: Array
+    rows: Array
+
+    @staticmethod
+    def among(line: Line, sums: NDArray[np.uint64]) -> _Classes:
+        _, first, of = np.unique(sums, return_index=True, return_inverse=True)
+        order = np.argsort(first)
+        name = np.empty(len(first), np.int64)
+        name[order] = np.arange(len(first))
+        of, first = name[of], first[order]
+        empty = np.flatnonzero(sums[first] == 0)
+        if len(empty):
+            of = np.where(of == empty[0], -1, of - (of > empty[0]))
+            first = np.delete(first, empty[0])
+        some = of >= 0
+        rows = np.bincount(of[some], line.weights[some], minlength=len(first))
+        return _Classes(of, first, rows.astype(np.int64))
+
+
+def _covers(jobs: Sequence[Job], query_weight: int, key_weight: int) -> list[Chosen]:
+    q_line, k_line, m = joined(jobs)
+    q, k = _Classes.among(q_line, q_line.sums(k_line, m)), _Classes.among(k_line, k_line.sums(q_line, m.turned()))
+    edges = _edges(q_line, k_line, m, q.first, k.first)
+    if edges is None and len(jobs) > 1:
+        half = len(jobs) // 2
+        return [c for part in (jobs[:half], jobs[half:]) for c in _covers(part, query_weight, key_weight)]
+    if edges is None:
+        of_q, of_k = int(q.rows.sum()) * query_weight, int(k.rows.sum()) * key_weight
+        chosen_q, chosen_k = (q.of >= 0) & (of_q < of_k), (k.of >= 0) & (of_q >= of_k)
+        bound = max(_alone(part, query_weight, key_weight) for part in jobs[0])
+    else:
+        names = np.unique(q.of[edges[0]] * max(len(k.first), 1) + k.of[edges[1]])
+        q_of, k_of = np.divmod(names, max(len(k.first), 1))
+        queries, keys = least_cover_of_graph(q.rows * query_weight, k.rows * key_weight, q_of, k_of)
+        chosen_q, chosen_k = np.append(queries, False)[q.of], np.append(keys, False)[k.of]
+        bound = None
+    _check(q_line, k_line, m, chosen_q, chosen_k)
+    return _chosen(jobs, q_line, k_line, chosen_q, chosen_k, (query_weight, key_weight), bound)
+
+
+def _chosen(
+    jobs: Sequence[Job], q_line: Line, k_line: Line, queries: Flags, keys: Flags, weights: tuple[int, int],
+    bound: int | None,
+) -> list[Chosen]:  # fmt: skip
+    """What was chosen of each job. Without a bound the weight is one: it equals a flow."""
+    found: list[Chosen] = []
+    for job, of_q, (of_k,) in zip(jobs, q_line.rows(queries), k_line.rows(keys), strict=True):
+        shipped = tuple((m.heads, rows) for m, rows in zip(job, of_q, strict=True) if rows)
+        weight = sum(rows.count for rows in of_k) * weights[1]
+        weight += sum(len(heads) * part.count for heads, rows in shipped for part in rows) * weights[0]
+        found.append(Chosen(of_k, shipped, weight, weight if bound is None else bound))
+    return found
+
+
+def _alone(m: Meeting, query_weight: int, key_weight: int) -> int:
+    """What the largest rectangle needs by itself."""
+    q0, q1, k0, k1 = m.boxes.T
+    needs = np.minimum((q1 - q0 + 1) * query_weight * len(m.heads), (k1 - k0 + 1) * key_weight)
+    full = [part for part in m.strided if part.band == FULL]
+    strided = [min(p.q.count * query_weight * len(m.heads), p.k.count * key_weight) for p in full]
+    return max(int(needs.max(initial=0)), *strided, 0)
+
+
+def _edges(q_line: Line, k_line: Line, m: Meeting, q_first: Array, k_first: Array) -> tuple[Array, Array] | None:
+    """Cells of q and of k that meet, of those that stand for their class; None where there are too many."""
+    q0, q1, k0, k1 = m.boxes.T
+    low_q, high_q = (np.searchsorted(q_first, q_line.cell(rows)) for rows in (q0, q1 + 1))
+    low_k, high_k = (np.searchsorted(k_first, k_line.cell(rows)) for rows in (k0, k1 + 1))
+    parts = [_product(low_q, high_q, low_k, high_k)]
+    for part in m.strided:
+        found = _strided_edges(part, q_line, k_line, q_first, k_first)
+        parts.append(found)
+    if any(found is None for found in parts) or sum(len(found[0]) for found in parts if found) > MAX_EDGES:
+        return None
+    q, k = (np.concatenate([found[i] for found in parts if found is not None]) for i in (0, 1))
+    return q_first[q], k_first[k]
+
+
+def _strided_edges(
+    part: Strided, q_line: Line, k_line: Line, q_first: Array, k_first: Array
+) -> tuple[Array, Array] | None:
+    (rows, at), (columns, place) = (
+        np.intersect1d(line.cells(progression), first, return_indices=True)[1:]
+        for line, progression, first in ((q_line, part.q, q_first), (k_line, part.k, k_first))
+    )
+    low, high = (np.searchsorted(columns, end[rows]) for end in part.keys_of())
+    found = _product(np.arange(len(rows)), np.arange(len(rows)) + 1, low, high)
+    return None if found is None else (at[found[0]], place[found[1]])
+
+
+def _product(low_q: Array, high_q: Array, low_k: Array, high_k: Array) -> tuple[Array, Array] | None:
+    """Every place low_q..high_q - 1 with every place low_k..high_k - 1, of each rectangle."""
+    tall, wide = high_q - low_q, high_k - low_k
+    sizes = np.where((tall > 0) & (wide > 0), tall * wide, 0)
+    total = int(sizes.sum())
+    if total > MAX_EDGES:
+        return None
+    of = np.repeat(np.arange(len(sizes)), sizes)
+    place = np.arange(total) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+    row, column = np.divmod(place, np.maximum(wide[of], 1))
+    return low_q[of] + row, low_k[of] + column
+
+
+def _check(q_line: Line, k_line: Line, m: Meeting, queries: Flags, keys: Flags) -> None:
+    """Every pair has one of its rows among the chosen."""
+    open_q, open_k = (np.concatenate(([0], np.cumsum(~chosen))) for chosen in (queries, keys))
+    q0, q1, k0, k1 = m.boxes.T
+    of_q = open_q[q_line.cell(q1 + 1)] - open_q[q_line.cell(q0)]
+    of_k = open_k[k_line.cell(k1 + 1)] - open_k[k_line.cell(k0)]
+    good = not ((of_q > 0) & (of_k > 0)).any()
+    for part in m.strided:
+        before = np.concatenate(([0], np.cumsum(~keys[k_line.cells(part.k)])))
+        low, high = part.keys_of()
+        good &= not ((before[high] > before[low]) & ~queries[q_line.cells(part.q)]).any()
+    if not good:
+        raise AssertionError("a cover leaves out pairs: two row classes were taken for one")

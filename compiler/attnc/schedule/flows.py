@@ -1,0 +1,88 @@
+"""Least-weight vertex covers of bipartite graphs, by the largest flow: scipy's Dinic, where 32 bits suffice."""
+
+from __future__ import annotations
+
+from math import gcd
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.int64]
+Flags = NDArray[np.bool_]
+
+LARGEST = 2**31 - 1
+
+
+def least_cover_of_graph(q_weights: Array, k_weights: Array, q_of: Array, k_of: Array) -> tuple[Flags, Flags]:
+    """(queries chosen, keys chosen) of a cover of the edges q_of[i] - k_of[i] that weighs as much as a flow.
+
+    Edges are distinct. Connected parts in which every query meets every key need no flow: one side is the cover.
+    """
+    part_q, part_k, parts = _parts(len(q_weights), len(k_weights), q_of, k_of)
+    count_q, count_k, edges = (np.bincount(of, minlength=parts) for of in (part_q, part_k, part_q[q_of]))
+    of_q, of_k = (
+        np.bincount(of, weights, minlength=parts) for of, weights in ((part_q, q_weights), (part_k, k_weights))
+    )
+    whole = count_q * count_k == edges
+    by_query = whole & (of_q < of_k)
+    queries, keys = by_query[part_q], (whole & ~by_query & (edges > 0))[part_k]
+    left = ~whole[part_q[q_of]]
+    if left.any():
+        q_used, q_index = np.unique(q_of[left], return_inverse=True)
+        k_used, k_index = np.unique(k_of[left], return_inverse=True)
+        chosen_q, chosen_k = _cut(q_weights[q_used], k_weights[k_used], q_index, k_index)
+        queries[q_used[chosen_q]] = True
+        keys[k_used[chosen_k]] = True
+    return queries, keys
+
+
+def _parts(queries: int, keys: int, q_of: Array, k_of: Array) -> tuple[Array, Array, int]:
+    """The connected part of each query and of each key, and how many parts there are."""
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
+    size = queries + keys
+    graph: Any = coo_array((np.ones(len(q_of), np.int8), (q_of, k_of + queries)), shape=(size, size))
+    count, labels = connected_components(graph.tocsr(), directed=False)
+    return labels[:queries].astype(np.int64), labels[queries:].astype(np.int64), int(count)
+
+
+def _cut(q_weights: Array, k_weights: Array, q_of: Array, k_of: Array) -> tuple[Flags, Flags]:
+    unit = gcd(*q_weights.tolist(), *k_weights.tolist())
+    q_weights, k_weights = q_weights // unit, k_weights // unit
+    flow = min(int(q_weights.sum()), int(k_weights.sum()))
+    small = max(flow, int(q_weights.max()), int(k_weights.max())) < LARGEST
+    return (_cut_of_small if small else _cut_of_large)(q_weights, k_weights, q_of, k_of)
+
+
+def _cut_of_small(q_weights: Array, k_weights: Array, q_of: Array, k_of: Array) -> tuple[Flags, Flags]:
+    from scipy.sparse import csr_array
+    from scipy.sparse.csgraph import breadth_first_order, maximum_flow
+
+    queries, keys = len(q_weights), len(k_weights)
+    sink = queries + keys + 1
+    start = np.concatenate([np.zeros(queries, np.int64), q_of + 1, np.arange(keys) + queries + 1])
+    end = np.concatenate([np.arange(queries) + 1, k_of + queries + 1, np.full(keys, sink)])
+    capacity = np.concatenate([q_weights, np.full(len(q_of), LARGEST), k_weights]).astype(np.int32)
+    graph: Any = csr_array((capacity, (start, end)), shape=(sink + 1, sink + 1))
+    found = maximum_flow(graph, 0, sink)
+    left: Any = graph.astype(np.int64) - found.flow.astype(np.int64)
+    left.eliminate_zeros()
+    reached = np.zeros(sink + 1, bool)
+    reached[breadth_first_order(left, 0, return_predecessors=False)] = True
+    return ~reached[1 : queries + 1], reached[queries + 1 : sink]
+
+
+def _cut_of_large(q_weights: Array, k_weights: Array, q_of: Array, k_of: Array) -> tuple[Flags, Flags]:
+    """The same in Python's integers."""
+    import networkx as nx
+
+    queries, keys = len(q_weights), len(k_weights)
+    flow = nx.DiGraph()
+    flow.add_edges_from(("source", i, {"capacity": int(weight)}) for i, weight in enumerate(q_weights))
+    flow.add_edges_from((queries + j, "sink", {"capacity": int(weight)}) for j, weight in enumerate(k_weights))
+    flow.add_edges_from((int(i), queries + int(j)) for i, j in zip(q_of, k_of, strict=True))
+    _, (reached, _) = nx.minimum_cut(flow, "source", "sink", flow_func=nx.algorithms.flow.preflow_push)
+    held = np.array([i in reached for i in range(queries + keys)], bool)
+    return ~held[:queries], held[queries:]

@@ -1,0 +1,343 @@
+"""Where a relation has pairs, between the rows of any two ranks: disjoint rectangles in which each pair counts alike.
+
+Rectangles of the whole matrix are classified from bounds of the relation (`attnlang.pattern.bounds`), those of many
+ranks first: what is empty is not looked at again, what is full is one rectangle whatever its size, and only what is
+met in part is cut in two, along the side that decides more. Small squares at the edge of the pattern are asked pair by
+pair. So the work follows the outline of the pattern, not the number of its pairs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from attnc.schedule.steps import steps
+from attnlang.pattern.algebra import Relation
+from attnlang.pattern.bounds import Bounds, Rectangles
+from attnlang.pattern.expr import Scope
+from attnlang.pattern.pointwise import multiplicity_at
+from attnlang.schedule import Placement
+
+Array = NDArray[np.int64]
+
+LEAF = 1024
+"""Rectangles of so many pairs are asked pair by pair."""
+BATCH = 2**17
+"""How many rectangles are classified at once."""
+SPECK = 64
+"""Rectangles of so few pairs are asked in any case."""
+ASKED = 4096
+"""How many of them at once."""
+MAX_POINTS = 2**29
+"""How many pairs of a branch are asked one by one: half a minute."""
+MAX_RECTANGLES = 2**24
+"""How many rectangles, and parts of rectangles, of a branch are kept."""
+
+
+class TooFineError(ValueError):
+    """The pattern's outline is too long to be followed at this length."""
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Regions:
+    """Rectangles by ordered pair of ranks, for heads that have the same pairs; and how many pairs a rank has by itself.
+
+    pair            a * ranks + b of each rectangle: queries at a, keys at b; ascending
+    q0, q1, k0, k1  its local rows, ends included
+    times           how often each of its pairs counts
+    local           the number of pairs with both ends at a rank, by rank, where it was asked for
+    """
+
+    heads: tuple[int, ...]
+    pair: Array
+    q0: Array
+    q1: Array
+    k0: Array
+    k1: Array
+    times: Array
+    local: Array
+
+    def between(self, pair: int) -> slice:
+        """Which rectangles belong to a pair of ranks."""
+        first, last = np.searchsorted(self.pair, (pair, pair + 1))
+        return slice(int(first), int(last))
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class _Boxes:
+    """Rectangles: rows q0..q1 of chunk `x` and k0..k1 of chunk `y`, counted within the chunks."""
+
+    x: Array
+    y: Array
+    q0: Array
+    q1: Array
+    k0: Array
+    k1: Array
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def __getitem__(self, chosen: NDArray[Any] | slice) -> _Boxes:
+        return _Boxes(*(part[chosen] for part in self.parts))
+
+    @property
+    def parts(self) -> tuple[Array, ...]:
+        return self.x, self.y, self.q0, self.q1, self.k0, self.k1
+
+    @property
+    def area(self) -> Array:
+        return (self.q1 - self.q0 + 1) * (self.k1 - self.k0 + 1)
+
+    @staticmethod
+    def joined(parts: Sequence[_Boxes]) -> _Boxes:
+        return _Boxes(*(np.concatenate(column) for column in zip(*(part.parts for part in parts), strict=True)))
+
+    def halves(self, q_cut: Array, k_cut: Array, by_query: NDArray[np.bool_]) -> tuple[_Boxes, _Boxes]:
+        """Both parts of each: cut before row q_cut of the queries, or before row k_cut of the keys."""
+        q_end, k_end = np.where(by_query, q_cut - 1, self.q1), np.where(by_query, self.k1, k_cut - 1)
+        q_from, k_from = np.where(by_query, q_cut, self.q0), np.where(by_query, self.k0, k_cut)
+        return (
+            _Boxes(self.x, self.y, self.q0, q_end, self.k0, k_end),
+            _Boxes(self.x, self.y, q_from, self.q1, k_from, self.k1),
+        )
+
+
+def regions(
+    relation: Relation, n: int, scope: Scope, placement: Placement, heads: tuple[int, ...], *, own: bool = True
+) -> Regions:
+    """The regions of a relation on a placement; `own`: whether to count the pairs of each rank with itself, too.
+
+    Raises TooFineError where there would be too many.
+    """
+    return _Search(relation, n, scope, placement, own).found(heads)
+
+
+class _Search:
+    def __init__(self, relation: Relation, n: int, scope: Scope, placement: Placement, own: bool) -> None:
+        self._own = own
+        self._relation = relation
+        self._n = n
+        self._scope = scope
+        self._bounds = Bounds(relation, n, scope)
+        self._steps = sorted(steps(relation, n, scope), reverse=True)
+        self._ranks = placement.ranks
+        chunks = sorted(
+            (chunk.first, chunk.step, chunk.count, rank, base)
+            for rank in range(placement.ranks)
+            for base, chunk in placement.based(rank)
+        )
+        columns = np.array(chunks, np.int64).reshape(-1, 5).T
+        self._first, self._step, self._count, self._rank, self._base = columns
+        self._last = self._first + (self._count - 1) * self._step
+        self._furthest = np.maximum.accumulate(self._last)
+        self._local = np.zeros(placement.ranks, np.int64)
+        self._points = self._kept = 0
+        self._parts: list[tuple[Array, ...]] = []
+
+    def found(self, heads: tuple[int, ...]) -> Regions:
+        for boxes in self._chunk_pairs():
+            self._follow(boxes)
+        columns = [np.concatenate([part[i] for part in self._parts] or [np.zeros(0, np.int64)]) for i in range(6)]
+        order = np.lexsort((columns[3], columns[1], columns[0]))
+        pair, q0, q1, k0, k1, times = (part[order] for part in columns)
+        return Regions(heads, pair, q0, q1, k0, k1, times, self._local)
+
+    # many ranks at once ---------------------------------------------------------------------------------------------
+
+    def _chunk_pairs(self) -> Iterator[_Boxes]:
+        """Pairs of whole chunks that may have pairs."""
+        ends = np.array([[0, len(self._first) - 1] * 2], np.int64)
+        waiting = [ends]
+        while waiting:
+            some = waiting.pop()
+            if len(some) > BATCH:
+                waiting += [some[: len(some) // 2], some[len(some) // 2 :]]
+                continue
+            x0, x1, y0, y1 = some.T
+            hi = self._bounds(Rectangles(self._first[x0], self._furthest[x1], self._first[y0], self._furthest[y1]))[1]
+            some = some[hi > 0]
+            single = (some[:, 0] == some[:, 1]) & (some[:, 2] == some[:, 3])
+            if single.any():
+                x, y = some[single, 0], some[single, 2]
+                if not self._own:
+                    apart = self._rank[x] != self._rank[y]
+                    x, y = x[apart], y[apart]
+                zero = np.zeros(len(x), np.int64)
+                yield _Boxes(x, y, zero, self._count[x] - 1, zero, self._count[y] - 1)
+            some = some[~single]
+            if len(some):
+                waiting.append(_quarters(some))
+
+    # within two chunks ----------------------------------------------------------------------------------------------
+
+    def _follow(self, boxes: _Boxes) -> None:
+        """Boxes that may have pairs, down to the outline."""
+        lo, hi = self._bounds(self._tokens(boxes))
+        waiting = [(boxes, lo, hi)]
+        while waiting:
+            boxes, lo, hi = waiting.pop()
+            if len(boxes) > BATCH:
+                half = len(boxes) // 2
+                waiting += [(boxes[part], lo[part], hi[part]) for part in (slice(half), slice(half, None))]
+                continue
+            full, some = (lo == hi) & (hi > 0), lo < hi
+            if full.any():
+                self._keep(boxes[full], lo[full])
+            small = some & (boxes.area <= LEAF)
+            small[small] = ~self._bends(boxes[small]) | (boxes.area[small] <= SPECK)
+            if small.any():
+                self._ask(boxes[small])
+            large = boxes[some & ~small]
+            if len(large):
+                waiting.append(self._cut(large))
+
+    def _tokens(self, boxes: _Boxes) -> Rectangles:
+        (q_first, q_step), (k_first, k_step) = ((self._first[c], self._step[c]) for c in (boxes.x, boxes.y))
+        return Rectangles(
+            q_first + boxes.q0 * q_step, q_first + boxes.q1 * q_step,
+            k_first + boxes.k0 * k_step, k_first + boxes.k1 * k_step,
+        )  # fmt: skip
+
+    def _bends(self, boxes: _Boxes) -> NDArray[np.bool_]:
+        """Whether one of the pattern's longer steps ends within a box: it is better cut there than asked."""
+        at = self._tokens(boxes)
+        found = np.zeros(len(boxes), bool)
+        for step in self._steps:
+            if step * step >= SPECK:
+                found |= (at.q0 // step < at.q1 // step) | (at.k0 // step < at.k1 // step)
+        return found
+
+    def _cut(self, boxes: _Boxes) -> tuple[_Boxes, Array, Array]:
+        """Each box cut in two along the side that leaves less undecided, with the bounds of the parts."""
+        q_cut, k_cut = self._middle(boxes.x, boxes.q0, boxes.q1), self._middle(boxes.y, boxes.k0, boxes.k1)
+        everywhere = np.ones(len(boxes), bool)
+        options = [*boxes.halves(q_cut, k_cut, everywhere), *boxes.halves(q_cut, k_cut, ~everywhere)]
+        q_can, k_can = boxes.q1 > boxes.q0, boxes.k1 > boxes.k0
+        legal = [q_can, q_can, k_can, k_can]
+        los, his = [], []
+        for option, can in zip(options, legal, strict=True):
+            lo, hi = np.zeros(len(boxes), np.int64), np.ones(len(boxes), np.int64)
+            if can.any():
+                lo[can], hi[can] = self._bounds(self._tokens(option[can]))
+            los.append(lo)
+            his.append(hi)
+        decided = [np.where(lo == hi, option.area, 0) for option, lo, hi in zip(options, los, his, strict=True)]
+        of_query, of_key = decided[0] + decided[1], decided[2] + decided[3]
+        by_query = ~k_can | (q_can & (of_query > of_key))
+        open_ = np.flatnonzero(q_can & k_can & (of_query == of_key))
+        by_query[open_] = self._along_queries(boxes[open_])
+        parts = boxes.halves(q_cut, k_cut, by_query)
+        lo = np.concatenate([np.where(by_query, los[i], los[i + 2]) for i in (0, 1)])
+        hi = np.concatenate([np.where(by_query, his[i], his[i + 2]) for i in (0, 1)])
+        left = hi > 0
+        return _Boxes.joined(parts)[left], lo[left], hi[left]
+
+    def _along_queries(self, boxes: _Boxes) -> NDArray[np.bool_]:
+        """Whether to cut between queries where both cuts decide equally much.
+
+        If one query's row through a box is still open while one key's column is decided, keys differ and queries do
+        not: only keys are cut, and the other way round. Else the longer side is.
+        """
+        at = self._tokens(boxes)
+        row_lo, row_hi = self._bounds(Rectangles(at.q0, at.q0, at.k0, at.k1))
+        column_lo, column_hi = self._bounds(Rectangles(at.q0, at.q1, at.k0, at.k0))
+        row, column = row_lo == row_hi, column_lo == column_hi
+        longer = boxes.q1 - boxes.q0 >= boxes.k1 - boxes.k0
+        return np.where(row == column, longer, row)
+
+    def _middle(self, chunk: Array, first: Array, last: Array) -> Array:
+        """The row before which to cut: near the middle, at a multiple of the longest of the pattern's steps within."""
+        middle = (first + last + 1) // 2
+        start = self._first[chunk]
+        open_ = (self._step[chunk] == 1) & (last > first)
+        for step in self._steps:
+            low, high = ((start + first) // step + 1) * step - start, (start + last) // step * step - start
+            here = open_ & (low <= high)
+            nearest = (start + middle + step // 2) // step * step - start
+            middle = np.where(here, np.clip(nearest, low, high), middle)
+            open_ = open_ & ~here
+        return middle
+
+    # what is found --------------------------------------------------------------------------------------------------
+
+    def _keep(self, boxes: _Boxes, times: Array) -> None:
+        a, b = self._rank[boxes.x], self._rank[boxes.y]
+        own = a == b
+        np.add.at(self._local, a[own], (boxes.area * times)[own])
+        self._store(boxes[~own], times[~own])
+
+    def _store(self, boxes: _Boxes, times: Array) -> None:
+        self._kept += len(boxes)
+        self._check()
+        q_base, k_base = self._base[boxes.x], self._base[boxes.y]
+        pair = self._rank[boxes.x] * self._ranks + self._rank[boxes.y]
+        rows = boxes.q0 + q_base, boxes.q1 + q_base, boxes.k0 + k_base, boxes.k1 + k_base
+        self._parts.append((pair, *rows, times))
+
+    def _check(self) -> None:
+        if self._points > MAX_POINTS or self._kept > MAX_RECTANGLES:
+            what = f"{MAX_POINTS:,} of its pairs one by one" if self._points > MAX_POINTS else (
+                f"{MAX_RECTANGLES:,} rectangles between ranks"
+            )  # fmt: skip
+            raise TooFineError(
+                f"a part of this pattern is no lattice, and its outline at n = {self._n:,} on {self._ranks:,} ranks is "
+                f"too long to be followed: more than {what}. Use a smaller n, or a pattern of larger blocks"
+            )
+
+    def _ask(self, boxes: _Boxes) -> None:
+        """Small boxes, pair by pair."""
+        for first in range(0, len(boxes), ASKED):
+            self._ask_some(boxes[first : first + ASKED])
+
+    def _ask_some(self, boxes: _Boxes) -> None:
+        area, width = boxes.area, boxes.k1 - boxes.k0 + 1
+        box = np.repeat(np.arange(len(boxes)), area)
+        place = np.arange(len(box)) - np.repeat(np.cumsum(area) - area, area)
+        row, column = np.divmod(place, width[box])
+        q, k = boxes.q0[box] + row, boxes.k0[box] + column
+        self._points += len(box)
+        self._check()
+        x, y = boxes.x[box], boxes.y[box]
+        tokens = self._first[x] + q * self._step[x], self._first[y] + k * self._step[y]
+        times = np.asarray(multiplicity_at(self._relation, *tokens, self._n, self._scope))
+        a = self._rank[x]
+        own = a == self._rank[y]
+        np.add.at(self._local, a[own], times[own])
+        begins = (column == 0) | (times != np.concatenate(([-1], times[:-1])))
+        starts = np.flatnonzero(begins)
+        lengths = np.diff(np.append(starts, len(times)))
+        held = (times[starts] > 0) & ~own[starts]
+        starts, lengths = starts[held], lengths[held]
+        if len(starts):
+            runs = (box[starts], k[starts], k[starts] + lengths - 1, times[starts], q[starts])
+            self._store(*_stacked(boxes, *runs))
+
+
+def _quarters(ends: Array) -> Array:
+    """Ranges of chunks, each side cut in two where it is longer than one."""
+    x0, x1, y0, y1 = ends.T
+    x, y = (x0 + x1) // 2, (y0 + y1) // 2
+    parts = [
+        np.stack(part, 1) for part in ((x0, x, y0, y), (x0, x, y + 1, y1), (x + 1, x1, y0, y), (x + 1, x1, y + 1, y1))
+    ]
+    found = np.concatenate(parts)
+    return found[(found[:, 0] <= found[:, 1]) & (found[:, 2] <= found[:, 3])]
+
+
+def _stacked(boxes: _Boxes, box: Array, k0: Array, k1: Array, times: Array, q: Array) -> tuple[_Boxes, Array]:
+    """Runs of keys, one a query, as rectangles: equal runs of neighbouring queries are one."""
+    order = np.lexsort((q, times, k1, k0, box))
+    box, k0, k1, times, q = (part[order] for part in (box, k0, k1, times, q))
+    same = np.ones(len(q), bool)
+    for part in (box, k0, k1, times):
+        same[1:] &= part[1:] == part[:-1]
+    same[1:] &= q[1:] == q[:-1] + 1
+    same[0] = False
+    starts = np.flatnonzero(~same)
+    ends = np.append(starts[1:], len(q)) - 1
+    of = box[starts]
+    return _Boxes(boxes.x[of], boxes.y[of], q[starts], q[ends], k0[starts], k1[starts]), times[starts]
