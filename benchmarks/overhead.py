@@ -37,12 +37,12 @@ def by_hand(kernel: SDPBackend) -> Callable[..., Tensor]:
     return run
 
 
-def ways(heads: int) -> dict[str, Callable[..., Any]]:
+def ways(heads: int, backends: tuple[str, ...]) -> dict[str, Callable[..., Any]]:
     found: dict[str, Callable[..., Any]] = {
         "cudnn by hand": by_hand(SDPBackend.CUDNN_ATTENTION),
         "flash by hand": by_hand(SDPBackend.FLASH_ATTENTION),
     }
-    for backend in (AUTO, *(name for name in names() if name != REFERENCE)):
+    for backend in backends or (AUTO, *(name for name in names() if name != REFERENCE)):
         module = attnc.compile("causal", heads=heads, backend=backend)
         try:
             module.choice("cuda", torch.bfloat16, 64)
@@ -53,11 +53,11 @@ def ways(heads: int) -> dict[str, Callable[..., Any]]:
     return found
 
 
-def measure(batch: int, heads: int, dim: int, repeats: int) -> list[dict[str, Any]]:
+def measure(batch: int, heads: int, dim: int, repeats: int, backends: tuple[str, ...]) -> list[dict[str, Any]]:
     q, k, v, dout = (torch.randn(batch, heads, N, dim, device="cuda", dtype=torch.bfloat16) for _ in range(4))
     leaves = [x.requires_grad_() for x in (q, k, v)]
     rows: list[dict[str, Any]] = []
-    for name, function in ways(heads).items():
+    for name, function in ways(heads, backends).items():
         for mode in ("eager", "compiled"):
             run = torch.compile(function) if mode == "compiled" else function
 
@@ -85,10 +85,13 @@ def measure(batch: int, heads: int, dim: int, repeats: int) -> list[dict[str, An
 
 @click.command()
 @click.option("--repeats", default=30, show_default=True, type=click.IntRange(1), help="Timed samples.")
+@click.option("--backend", "backends", multiple=True, help="Only this backend of the module; may be repeated.")
 @click.option("--out", default=RESULTS, type=click.Path(file_okay=False, path_type=Path), help="Folder of the result.")
-def main(repeats: int, out: Path) -> None:
-    rows = [row for shape in SHAPES for row in measure(*shape, repeats)]
-    write_result("overhead", {"benchmark": "overhead", "machine": machine("cuda"), "n": N, "rows": rows}, out)
+def main(repeats: int, backends: tuple[str, ...], out: Path) -> None:
+    rows: list[dict[str, Any]] = []
+    for shape in SHAPES:
+        rows += measure(*shape, repeats, backends)
+        write_result("overhead", {"benchmark": "overhead", "machine": machine("cuda"), "n": N, "rows": rows}, out)
 
 
 if __name__ == "__main__":
