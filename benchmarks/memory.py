@@ -66,9 +66,9 @@ def main(device: str, lengths: tuple[int, ...], one: bool, out: Path) -> None:
         rows.append(json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout))
         row = rows[-1]
         print(f"N = {n:>9,}: {row['peak_bytes'] / 2**20:>8,.0f} MiB, {row['times_q']:.1f} times q", flush=True)
-    shape = {"batch": 1, "heads": HEADS, "head_dim": DIM}
-    result = {"benchmark": "memory", "machine": machine(device), **shape, "rows": rows}
-    write_result(f"memory_{device}", result, out)
+        shape = {"batch": 1, "heads": HEADS, "head_dim": DIM}
+        result = {"benchmark": "memory", "machine": machine(device), **shape, "rows": rows}
+        write_result(f"memory_{device}", result, out)
 
 
 if __name__ == "__main__":

@@ -219,7 +219,7 @@ def main(names: tuple[str, ...], repeats: int, out: Path) -> None:
             rows.append(measure(name, repeats))
         except RuntimeError as error:
             print(f"{name}: {str(error)[:300]}", flush=True)
-    write_result("patterns", {"benchmark": "patterns", "machine": machine("cuda"), "rows": rows}, out)
+        write_result("patterns", {"benchmark": "patterns", "machine": machine("cuda"), "rows": rows}, out)
     plot(rows, out / "patterns.svg")
 
 

@@ -48,7 +48,12 @@ def spread(order: Order, columns: int) -> np.ndarray:
 
 
 def counted(blocks: Blocks, q_blocks: int, k_blocks: int) -> tuple[np.ndarray, np.ndarray]:
-    """Partial and full blocks; both orders must name the same ones, once each."""
+    """Partial and full blocks; both orders must name the same ones, once each.
+
+    Lists of partial and of full blocks must be laid out alike: torch 2.11 reads both by the strides of one.
+    """
+    assert blocks.kv.indices.shape == blocks.full_kv.indices.shape
+    assert blocks.q.indices.shape == blocks.full_q.indices.shape
     partial, full, partial_q, full_q = (
         spread(order, columns)[:, :rows]  # rows past these are there to be two at least, and list nothing
         for order, rows, columns in (

@@ -1,7 +1,8 @@
 """Block lists for FlexAttention, written down from what the pattern says instead of found by filling a mask.
 
 A `BlockMask` holds, for every block of 128 queries, the key blocks that count in part and those that count whole; and
-the same by key block, for the backward. Lists are as wide as the longest of them, not as wide as the sequence.
+the same by key block, for the backward. Lists are as wide as the longest of them, not as wide as the sequence; those of
+partial and of full blocks are equally wide, since the kernels of torch 2.11 step through both by the strides of one.
 """
 
 from __future__ import annotations
@@ -48,25 +49,28 @@ class Entries:
 
 def blocks(partial: Entries, full: Entries, lists: int, q_blocks: int, k_blocks: int) -> Blocks:
     """The orders of some blocks; no block may come twice."""
-    return Blocks(
-        _order(partial.which, partial.q, partial.k, lists, q_blocks),
-        _order(full.which, full.q, full.k, lists, q_blocks),
-        _order(partial.which, partial.k, partial.q, lists, k_blocks),
-        _order(full.which, full.k, full.q, lists, k_blocks),
-    )
+    kv, full_kv = _orders([(some.which, some.q, some.k) for some in (partial, full)], lists, q_blocks)
+    q, full_q = _orders([(some.which, some.k, some.q) for some in (partial, full)], lists, k_blocks)
+    return Blocks(kv, full_kv, q, full_q)
 
 
-def _order(
-    which: NDArray[np.int64], rows: NDArray[np.int64], columns: NDArray[np.int64], lists: int, height: int
-) -> Order:
+def _orders(
+    entries: list[tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]], lists: int, height: int
+) -> list[Order]:
+    """For entries (list, row, column) of several kinds, the columns of each row, all lists equally wide."""
     height = max(NARROWEST, height)
-    sorted_ = np.lexsort((columns, rows, which))
-    row = (which * height + rows)[sorted_]
-    counts = np.bincount(row, minlength=lists * height)
-    place = np.arange(len(row)) - np.repeat(np.cumsum(counts) - counts, counts)
-    indices = np.zeros((lists * height, max(NARROWEST, int(counts.max(initial=0)))), np.int32)
-    indices[row, place] = columns[sorted_]
-    return Order(counts.reshape(lists, height).astype(np.int32), indices.reshape(lists, height, -1))
+    numbers = [which * height + rows for which, rows, _ in entries]
+    counts = [np.bincount(number, minlength=lists * height) for number in numbers]
+    width = max(NARROWEST, *(int(count.max(initial=0)) for count in counts))
+    found: list[Order] = []
+    for (_, _, columns), number, count in zip(entries, numbers, counts, strict=True):
+        sorted_ = np.lexsort((columns, number))
+        row = number[sorted_]
+        place = np.arange(len(row)) - np.repeat(np.cumsum(count) - count, count)
+        indices = np.zeros((lists * height, width), np.int32)
+        indices[row, place] = columns[sorted_]
+        found.append(Order(count.reshape(lists, height).astype(np.int32), indices.reshape(lists, height, -1)))
+    return found
 
 
 def interval_blocks(lower: Ints, upper: Ints, keys: int) -> Blocks:
