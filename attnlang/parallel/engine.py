@@ -39,6 +39,12 @@ class Partial:
         out = like.new_zeros((like.size(0), rows, like.size(-1)), dtype=accumulator_dtype(like.dtype))
         return Partial(out, out.new_full(out.shape[:2], float("-inf")))
 
+    @staticmethod
+    def of(out: Tensor, lse: Tensor) -> Partial:
+        """A first result, as it is but for its precision."""
+        kind = accumulator_dtype(out.dtype)
+        return Partial(out.to(kind), lse.to(kind))
+
     def merge(self, rows: Tensor, part: Tensor, part_lse: Tensor) -> None:
         """Merge (B, n, D) and (B, n) into rows that are all different."""
         mine, mine_lse = self.out[:, rows], self.lse[:, rows]

@@ -13,7 +13,7 @@ Shape legend: B batch, H heads, C rows of this rank, R flat rows, D head dimensi
 from __future__ import annotations
 
 from collections.abc import Generator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -23,20 +23,13 @@ from torch import Tensor
 from attnlang.parallel.engine import (
     Partial,
     add_rows,
-    plan_calls,
     prepared,
     run,
     run_backward,
-    run_calls,
-    run_calls_backward,
 )
+from attnlang.parallel.own_rows import OwnRows
 from attnlang.parallel.recipe import Recipe, recipe
-from attnlang.plan import Plan, Tiles
-from attnlang.runtime.backends import choose, load
-from attnlang.runtime.calls import Call
-from attnlang.runtime.kernels import kernel_for
-from attnlang.runtime.merge import accumulator_dtype, merge_
-from attnlang.runtime.tile_attention import backward_, forward_, lists_of
+from attnlang.runtime.merge import accumulator_dtype
 from attnlang.schedule import Schedule
 
 
@@ -73,7 +66,6 @@ class RankWork:
         self, schedule: Schedule, rank: int, device: torch.device, head_dim: int, backend: str = "auto"
     ) -> None:
         self.schedule = schedule
-        self.backend = backend
         self.recipe: Recipe = recipe(schedule, rank)
         self.device = device
         self.key_rows = self._rows(self.recipe.key_sends)
@@ -83,6 +75,7 @@ class RankWork:
             prepared(groups, device, head_dim) for groups in (r.own, r.foreign_queries, r.gathered, r.foreign_keys)
         )
         self.tables = {name: torch.from_numpy(np.asarray(content, np.int64)) for name, content in schedule.tables}
+        self.mine = OwnRows(r, backend, self.tables)
         self.talks = communicates(schedule)
         self.ships = ships_queries(schedule)
 
@@ -98,8 +91,15 @@ class RankWork:
         if self.talks:
             yield self._start([self._forward_message(q_, k_, v_, to) for to in range(self.schedule.ranks)],
                               self._forward_sizes(batch, dim), q_)  # fmt: skip
-        mine = Partial.empty(q_, heads * rows)
-        self._local(q, k, v, mine, scale)
+        whole = self.mine.whole(q)
+        if whole is None:
+            mine = Partial.empty(q_, heads * rows)
+            self.mine.forward_(q, k, v, mine, scale)
+        else:
+            found, found_lse = self.mine.run_whole(whole, q, k, v, scale)
+            if self.alone:
+                return found, found_lse, Kept(k_[:, :0], v_[:, :0], q_[:, :0])
+            mine = Partial.of(found.reshape(q_.shape), found_lse.reshape(q_.shape[:2]))
         run(q_, k_, v_, mine, self.own, scale)
         kept = Kept(k_[:, :0], v_[:, :0], q_[:, :0])
         if self.talks:
@@ -170,10 +170,18 @@ class RankWork:
     ) -> Steps:
         """Returns (dq, dk, dv), in the shapes and dtypes of q, k and v."""
         batch, heads, rows, dim = q.shape
+        dout = dout if dout.stride(-1) == 1 else dout.contiguous()
+        whole = self.mine.whole(q)
+        if whole is not None and self.alone:
+            return self.mine.run_whole_backward(whole, dout, q, k, v, out, lse, scale)
         q_, k_, v_, dout_, out_ = (x.reshape(batch, x.size(1) * rows, dim) for x in (q, k, v, dout, out))
         lse_ = lse.reshape(batch, heads * rows)
         kind = accumulator_dtype(q.dtype)
-        dq, dk, dv = (x.new_zeros(x.shape, dtype=kind) for x in (q_, k_, v_))
+        touched = whole is None or bool(self.foreign_keys), whole is None or self.ships, whole is None or self.ships
+        dq, dk, dv = (
+            x.new_zeros(x.shape, dtype=kind) if first else x.new_empty(x.shape, dtype=kind)
+            for x, first in zip((q_, k_, v_), touched, strict=True)
+        )
         their_dq, their_dk, their_dv = (x.new_zeros(x.shape, dtype=kind) for x in (kept.q, kept.k, kept.v))
         if self.ships:
             ratio = kind.itemsize // q.dtype.itemsize
@@ -195,7 +203,12 @@ class RankWork:
             ]
             yield self._start(self._gradients(their_dq, their_dk, their_dv), sizes, dq)
         shaped = dq.view(q.shape), dk.view(k.shape), dv.view(v.shape)
-        self._local_backward(dout, q, k, v, out, lse, shaped, scale)
+        if whole is None:
+            self.mine.backward_(dout, q, k, v, out, lse, shaped, scale)
+        else:
+            found = self.mine.run_whole_backward(whole, dout, q, k, v, out, lse, scale)
+            for total, added, before in zip(shaped, found, touched, strict=True):
+                _ = total.add_(added) if before else total.copy_(added)
         run_backward(dout_, q_, k_, v_, out_, lse_, (dq, dk, dv), self.own, scale)
         if self.talks:
             self._add_gradients((dq, dk, dv), (yield Wait()), batch, dim)
@@ -253,65 +266,10 @@ class RankWork:
                     add_rows(total, rows[part], added[:, part], True)
                     first += count
 
-    # own rows ------------------------------------------------------------------------------------------------------
-
-    def _backend(self, plan: Plan, q: Tensor) -> str:
-        return choose(self.backend, plan, q.device, q.dtype, q.size(-1)).name
-
-    def _local(self, q: Tensor, k: Tensor, v: Tensor, mine: Partial, scale: float) -> None:
-        out, lse = mine.out.view(q.shape), mine.lse.view(q.shape[:3])
-        for number, (rows, plan) in enumerate(self.recipe.local):
-            part = slice(rows.first, rows.first + rows.count)
-            q_, k_, v_, out_, lse_ = (x[:, :, part] for x in (q, k, v, out, lse))
-            name = self._backend(plan, q)
-            if name != "sdpa":
-                found, found_lse = load(name).forward(q_, k_, v_, plan, scale, self.tables)
-                merge_(out_, lse_, found, found_lse)
-                continue
-            kernel = kernel_for(q.device, q.dtype, q.size(-1))
-            run_calls(q_, k_, v_, out_, lse_, self._calls(number, kernel.windows), scale, kernel)
-            for branch in plan.branches:
-                if isinstance(branch, Tiles):
-                    for lists in lists_of(branch, plan.heads, rows.count, self.tables):
-                        forward_(out_, lse_, q_, k_, v_, lists, scale)
-
-    def _local_backward(
-        self, dout: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor,
-        grads: tuple[Tensor, Tensor, Tensor], scale: float,
-    ) -> None:  # fmt: skip
-        dout = dout if dout.stride(-1) == 1 else dout.contiguous()
-        for number, (rows, plan) in enumerate(self.recipe.local):
-            part = slice(rows.first, rows.first + rows.count)
-            dout_, q_, k_, v_, out_, lse_ = (x[:, :, part] for x in (dout, q, k, v, out, lse))
-            dq_, dk_, dv_ = (x[:, :, part] for x in grads)
-            name = self._backend(plan, q)
-            if name != "sdpa":
-                found = load(name).backward(dout_, q_, k_, v_, out_, lse_, plan, scale, self.tables)
-                for total, added in zip((dq_, dk_, dv_), found, strict=True):
-                    total += added
-                continue
-            kernel = kernel_for(q.device, q.dtype, q.size(-1))
-            calls = self._calls(number, kernel.windows)
-            run_calls_backward(dout_, q_, k_, v_, out_, lse_, (dq_, dk_, dv_), calls, scale, kernel)
-            tiled = [branch for branch in plan.branches if isinstance(branch, Tiles)]
-            totals = (dq_, dk_, dv_)
-            whole = all(total.is_contiguous() for total in totals)
-            into = totals if whole else tuple(torch.zeros_like(total, memory_format=torch.contiguous_format)
-                                              for total in totals if tiled)  # fmt: skip
-            for branch in tiled:
-                for lists in lists_of(branch, plan.heads, rows.count, self.tables):
-                    backward_((into[0], into[1], into[2]), dout_, q_, k_, v_, out_, lse_, lists, scale)
-            for total, added in zip(totals, into, strict=False):
-                if added is not total:
-                    total += added
-
-    def _calls(self, number: int, windows: bool) -> tuple[Call, ...]:
-        """The calls of a local plan; rows that an earlier one has touched are merged, not stored."""
-        rows, plan = self.recipe.local[number]
-        calls = plan_calls(plan, rows.count, windows)
-        touched = any(other.first < rows.first + rows.count and rows.first < other.first + other.count
-                      for other, _ in self.recipe.local[:number])  # fmt: skip
-        return tuple(replace(call, fresh=False) for call in calls) if touched else calls
+    @property
+    def alone(self) -> bool:
+        """Whether this rank computes nothing besides its local plans, and no rank has something to send."""
+        return not (self.talks or self.own or self.foreign_queries or self.gathered or self.foreign_keys)
 
     def _start(self, messages: Sequence[Sequence[Tensor]], receives: Sequence[int], like: Tensor) -> Start:
         sends = tuple(sum(part.numel() for part in message) for message in messages)
