@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from attnc.lower import lower
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -11,7 +12,7 @@ import attnlang
 from attnlang.pattern.bounds import Bounds, Rectangles
 from attnlang.pattern.pointwise import multiplicity_at
 from attnlang.pattern.random_keys import drawn_keys, keys
-from attnlang.plan import Tiles
+from attnlang.plan import Lattice, Tiles
 from attnlang.runtime import blocks
 from attnlang.runtime.bitrows import bit_rows
 from attnlang.runtime.blocks import BlockLists, block_lists
@@ -130,3 +131,14 @@ def test_keys_drawn_together_are_those_drawn_alone() -> None:
     for count, length in ((0, 5), (3, 1), (3, 2), (7, 64), (5, 1000)):
         together = drawn_keys(count, length, 7, 3, np.arange(40))
         assert together.tolist() == [keys(count, length, 7, 3, query) for query in range(40)]
+
+
+@pytest.mark.parametrize(("w", "d"), [(7, 1), (6, 1), (9, 3)])
+def test_a_neighborhood_is_a_window_and_what_it_has_more_at_the_borders(w: int, d: int) -> None:
+    plan = lower(attnlang.load("natten1d", w=w, d=d), 2)
+    window, borders = plan.branches
+    assert isinstance(window, Lattice)
+    assert isinstance(borders, Tiles)
+    (lists,) = block_lists(borders, 2, 4096, 64, 64)
+    assert set(lists.rows.tolist()) == {0, 63}
+    assert [type(branch) for branch in lower(attnlang.load("natten1d_causal", w=w), 2).branches] == [Lattice]

@@ -2,11 +2,13 @@
 
 p + q              -->  the split of both
 p | q | r (sets)   -->  the members that are lattices, made disjoint, and  (the other members) - (those)
+neighborhood(w)    -->  the window that it is away from the borders, and  neighborhood(w) - (that)
 anything else      -->  lattices alone, or tiles alone
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import reduce
 
 from attnc.analysis.members import members
@@ -15,7 +17,7 @@ from attnc.lower.pieces import Inexpressible, Piece
 from attnlang import codes
 from attnlang.diagnostics import AttnError
 from attnlang.pattern import Pattern, algebra
-from attnlang.pattern.arithmetic import known
+from attnlang.pattern.arithmetic import known, literal
 from attnlang.pattern.expr import fold
 from attnlang.pattern.values import head_range
 from attnlang.pattern.walk import nodes, require_layer
@@ -64,16 +66,44 @@ def _split_set(relation: algebra.Relation, head: int, heads: int) -> tuple[list[
     lattices: list[algebra.Relation] = []
     others: list[algebra.Relation] = []
     for member in members(relation):
-        pieces = _pieces(member.relation, head, heads)
+        inside, exact = windows_inside(member.relation)
+        pieces = _pieces(inside, head, heads)
         joined = None if pieces is None else _joined(taken, pieces)
-        if joined is None:
-            others.append(member.relation)
-        else:
+        if joined is not None:
             taken = joined
-            lattices.append(member.relation)
-    if not taken or not others:
+            lattices.append(inside)
+        if joined is None or not exact:
+            others.append(member.relation)
+    if not taken:
         return [], relation
+    if not others:
+        return taken, None
     return taken, algebra.Without(reduce(algebra.Union, others), reduce(algebra.Union, lattices))
+
+
+def windows_inside(relation: algebra.Relation) -> tuple[algebra.Relation, bool]:
+    """The relation with every neighborhood replaced by a window that it holds, and whether both are the same.
+
+    At the borders a neighborhood is moved inwards and a window is cut, so it holds the window, and more only there;
+    in a causal one nothing moves. What queries of a stride share is no window.
+    """
+    match relation:
+        case algebra.Neighborhood(width, stride, causal):
+            w, shared, backwards = (known(fold(part, {})) for part in (width, stride, causal))
+            if shared != 1 or not isinstance(w, int) or backwards is None:
+                return relation, True
+            behind = w - 1 if backwards else w // 2
+            lo, hi = (literal(end, relation.span) for end in (-behind, w - 1 - behind))
+            return algebra.Offset(lo, hi, span=relation.span), bool(backwards)
+        case algebra.Dilate() | algebra.Segment() | algebra.Blocks():
+            body, exact = windows_inside(relation.body)
+            return (relation if body is relation.body else replace(relation, body=body)), exact
+        case algebra.Union(left, right) | algebra.Both(left, right):
+            (a, first), (b, second) = windows_inside(left), windows_inside(right)
+            same = a is left and b is right
+            return (relation if same else replace(relation, left=a, right=b)), first and second
+        case _:
+            return relation, True
 
 
 def _pieces(relation: algebra.Relation, head: int, heads: int) -> list[Piece] | None:
