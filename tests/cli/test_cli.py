@@ -271,6 +271,19 @@ def test_report_of_longnet_is_equation_17() -> None:
     assert document["pairs"]["bag"] == 4 * (64 + 32 + 16) * 256
 
 
+def test_report_with_ranks_adds_the_schedule() -> None:
+    sizes = ("sliding", "-p", "w=64", "--n", "1024", "--heads", "2", "--ranks", "4", "--no-dependency")
+    schedule = json.loads(run("report", *sizes, "--json").stdout)["schedule"]
+    planned = json.loads(
+        run("plan", "sliding", "-p", "w=64", "--n", "1024", "--heads", "2", "--ranks", "4", "--json").stdout
+    )
+    assert schedule == planned
+    assert "Certificate: the least" in run("report", *sizes).stdout
+    refused = run("report", *sizes, "--html", "page.html")
+    assert refused.returncode == 2
+    assert "attnc plan PATTERN --ranks R --html OUT" in refused.stderr
+
+
 def test_report_as_text() -> None:
     text = attnc("report", "strided", "--n", "4096").stdout
     assert "N = 4,096, 12 heads" in text

@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from attnc.cli.common import (
+    Count,
     given_tables,
     load_pattern,
     pattern_options,
@@ -20,6 +21,7 @@ from attnc.cli.common import (
 @click.command("report")
 @pattern_options
 @report_options
+@click.option("--ranks", type=Count(1), help="Also the schedule for so many ranks: what it moves, and its certificate.")
 def command(
     pattern: str,
     parameters: tuple[str, ...],
@@ -31,8 +33,13 @@ def command(
     dependency: bool | None,
     as_json: bool,
     page: Path | None,
+    ranks: int | None,
 ) -> None:
     """Say what a pattern costs, exactly, and how information travels through it."""
+    if ranks is not None and page is not None:
+        raise click.UsageError(
+            "--ranks goes with the text and with --json; a schedule's page is `attnc plan PATTERN --ranks R --html OUT`"
+        )
     with user_errors():
         from attnc.analysis.report import report
 
@@ -47,12 +54,29 @@ def command(
                 page.write_text(report_page(found), encoding="utf-8")
         if page is not None:
             click.echo(f"wrote {page}", err=as_json)
+        schedule, in_short = None, None
+        if ranks is not None:
+            from attnc.api import found_schedule
+            from attnc.emit.schedule import summary
+
+            schedule = found_schedule(
+                loaded, n=n, ranks=ranks, heads=heads, head_dim=head_dim, kv_heads=None, dtype="bfloat16",
+                placement="auto", gpu=gpu, link=None, backward=True, tables=dict(given),
+            )  # fmt: skip
+            in_short = summary(schedule)
         if as_json:
-            click.echo(json.dumps(found.to_dict(), indent=2))
+            more = {"schedule": in_short} if in_short else {}
+            click.echo(json.dumps({**found.to_dict(), **more}, indent=2))
         if as_json or page is not None:
             return
         from rich.console import Console
 
         from attnc.emit.text import print_report
 
-        print_report(found, Console(highlight=False))
+        console = Console(highlight=False)
+        print_report(found, console)
+        if schedule is not None and in_short is not None:
+            from attnc.emit.schedule import print_schedule
+
+            console.print()
+            print_schedule(schedule, in_short, console)
