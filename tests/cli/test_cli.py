@@ -272,14 +272,11 @@ def test_report_of_longnet_is_equation_17() -> None:
 
 
 def test_report_with_ranks_adds_the_schedule() -> None:
-    sizes = ("sliding", "-p", "w=64", "--n", "1024", "--heads", "2", "--ranks", "4", "--no-dependency")
-    schedule = json.loads(run("report", *sizes, "--json").stdout)["schedule"]
-    planned = json.loads(
-        run("plan", "sliding", "-p", "w=64", "--n", "1024", "--heads", "2", "--ranks", "4", "--json").stdout
-    )
-    assert schedule == planned
-    assert "Certificate: the least" in run("report", *sizes).stdout
-    refused = run("report", *sizes, "--html", "page.html")
+    sizes = ("sliding", "-p", "w=64", "--n", "1024", "--heads", "2", "--ranks", "4")
+    schedule = json.loads(attnc("report", *sizes, "--no-dependency", "--json").stdout)["schedule"]
+    assert schedule == json.loads(attnc("plan", *sizes, "--json").stdout)
+    assert "Certificate: the least" in attnc("report", *sizes, "--no-dependency").stdout
+    refused = attnc("report", *sizes, "--html", "page.html")
     assert refused.returncode == 2
     assert "attnc plan PATTERN --ranks R --html OUT" in refused.stderr
 
