@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from datetime import timedelta
 from typing import Any
@@ -10,16 +11,20 @@ import attnc
 import pytest
 import torch
 import torch.distributed as dist
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from attnlang import load, loads
+from attnlang.diagnostics import AttnError
 from attnlang.nn import PatternAttention
 from attnlang.parallel import WireAudit, distribute, mean_loss, positions, shard, unshard
 from attnlang.parallel.audit import planned
 from attnlang.runtime import reference
 from attnlang.schedule import Schedule
 from tests.parallel.ranks import on_ranks, outcomes
+from tests.strategies import examples, relations
 
 HEADS, HEAD_DIM = 4, 8
 LONGNET = "causal & mix(segment(w) { dilate(r, shift=h) } for w, r in zip([8, 16, 32], [1, 2, 4]))"
@@ -68,6 +73,21 @@ def test_equal_to_one_device(ranks: int) -> None:
     cases.append(planned_for(LONGNET, 8 * ranks, ranks))
     errors = on_ranks(ranks, lambda rank: [compare(rank, *case) for case in cases])
     assert max(max(found) for found in errors) < 1e-12
+
+
+placements = st.sampled_from(["contiguous", "zigzag", "striped", "auto"])
+random_cases = st.lists(st.tuples(relations, st.integers(12, 40), placements), min_size=6, max_size=6)
+
+
+@given(random_cases, st.integers(2, 6))
+@examples(6)
+def test_random_patterns_equal_one_device(chosen: list[tuple[str, int, str]], ranks: int) -> None:
+    cases: list[tuple[PatternAttention, Schedule]] = []
+    for text, n, placement in chosen:
+        with contextlib.suppress(AttnError):  # (has no meaning at this size)
+            cases.append(planned_for(text, n, ranks, placement=placement))
+    errors = on_ranks(ranks, lambda rank: [compare(rank, *case) for case in cases])
+    assert max(max(found, default=0.0) for found in errors) < 1e-12
 
 
 class Model(nn.Module):
