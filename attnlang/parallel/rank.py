@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from attnlang.parallel.edges import Edges
 from attnlang.parallel.engine import (
     Partial,
     add_rows,
@@ -78,6 +79,9 @@ class RankWork:
         self.mine = OwnRows(r, backend, self.tables)
         self.talks = communicates(schedule)
         self.ships = ships_queries(schedule)
+        self.edges: Edges | None = None
+        if self.talks and not (self.ships or self.own):
+            self.edges = Edges(self.foreign_keys, self.key_rows, r.rows, device)
 
     def _rows(self, sends: Sequence[Any]) -> list[Tensor]:
         return [torch.from_numpy(rows).to(self.device) for rows in sends]
@@ -86,22 +90,24 @@ class RankWork:
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, scale: float) -> Steps:
         """Returns (out (B, H, C, D) in q's dtype, lse (B, H, C), Kept)."""
+        whole = self.mine.whole(q)
+        if whole is not None and not self.talks and not self.own:
+            out, lse = self.mine.run_whole(whole, q, k, v, scale)
+            return out, lse, _nothing(q)
         batch, heads, rows, dim = q.shape
         q_, k_, v_ = (x.reshape(batch, x.size(1) * rows, dim) for x in (q, k, v))
         if self.talks:
             yield self._start([self._forward_message(q_, k_, v_, to) for to in range(self.schedule.ranks)],
                               self._forward_sizes(batch, dim), q_)  # fmt: skip
-        whole = self.mine.whole(q)
-        if whole is None:
-            mine = Partial.empty(q_, heads * rows)
-            self.mine.forward_(q, k, v, mine, scale)
-        else:
-            found, found_lse = self.mine.run_whole(whole, q, k, v, scale)
-            if self.alone:
-                return found, found_lse, Kept(k_[:, :0], v_[:, :0], q_[:, :0])
-            mine = Partial.of(found.reshape(q_.shape), found_lse.reshape(q_.shape[:2]))
+        if whole is not None and self.edges is not None:
+            out, lse = self.mine.run_whole(whole, q, k, v, scale)
+            kept = self._unpacked((yield Wait()), batch, dim)
+            self.edges.merge_(out, lse, q, kept.k, kept.v, scale)
+            return out, lse, kept
+        mine = Partial.empty(q_, heads * rows)
+        self.mine.forward_(q, k, v, mine, scale)
         run(q_, k_, v_, mine, self.own, scale)
-        kept = Kept(k_[:, :0], v_[:, :0], q_[:, :0])
+        kept = _nothing(q)
         if self.talks:
             kept = self._unpacked((yield Wait()), batch, dim)
         if self.ships:
@@ -169,19 +175,17 @@ class RankWork:
         self, dout: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, kept: Kept, scale: float
     ) -> Steps:
         """Returns (dq, dk, dv), in the shapes and dtypes of q, k and v."""
-        batch, heads, rows, dim = q.shape
         dout = dout if dout.stride(-1) == 1 else dout.contiguous()
         whole = self.mine.whole(q)
-        if whole is not None and self.alone:
+        if whole is not None and not self.talks and not self.own:
             return self.mine.run_whole_backward(whole, dout, q, k, v, out, lse, scale)
+        if whole is not None and self.edges is not None:
+            return (yield from self._backward_at_edges(self.edges, whole, dout, q, k, v, out, lse, kept, scale))
+        batch, heads, rows, dim = q.shape
         q_, k_, v_, dout_, out_ = (x.reshape(batch, x.size(1) * rows, dim) for x in (q, k, v, dout, out))
         lse_ = lse.reshape(batch, heads * rows)
         kind = accumulator_dtype(q.dtype)
-        touched = whole is None or bool(self.foreign_keys), whole is None or self.ships, whole is None or self.ships
-        dq, dk, dv = (
-            x.new_zeros(x.shape, dtype=kind) if first else x.new_empty(x.shape, dtype=kind)
-            for x, first in zip((q_, k_, v_), touched, strict=True)
-        )
+        dq, dk, dv = (x.new_zeros(x.shape, dtype=kind) for x in (q_, k_, v_))
         their_dq, their_dk, their_dv = (x.new_zeros(x.shape, dtype=kind) for x in (kept.q, kept.k, kept.v))
         if self.ships:
             ratio = kind.itemsize // q.dtype.itemsize
@@ -203,16 +207,24 @@ class RankWork:
             ]
             yield self._start(self._gradients(their_dq, their_dk, their_dv), sizes, dq)
         shaped = dq.view(q.shape), dk.view(k.shape), dv.view(v.shape)
-        if whole is None:
-            self.mine.backward_(dout, q, k, v, out, lse, shaped, scale)
-        else:
-            found = self.mine.run_whole_backward(whole, dout, q, k, v, out, lse, scale)
-            for total, added, before in zip(shaped, found, touched, strict=True):
-                _ = total.add_(added) if before else total.copy_(added)
+        self.mine.backward_(dout, q, k, v, out, lse, shaped, scale)
         run_backward(dout_, q_, k_, v_, out_, lse_, (dq, dk, dv), self.own, scale)
         if self.talks:
             self._add_gradients((dq, dk, dv), (yield Wait()), batch, dim)
         return shaped[0].to(q.dtype), shaped[1].to(k.dtype), shaped[2].to(v.dtype)
+
+    def _backward_at_edges(
+        self, edges: Edges, whole: str, dout: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor,
+        kept: Kept, scale: float,
+    ) -> Steps:  # fmt: skip
+        batch, _, _, dim = q.shape
+        share, their_dk, their_dv = edges.backward(dout, q, kept.k, kept.v, out, lse, scale)
+        sizes = [batch * dim * 2 * len(keys) for keys in self.key_rows]
+        yield self._start(self._gradients(share[:, :0], their_dk, their_dv), sizes, share)
+        dq, dk, dv = self.mine.run_whole_backward(whole, dout, q, k, v, out, lse, scale)
+        edges.add_queries_(dq, share)
+        edges.add_keys_(dk, dv, (yield Wait()), self.recipe.key_parts)
+        return dq, dk, dv
 
     def _backward_message(self, dout: Tensor, out: Tensor, lse: Tensor, rows: Tensor) -> list[Tensor]:
         """The lse, as numbers of q's dtype, comes first, so that it is aligned where it arrives."""
@@ -266,16 +278,17 @@ class RankWork:
                     add_rows(total, rows[part], added[:, part], True)
                     first += count
 
-    @property
-    def alone(self) -> bool:
-        """Whether this rank computes nothing besides its local plans, and no rank has something to send."""
-        return not (self.talks or self.own or self.foreign_queries or self.gathered or self.foreign_keys)
-
     def _start(self, messages: Sequence[Sequence[Tensor]], receives: Sequence[int], like: Tensor) -> Start:
         sends = tuple(sum(part.numel() for part in message) for message in messages)
         parts = [part.reshape(-1) for message in messages for part in message]
         data = torch.cat(parts) if parts else like.new_zeros(0)
         return Start(data, sends, tuple(receives))
+
+
+def _nothing(q: Tensor) -> Kept:
+    """No rows that came."""
+    none = q.new_zeros((q.size(0), 0, q.size(-1)))
+    return Kept(none, none, none)
 
 
 def communicates(schedule: Schedule) -> bool:

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).parents[2]
-CASES = ("longnet", "longformer", "packed")
+CASES = ("longnet", "window", "longformer", "packed")
 RESULTS = ("out", "dq", "dk", "dv")
 
 
