@@ -71,3 +71,22 @@ def test_offsets_beyond_two_to_the_31() -> None:
     last = q[:, :, -w:]
     whole, alone = module(q, q, q), module(last, last, last)
     assert torch.equal(whole[:, :, -w:], alone)
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA devices")
+@pytest.mark.parametrize("name", ["longnet", "bigbird"])
+def test_tensors_of_another_device_than_the_current_one(name: str) -> None:
+    case = replace(LARGER[name], dim=64, dtype="bfloat16")
+    from attnlang.runtime import triton
+
+    module = attnc.compile(case.pattern, heads=case.heads, backend="triton", **case.parameters)
+    plan = module.plan
+    assert plan is not None
+    assert torch.cuda.current_device() == 0
+    inputs = [torch.randn(1, case.heads, case.n, 64, dtype=torch.bfloat16) for _ in range(4)]
+    results: list[list[torch.Tensor]] = []
+    for device in ("cuda:0", "cuda:1"):
+        q, k, v, dout = (x.to(device) for x in inputs)
+        out, lse = triton.forward(q, k, v, plan, 0.125, {})
+        results.append([out, *triton.backward(dout, q, k, v, out, lse, plan, 0.125, {})])
+    assert all(torch.equal(a.cpu(), b.cpu()) for a, b in zip(*results, strict=True))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib.util
 import os
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor
@@ -28,7 +29,8 @@ def forward(
     """
     from attnlang.runtime.triton import run
 
-    return run.forward(q, k, v, plan, scale, tables)
+    with _on(q.device):
+        return run.forward(q, k, v, plan, scale, tables)
 
 
 def backward(
@@ -45,7 +47,8 @@ def backward(
     """Gradients of q, k and v from d_out and the results of `forward`; two calls agree bit by bit."""
     from attnlang.runtime.triton import run
 
-    return run.backward(dout, q, k, v, out, lse, plan, scale, tables)
+    with _on(q.device):
+        return run.backward(dout, q, k, v, out, lse, plan, scale, tables)
 
 
 def refusal(plan: Plan, device: torch.device, dtype: torch.dtype, head_dim: int) -> str | None:
@@ -67,6 +70,13 @@ def refusal(plan: Plan, device: torch.device, dtype: torch.dtype, head_dim: int)
     if there and torch.cuda.get_device_capability(device) < (8, 0):
         return f"backend 'triton' needs a GPU of compute capability 8.0 or later; {others}"
     return None
+
+
+def _on(device: torch.device) -> AbstractContextManager[object]:
+    """Triton launches on the current device; tensors may be on another."""
+    if device.type != "cuda" or device.index in (None, torch.cuda.current_device()):
+        return nullcontext()
+    return torch.cuda.device(device)
 
 
 def _name(dtype: torch.dtype) -> str:
