@@ -246,3 +246,9 @@ def test_unions_are_searched_along_the_lattices_of_their_parts() -> None:
     found = dependency(pattern, 100, 2)
     assert found.method == "unions along lattices, all pairs"
     assert_agrees(found, brute([pattern], 100, 2), 100)
+
+
+def test_a_search_that_gives_up_claims_no_hops_for_what_it_left_open() -> None:
+    found = attnc.dependency(attnlang.loads("pattern steps = window(2)"), n=300, heads=1)
+    assert found.layers_to_connect is None
+    assert found.hops_by_distance == ((1, 1, 1), (2, 3, 3), (4, 7, 7), (8, 15, 15), (16, 31, 31), (32, 63, 63))

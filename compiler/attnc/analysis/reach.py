@@ -244,14 +244,19 @@ class _Search:
                 return
 
     def _hops(self) -> Iterator[tuple[int, int, int]]:
-        """(first, last, hops) for the distances 1, 2..3, 4..7, ..: the most layers that any pair there needs."""
+        """(first, last, hops) for the distances 1, 2..3, 4..7, ..: the most layers that any pair there needs.
+
+        Where the search gave up, those at which it left pairs open are left out: they may need more.
+        """
         n = self._n
+        open_ = np.zeros(0, np.int64) if self.finished else self._never()
         needed = np.zeros(2 * n - 1 if n else 0, np.int64)
         for number, new in enumerate(self._new, 1):
             needed[new] = number
         most = np.maximum(needed[n - 1 :], needed[n - 1 :: -1]) if n else needed
         for first, last in buckets(n):
-            if (hops := int(most[first : last + 1].max())) > 0:
+            hops = int(most[first : last + 1].max())
+            if hops > 0 and not ((first <= open_) & (open_ <= last)).any():
                 yield first, last, hops
 
 

@@ -35,7 +35,8 @@ class Dependency:
     unreachable_distances  smallest and largest |q - k| of such a pair
     examples           some of them, (q, k)
     cause              in words, where the structure explains it
-    hops_by_distance   (first, last, hops): the most layers that any connected pair at these distances needs
+    hops_by_distance   (first, last, hops): the most layers that any connected pair at these distances needs; without
+                       distances at which the search gave up before all pairs were connected
     growth             how many keys a query has heard of after l layers, as a formula, where there is one
     """
 
