@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
@@ -97,7 +98,14 @@ def _availability(backend: str, device: str) -> Availability:
     found = [dtype for dtype, reason in refusals.items() if reason is None]
     if not found:
         return Availability(backend, device, (), refusals[torch.bfloat16] or "")
-    return Availability(backend, device, _texts(found), "forward only" if (backend, device) in FORWARD_ONLY else "")
+    return Availability(backend, device, _texts(found), _limits(backend, torch.device(device)))
+
+
+def _limits(backend: str, device: torch.device) -> str:
+    if (backend, device.type) in FORWARD_ONLY:
+        return "forward only"
+    remark: Callable[[torch.device], str] | None = getattr(load(backend), "remark", None)
+    return remark(device) if remark else ""
 
 
 def _texts(dtypes: tuple[torch.dtype, ...] | list[torch.dtype]) -> tuple[str, ...]:

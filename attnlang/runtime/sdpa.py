@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from attnlang.plan import Plan, Tiles
-from attnlang.runtime import strided, tile_attention
+from attnlang.runtime import cudnn, strided, tile_attention
 from attnlang.runtime.blocks import BlockLists
 from attnlang.runtime.kernels import Kernel, kernel_for, no_kernel
 from attnlang.runtime.merge import accumulator_dtype
@@ -26,6 +26,14 @@ FEWER_QUERIES = True
 def refusal(plan: Plan, device: torch.device, dtype: torch.dtype, head_dim: int) -> str | None:
     """Why this backend cannot run a plan there, naming what can; None if it can."""
     return no_kernel(device, dtype, head_dim)
+
+
+def remark(device: torch.device) -> str:
+    """What `attnc env` says beside the dtypes: whether cuDNN runs 16-bit calls there, or why flash-attention does."""
+    if device.type != "cuda":
+        return ""
+    reason = cudnn.refusal_here(device, torch.bfloat16, 64)
+    return "16-bit by cuDNN" if reason is None else f"16-bit by flash-attention ({reason})"
 
 
 def forward(

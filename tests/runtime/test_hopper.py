@@ -28,6 +28,7 @@ from attnlang.runtime.triton.launches import Launch, launches
 from attnlang.runtime.triton.nesting import Shape
 from attnlang.runtime.triton.pieces import Seen, pieces, weights
 from attnlang.runtime.triton.prepared import log_m
+from attnlang.runtime.triton.specialised import refusal
 
 ROWS = 64
 SCRIPT = Path(__file__).parent / "compile_hopper.py"
@@ -136,3 +137,9 @@ def test_every_configuration_of_the_table_compiles_for_hopper() -> None:
     )
     assert done.returncode == 0, done.stderr[-2000:]
     assert len(done.stdout.splitlines()) == 6
+
+
+def test_which_kernel_runs_is_said() -> None:
+    assert refusal((9, 0), "3.6.0") is None
+    assert "compute capability 9.0, this GPU has 8.0" in (refusal((8, 0), "3.6.0") or "")
+    assert "triton 3.6, this is 3.7.1" in (refusal((9, 0), "3.7.1") or "")

@@ -72,6 +72,17 @@ def refusal(plan: Plan, device: torch.device, dtype: torch.dtype, head_dim: int)
     return None
 
 
+def remark(device: torch.device) -> str:
+    """What `attnc env` says beside the dtypes: which kernel does not run there, and why."""
+    if device.type != "cuda":
+        return ""
+    import triton
+
+    from attnlang.runtime.triton import specialised
+
+    return specialised.refusal(torch.cuda.get_device_capability(device), triton.__version__) or ""
+
+
 def _on(device: torch.device) -> AbstractContextManager[object]:
     """Triton launches on the current device; tensors may be on another."""
     if device.type != "cuda" or device.index in (None, torch.cuda.current_device()):

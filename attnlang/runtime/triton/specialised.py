@@ -25,6 +25,7 @@ ROWS = 64
 """Queries of a consumer."""
 HEAD_DIMS = (64, 128)
 LOADER_REGISTERS = 24
+HOPPER = (9, 0)
 VERSIONS = ((3, 6),)
 """Versions of triton whose Gluon the kernel is written in and tested with; others run the kernel for all GPUs."""
 
@@ -69,11 +70,19 @@ TABLE: dict[tuple[int, Kind], Split] = {
 @lru_cache
 def available(device: torch.device) -> bool:
     """Whether the device is a Hopper GPU and this triton has the language that the kernel is written in."""
-    if os.environ.get("TRITON_INTERPRET") == "1":
+    if device.type != "cuda" or os.environ.get("TRITON_INTERPRET") == "1":
         return False
-    if device.type != "cuda" or torch.cuda.get_device_capability(device) != (9, 0):
-        return False
-    return tuple(map(int, triton.__version__.split(".")[:2])) in VERSIONS
+    return refusal(torch.cuda.get_device_capability(device), triton.__version__) is None
+
+
+def refusal(capability: tuple[int, int], version: str) -> str | None:
+    """Why the kernel for all GPUs runs instead; None on a GPU and with a triton that this one is for."""
+    if capability != HOPPER:
+        return f"the faster forward kernel is for compute capability 9.0, this GPU has {capability[0]}.{capability[1]}"
+    if tuple(map(int, version.split(".")[:2])) not in VERSIONS:
+        known = ", ".join(".".join(map(str, one)) for one in VERSIONS)
+        return f"the faster forward kernel is for triton {known}, this is {version}"
+    return None
 
 
 @lru_cache
