@@ -68,7 +68,7 @@ def check_inputs(q: Tensor, k: Tensor, v: Tensor, heads: int) -> None:
 
 def check_scale(scale: float | None) -> None:
     """Raise ValueError unless the scale is a number, or left out."""
-    if scale is not None and not isinstance(scale, int | float):  # pyright: ignore[reportUnnecessaryIsInstance]
+    if scale is not None and not isinstance(scale, int | float):  # pyright: ignore[reportUnnecessaryIsInstance] - as above
         raise ValueError(f"scale must be a number, or None for head_dim ** -0.5, not {type(scale).__name__}")
 
 

@@ -22,7 +22,8 @@ from attnlang.runtime.specimens import Specimen, specimen
 if TYPE_CHECKING:
     from attnlang.nn import PatternAttention
 
-HEAD_DIM = 16
+HEAD_DIMS = {"cpu": 16, "cuda": 64}
+"""What is tried where nothing else is asked for: small, and on a GPU of a size that its fastest kernels are for."""
 EXACT = 1e-12
 NAMES = ("out", "lse", "dq", "dk", "dv")
 
@@ -87,16 +88,18 @@ def verify(
     dtypes: Sequence[torch.dtype] | None = None,
     device: str | torch.device = "cpu",
     batch: int = 2,
+    head_dim: int | None = None,
 ) -> Verification:
     """Compare a module with the formula on random inputs; errors are largest absolute differences.
 
     Without lengths, those at which the pattern has a meaning; runtime tables are filled. dtypes defaults to float64,
-    float32 and bfloat16 on cpu, and to float32, bfloat16 and float16 on cuda.
+    float32 and bfloat16 on cpu, and to float32, bfloat16 and float16 on cuda; head_dim to 16 and to 64.
     """
     device = torch.device(device)
+    dim = _head_dim(head_dim, device)
     what = Specimen(module.pattern, tuple(lengths)) if lengths else specimen(module.pattern)
     kinds = dtypes or _dtypes(device)
-    backend = module.backend if module.backend != AUTO else module.choice(device, kinds[-1], HEAD_DIM).name
+    backend = module.backend if module.backend != AUTO else module.choice(device, kinds[-1], dim).name
 
     def run(q: Tensor, k: Tensor, v: Tensor, tables: list[Tensor]) -> tuple[Tensor, Tensor]:
         given = dict(zip((name for name, _ in module.pattern.tables), tables, strict=True))
@@ -108,7 +111,7 @@ def verify(
         found
         for dtype in kinds
         for n in what.lengths
-        for found in _case(what, n, module.heads, dtype, device, batch).findings(runs)
+        for found in _case(what, (batch, module.heads, n, dim), dtype, device).findings(runs)
     ]
     title = f"{module.pattern.call}, {module.heads} heads, backend {backend} on {device.type}, against the formula"
     return Verification(title, tuple(findings))
@@ -122,13 +125,15 @@ def verify_backends(
     dtypes: Sequence[torch.dtype | str] = (),
     device: str | torch.device | None = None,
     batch: int = 2,
+    head_dim: int | None = None,
 ) -> Verification:
     """Compare a plan on several backends with the formula; on all that this version has, unless some are named.
 
-    device is cuda where there is a GPU, and else cpu, unless given; dtypes as for `verify`, or their names. Raises
-    ValueError for a device, dtype or backend that does not exist.
+    device is cuda where there is a GPU, and else cpu, unless given; dtypes and head_dim as for `verify`, dtypes also by
+    name. Raises ValueError for a device, dtype or backend that does not exist.
     """
     device = _device(device)
+    dim = _head_dim(head_dim, device)
     wanted = tuple(map(_dtype, dtypes)) or _dtypes(device)
     program = Program(plan, what.pattern.tables).text()
     chosen = [(name, load(name)) for name in backends or names() if name != REFERENCE]
@@ -137,13 +142,13 @@ def verify_backends(
     for dtype in wanted:
         runs: list[tuple[str, Attention, bool]] = []
         for name, backend in chosen:
-            reason = backend.refusal(plan, device, dtype, HEAD_DIM)
+            reason = backend.refusal(plan, device, dtype, dim)
             if reason is None:
                 runs.append((name, _on(name, program), (name, device.type) not in FORWARD_ONLY))
             else:
                 refusals.setdefault(name, reason)
         for n in what.lengths if runs else ():
-            findings += _case(what, n, plan.heads, dtype, device, batch).findings(runs)
+            findings += _case(what, (batch, plan.heads, n, dim), dtype, device).findings(runs)
     order = {name: place for place, (name, _) in enumerate(chosen)}
     findings.sort(key=lambda finding: order[finding.backend])
     title = f"{what.pattern.call}, {plan.heads} heads, on {device.type}, against the formula"
@@ -167,6 +172,10 @@ def _device(device: str | torch.device | None) -> torch.device:
     if found.type == "cuda" and not there:
         raise ValueError("device cuda: torch finds no CUDA device here")
     return found
+
+
+def _head_dim(head_dim: int | None, device: torch.device) -> int:
+    return HEAD_DIMS.get(device.type, HEAD_DIMS["cpu"]) if head_dim is None else head_dim
 
 
 def _dtype(dtype: torch.dtype | str) -> torch.dtype:
@@ -209,11 +218,12 @@ class _Case:
             yield Finding(backend, dtype, n, errors, self.allowed[: len(errors)])
 
 
-def _case(what: Specimen, n: int, heads: int, dtype: torch.dtype, device: torch.device, batch: int) -> _Case:
+def _case(what: Specimen, shape: tuple[int, int, int, int], dtype: torch.dtype, device: torch.device) -> _Case:
+    """The case of q, k, v and d_out in one shape (batch, heads, N, head_dim)."""
+    _, heads, n, dim = shape
     generator = torch.Generator().manual_seed(n)
-    shape = (batch, heads, n, HEAD_DIM)
     inputs = [torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype).to(device) for _ in range(4)]
-    scale = HEAD_DIM**-0.5
+    scale = dim**-0.5
     filled = what.tables(n, heads)
     tables = [torch.from_numpy(filled[name]).to(device) for name, _ in what.pattern.tables]
 

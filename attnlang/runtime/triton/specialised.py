@@ -116,6 +116,8 @@ class Forward:
             assert seen is not None
             x, y = (Seen(x.stride(2), place) for x, place in zip(operands.streamed, seen.places, strict=True))
             table, log_m = _tables(launch, n, batch, split, x, y, q.device)
+            if not len(table):
+                continue  # (a residue class that no position of so short a sequence is in)
             hopper.attend[(min(len(table), split.resident * _multiprocessors(q.device)),)](
                 q, out, operands.lse, operands.accumulators[0], q.stride()[:3], out.stride()[:3], *seen.descriptors,
                 log_m, table, len(table), n, heads, band.lo or 0, band.hi or 0, self.scale * math.log2(math.e),

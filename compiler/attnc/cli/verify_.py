@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 @click.option("--all", "library", is_flag=True, help="The whole library, with small parameters.")
 @click.option("--n", "lengths", multiple=True, type=Count(1, 4096), help="A length to try; may be repeated.")
 @click.option("--heads", default=6, show_default=True, type=Count(1), help="Number of heads.")
+@click.option("--head-dim", type=Count(2), help="Dimension of a head; 16 on cpu, 64 on cuda.")
 @click.option("--device", type=click.Choice(["cpu", "cuda"]), help="Where to run; cuda where there is a GPU, else cpu.")
 @click.option("--backend", "backends", multiple=True, help="Only this backend; may be repeated.")
 @click.option("--dtype", "dtypes", multiple=True, help="Only this dtype, as float64; may be repeated.")
@@ -35,6 +36,7 @@ def command(
     library: bool,
     lengths: tuple[int, ...],
     heads: int,
+    head_dim: int | None,
     device: str | None,
     backends: tuple[str, ...],
     dtypes: tuple[str, ...],
@@ -68,7 +70,7 @@ def command(
             found = load_pattern(pattern, parameters)
             chosen = iter([Specimen(found, lengths) if lengths else specimen(found)])
         results: list[Verification] = []
-        trial = _Trial(heads, device, backends, dtypes)
+        trial = _Trial(heads, head_dim, device, backends, dtypes)
         for result in _at_once(chosen, trial, jobs) if jobs > 1 else _results(chosen, trial, library):
             results.append(result)
             if not as_json:
@@ -87,6 +89,7 @@ class _Trial:
     """What is done with each pattern; a process can be told it."""
 
     heads: int
+    head_dim: int | None
     device: str | None
     backends: tuple[str, ...]
     dtypes: tuple[str, ...]
@@ -96,7 +99,9 @@ class _Trial:
         from attnlang.runtime.verify import verify_backends
 
         plan = lower(what.pattern, self.heads)
-        return verify_backends(what, plan, backends=self.backends, dtypes=self.dtypes, device=self.device)
+        return verify_backends(
+            what, plan, backends=self.backends, dtypes=self.dtypes, device=self.device, head_dim=self.head_dim
+        )
 
 
 def _results(chosen: Iterable[Specimen], trial: _Trial, library: bool) -> Iterator[Verification]:
