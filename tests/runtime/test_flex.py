@@ -21,8 +21,10 @@ from torch.nn.attention import flex_attention
 import attnlang
 from attnlang.nn import PatternAttention
 from attnlang.runtime import flex
-from attnlang.runtime.flex import kernel
+from attnlang.runtime.blocks import FULL
+from attnlang.runtime.flex import kernel, pieces
 from attnlang.runtime.flex.lists import SIDE, Blocks, Order, interval_blocks
+from attnlang.runtime.flex.pieces import TileBits
 from tests.strategies import examples, heads, relations
 
 ROUNDING = {"rtol": 0, "atol": 1e-12}
@@ -86,6 +88,37 @@ def test_interval_blocks_hold_every_pair_and_full_ones_nothing_else(rows: int, k
     tiles = held.reshape(2, side[0], SIDE, side[1], SIDE)
     assert not (tiles.any((2, 4)) & ~(partial | full)).any()
     assert not (full & ~tiles.all((2, 4))).any()
+
+
+def masks_of(tiles: TileBits) -> np.ndarray:
+    """The mask of every tile, as `kernel.under_tiles` finds it: (query blocks, key blocks, SIDE, SIDE / 8)."""
+    place = np.arange(len(tiles.first)) - tiles.first[:, None]
+    inside = (place >= 0) & (place < tiles.width[:, None])
+    return tiles.bits[tiles.base[:, None] + tiles.table[np.where(inside, tiles.offset[:, None] + place, 0)]]
+
+
+@given(st.integers(2, 12), st.integers(1, 30), st.sampled_from((12, 15, 40, 1000)), st.integers(0, 2**32 - 1))
+@examples(60)
+def test_every_tile_keeps_its_mask_however_many_pages_there_are(side: int, count: int, most: int, seed: int) -> None:
+    generator = np.random.default_rng(seed)
+    q, k = np.nonzero(generator.random((side, side)) < generator.random() * (np.indices((side, side)).sum(0) > 0))
+    bits = generator.integers(0, 256, (count, SIDE, SIDE // 8)).astype(np.uint8)
+    masks = generator.integers(FULL, count, len(q)).astype(np.int32)
+    expected = np.zeros((side, side, SIDE, SIDE // 8), np.uint8)
+    expected[q, k] = np.where((masks == FULL)[:, None, None], 255, bits[masks])
+    if len(q):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(pieces, "MOST_MASKS", most)
+            tiles = pieces._bits(q, k, masks, side, bits)
+        assert tiles.table.dtype == np.int16, "numbers of 32 bits would be kept in shared memory"
+        assert (masks_of(tiles) == expected).all()
+
+
+def test_more_masks_for_a_query_than_a_page_holds_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pieces, "MOST_MASKS", 3)
+    bits = np.arange(4 * SIDE * SIDE // 8).reshape(4, SIDE, SIDE // 8).astype(np.uint8)
+    with pytest.raises(ValueError, match=r"at most 3 tiles of 128 x 128 pairs .* here are 4; backend 'triton'"):
+        pieces._bits(np.zeros(4, np.int64), np.arange(4), np.arange(4, dtype=np.int32), 4, bits)
 
 
 def dense(query: Tensor, key: Tensor, value: Tensor, *, block_mask: Any, scale: float, **_: Any) -> Any:

@@ -9,9 +9,10 @@ Shape legend: X batch times heads, L rows of queries, S of keys, D head dimensio
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
+from types import MappingProxyType
 from typing import Any, TypeAlias
 
 import torch
@@ -20,15 +21,20 @@ import torch.fx.experimental._config as shapes  # pyright: ignore[reportPrivateU
 from torch import Tensor
 from torch.nn.attention.flex_attention import AuxRequest, BlockMask, flex_attention
 
-from attnlang.runtime.blocks import FULL
 from attnlang.runtime.flex.lists import SIDE
 
 Orders: TypeAlias = Sequence[Tensor]
 """Counts and indices of kv, full_kv, q and full_q: eight tensors, (P, rows) and (P, rows, width)."""
 MaskMod: TypeAlias = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 
-KERNEL: Any = {"FORCE_USE_FLEX_ATTENTION": True}
+LOG2_SIDE = SIDE.bit_length() - 1
+"""Blocks are found by shifts: of // and % inductor writes out what they do to negative numbers, for every pair."""
+KERNEL = {"FORCE_USE_FLEX_ATTENTION": True}
 """Not the kernel for decoding, which FlexAttention takes for few rows: it would be compiled for by itself."""
+SMALL_TILES = {"fwd_BLOCK_M": 64, "fwd_BLOCK_N": 64}
+"""The forward under bits at head dimensions up to 64, where torch 2.11 takes 128 x 128 pairs for four warps on an H100:
+with the bits of so many pairs, registers spill by kilobytes.
+"""
 MOST_GRAPHS = 256
 """Compilations of one function: dtypes, head dimensions, scales, and sizes of 1."""
 LARGEST_ON_CPU = 2**28
@@ -52,26 +58,34 @@ def under_tiles(
     q: Tensor, k: Tensor, v: Tensor, mask: Sequence[Tensor], orders: Orders, scale: float
 ) -> tuple[Tensor, Tensor]:
     """Out (X, 1, L, D) and lse (X, 1, L) under the pairs that `pieces.TileBits` describes."""
-    offset, first, width, table, bits = mask
+    offset, first, width, base, table, bits = mask
 
     def holds(x: Tensor, head: Tensor, i: Tensor, j: Tensor) -> Tensor:
-        row = i // SIDE
-        place = j // SIDE - first[row]
+        row = i >> LOG2_SIDE
+        place = (j >> LOG2_SIDE) - first[row]
         inside = (place >= 0) & (place < width[row])
-        number = table[torch.where(inside, offset[row] + place, 0)]
-        byte = bits[torch.where(number >= 0, number, 0), i % SIDE, j % SIDE // 8]
-        bit = (byte.to(torch.int32) >> (j % 8)) & 1
-        return inside & ((number == FULL) | ((number >= 0) & (bit == 1)))
+        number = base[row] + table[torch.where(inside, offset[row] + place, 0)]
+        byte = bits[number, i & (SIDE - 1), (j & (SIDE - 1)) >> 3]
+        return ((byte.to(torch.int32) >> (j & 7)) & 1) != 0
 
-    return _flex(q, k, v, holds, orders, scale)
+    return _flex(q, k, v, holds, orders, scale, SMALL_TILES if q.size(-1) <= 64 else {})
 
 
-def _flex(q: Tensor, k: Tensor, v: Tensor, holds: MaskMod, orders: Orders, scale: float) -> tuple[Tensor, Tensor]:
+def _flex(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    holds: MaskMod,
+    orders: Orders,
+    scale: float,
+    options: Mapping[str, Any] = MappingProxyType({}),
+) -> tuple[Tensor, Tensor]:
     block_mask = BlockMask(
         (q.size(2), k.size(2)), *(order.unsqueeze(1) for order in orders), BLOCK_SIZE=(SIDE, SIDE), mask_mod=holds
     )
+    chosen: Any = {**KERNEL, **options}
     out, stats = flex_attention(
-        q, k, v, block_mask=block_mask, scale=scale, return_aux=AuxRequest(lse=True), kernel_options=KERNEL
+        q, k, v, block_mask=block_mask, scale=scale, return_aux=AuxRequest(lse=True), kernel_options=chosen
     )
     assert stats.lse is not None
     return out, stats.lse

@@ -17,10 +17,14 @@ from numpy.typing import NDArray
 
 from attnlang.plan import Band, Columns, Lattice, Plan, Runs, Tiles
 from attnlang.runtime.blocks import FULL, BlockLists, block_lists
-from attnlang.runtime.flex.lists import SIDE, Blocks, Entries, Ints, blocks, interval_blocks
+from attnlang.runtime.flex.lists import NARROWEST, SIDE, Blocks, Entries, Ints, blocks, interval_blocks
 
-MISSING = -2
-"""The number of a tile that no pair lies in."""
+EMPTY, WHOLE = 0, 1
+"""The first two masks of every page: of a tile in which no pair counts, and of one in which all do."""
+MOST_MASKS = 2**15 - 2
+"""Masks of a page besides those. Numbers of masks are int16: FlexAttention gathers one for every pair, and Triton keeps
+gathers of 32 bits for several tiles at once in shared memory, which at 128 x 128 pairs have no room there.
+"""
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -33,15 +37,17 @@ class Intervals:
 
 @dataclass(frozen=True, eq=False, slots=True)
 class TileBits:
-    """Of tile (i, j): number = table[offset[i] + j - first[i]] for first[i] <= j < first[i] + width[i], else none.
+    """Tile (i, j) has mask  base[i] + table[offset[i] + j - first[i]]  for first[i] <= j < first[i] + width[i].
 
-    A number is `MISSING`, `FULL`, or a row of `bits` (masks, SIDE, SIDE / 8).
+    Elsewhere no pair counts, as in mask base[i] + table[0]. A mask is a row of `bits` (masks, SIDE, SIDE / 8); base[i]
+    is where the page of query block i begins.
     """
 
     offset: Ints
     first: Ints
     width: Ints
-    table: Ints
+    base: Ints
+    table: NDArray[np.int16]
     bits: NDArray[np.uint8]
 
 
@@ -176,12 +182,45 @@ def _some(which: NDArray[np.int64], q: NDArray[np.int64], k: NDArray[np.int64], 
 
 
 def _bits(q: NDArray[np.int64], k: NDArray[np.int64], masks: Ints, side: int, bits: NDArray[np.uint8]) -> TileBits:
+    """The tiles (q, k) of `side` query blocks, by query block, whose masks are `FULL` or rows of `bits`."""
+    side = max(NARROWEST, side)
     first, last = np.full(side, side), np.full(side, -1)
     np.minimum.at(first, q, k)
     np.maximum.at(last, q, k)
     width = np.maximum(last - first + 1, 0)
-    offset = np.cumsum(width) - width
-    table = np.full(max(2, int(width.sum())), MISSING, np.int32)
-    table[offset[q] + k - first[q]] = masks
-    enough = np.concatenate((bits, np.zeros((max(0, 2 - len(bits)), SIDE, SIDE // 8), np.uint8)))
-    return TileBits(offset.astype(np.int32), first.astype(np.int32), width.astype(np.int32), table, enough)
+    offset = 1 + np.cumsum(width) - width
+    table = np.full(1 + max(1, int(width.sum())), EMPTY, np.int16)
+    base = np.zeros(side, np.int32)
+    pages: list[NDArray[np.uint8]] = []
+    rows = 0
+    for start, stop in _pages(q, len(bits)):
+        here = slice(*np.searchsorted(q, (start, stop)))
+        known, local = np.unique(masks[here][masks[here] != FULL], return_inverse=True)
+        numbers = np.full(len(masks[here]), WHOLE, np.int16)
+        numbers[masks[here] != FULL] = local.reshape(-1) + 2
+        table[offset[q[here]] + k[here] - first[q[here]]] = numbers
+        base[start:stop] = rows
+        pages += [np.zeros_like(bits, shape=(1, SIDE, SIDE // 8)), np.full((1, SIDE, SIDE // 8), 255, np.uint8)]
+        pages.append(bits[known])
+        rows += 2 + len(known)
+    offset, first, width = (x.astype(np.int32) for x in (offset, first, width))
+    return TileBits(offset, first, width, base, table, np.concatenate(pages))
+
+
+def _pages(q: NDArray[np.int64], masks: int) -> Iterator[tuple[int, int]]:
+    """Query blocks start..stop whose tiles have at most `MOST_MASKS` masks: all, or as many as have so few tiles."""
+    last = int(q[-1]) + 1
+    if masks <= MOST_MASKS:
+        yield 0, last
+        return
+    starts = np.searchsorted(q, np.arange(last + 1))
+    start = 0
+    while start < last:
+        stop = int(np.searchsorted(starts, starts[start] + MOST_MASKS, "right")) - 1
+        if stop == start:
+            raise ValueError(
+                f"backend 'flex' takes at most {MOST_MASKS:,} tiles of {SIDE} x {SIDE} pairs for one block of queries, "
+                f"and here are {int(starts[start + 1] - starts[start]):,}; backend 'triton' takes any number"
+            )
+        yield start, stop
+        start = stop

@@ -133,9 +133,9 @@ def _rows(piece: Piece, heads: int, n: int, batch: int, group: int, device: torc
         case Intervals(lower, upper):
             function = under_intervals
             mask = (tensor(np.tile(which, batch).astype(np.int32)), tensor(lower), tensor(upper))
-        case TileBits(offset, first, width, table, bits):
+        case TileBits(offset, first, width, base, table, bits):
             function = under_tiles
-            mask = tuple(map(tensor, (offset, first, width, table, bits)))
+            mask = tuple(map(tensor, (offset, first, width, base, table, bits)))
     return Rows(batch, len(members), function, mask, tuple(found), q, k)
 
 
