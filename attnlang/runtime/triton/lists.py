@@ -21,6 +21,9 @@ from attnlang.runtime.triton.launches import Entry
 CHUNK = 32
 """Entries of a chunk; a list is cut if it has more than twice as many, and than four times the average list."""
 
+MASKS_AT_ONCE = 4096
+"""Masks that are written out pair by pair at once, to turn rows into columns."""
+
 
 @dataclass(frozen=True, slots=True)
 class DeviceLists:
@@ -28,7 +31,8 @@ class DeviceLists:
 
     ranges     (lists x count, 3): of each block of each list the first entry, its first with a mask, and its last
     blocks     (entries): the streamed block
-    masks      (entries): -1 where every pair counts, else a row of `bits`, which holds words of 32 pairs
+    masks      (entries): -1 where every pair counts, else a row of `bits`
+    bits       (masks, block / 32, block): of each row of the fixed side, the pairs with 32 streamed rows as a word
     count      how many blocks a list has
     chunks     (chunks, 5): entry of the launch, block, and as `ranges`
     collected  (blocks that were cut, 4): head, block, first chunk, chunks
@@ -52,7 +56,7 @@ def device_lists(
     masks_before = np.cumsum([0, *(len(side.bits) for side, _ in sides)])
     ranges = np.concatenate([r + before for (_, r), before in zip(sides, entries_before, strict=False)])
     masks = [np.where(s.masks < 0, s.masks, s.masks + o) for (s, _), o in zip(sides, masks_before, strict=False)]
-    words = np.concatenate([side.bits.reshape(-1) for side, _ in sides]).view(np.int32)
+    words = np.concatenate([_words(side.bits, by_key) for side, _ in sides])
     count = len(ranges) // len(sides)
     long = _long(ranges)
     chunks: list[tuple[int, ...]] = []
@@ -82,6 +86,22 @@ def _full_first(side: BlockLists) -> tuple[BlockLists, NDArray[np.int64]]:
     full = np.concatenate([[0], np.cumsum(~masked)])
     first, last = side.starts[:-1], side.starts[1:]
     return ordered, np.stack([first, first + full[last] - full[first], last], 1)
+
+
+def _words(bits: NDArray[np.uint8], by_key: bool) -> NDArray[np.int32]:
+    """Masks (masks, query, key / 8) as words of 32 streamed rows, those of all fixed rows side by side.
+
+    The fixed rows are the queries, or by_key the keys: then queries become the bits of a word.
+    """
+    masks, block, _ = bits.shape
+    words = np.empty((masks, block // 32, block), np.int32)
+    for at in range(0, masks, MASKS_AT_ONCE):
+        some = bits[at : at + MASKS_AT_ONCE]
+        if by_key:
+            pairs = np.unpackbits(some, axis=-1, bitorder="little").swapaxes(1, 2)
+            some = np.packbits(pairs, axis=-1, bitorder="little")
+        words[at : at + MASKS_AT_ONCE] = some.view(np.int32).swapaxes(1, 2)
+    return words
 
 
 def _long(ranges: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -235,6 +235,24 @@ def outer(
 
 
 @triton.jit
+def _held(words, shift, BLOCK: tl.constexpr, F: tl.constexpr, S: tl.constexpr):
+    """Which of F x S pairs a mask holds: bit `shift` + s of fixed row f, of which 32 are the word  words + f.
+
+    A row's words are BLOCK apart, so that those of all fixed rows are read at once: F for every 32 streamed rows.
+    """
+    row = tl.arange(0, F)
+    column = tl.arange(0, S)
+    if S < 32:
+        bit = tl.full([S], 1, tl.int32) << (shift + column)
+    else:
+        bit = tl.full([S], 1, tl.int32) << (column % 32)  # (the same for every tile: computed once)
+    word = tl.load(words + row)[:, None]
+    for number in tl.static_range(1, S // 32):
+        word = tl.where((column < number * 32)[None, :], word, tl.load(words + number * BLOCK + row)[:, None])
+    return (word & bit[None, :]) != 0
+
+
+@triton.jit
 def listed(
     a0, a1, a2, f0, f1, row_lse, row_delta, xs, ys, x_row, x_column, y_row, y_column, x, y, x_step, y_step, lse, delta,
     place, blocks, masks, bits, first, last, offset, limit, scale,
@@ -256,15 +274,8 @@ def listed(
             column, column_delta = _vectors(lse, delta, place, at, limit, S, MASKED, VECTORS)
         s_FS = tl.dot(f0, tl.trans(x_SD), input_precision=PRECISION)
         if MASKED:
-            f = offset + tl.arange(0, F)
-            s = inside + tl.arange(0, S)
             words = bits + tl.load(masks + entry).to(tl.int64) * (BLOCK * BLOCK // 32)
-            if MODE == KEY_GRADIENT:  # masks are (query, key)
-                word = tl.load(words + s[None, :] * (BLOCK // 32) + f[:, None] // 32)
-                keep = ((word >> (f[:, None] % 32)) & 1) != 0
-            else:
-                word = tl.load(words + f[:, None] * (BLOCK // 32) + s[None, :] // 32)
-                keep = ((word >> (s[None, :] % 32)) & 1) != 0
+            keep = _held(words + (inside // 32) * BLOCK + tl.multiple_of(offset, F), inside % 32, BLOCK, F, S)
             s_FS = tl.where(keep, s_FS, float("-inf"))
         a0, a1, a2 = _step(s_FS, a0, a1, a2, f1, row_lse, row_delta, x_SD, y_SD, column, column_delta, scale,
                            MODE, False, PRECISION)  # fmt: skip
