@@ -152,14 +152,14 @@ def interpret() -> None:
 def main(names: list[str]) -> None:
     assert os.environ.get("TRITON_INTERPRET") == "1"
     interpret()
-    from attnlang.runtime.triton import lists, run
+    from attnlang.runtime.triton import lists, ready
     from attnlang.runtime.triton.tuning import Config
 
-    configs = tuple((mode, Config(16, 16, 4, 1)) for mode in run.MODES)
+    configs = tuple((mode, Config(16, 16, 4, 1)) for mode in ready.MODES)
     for name in names:
         case = CASES[name]
         lists.CHUNK = case.chunk or 32
-        options = run.Options(configs, case.descriptors, 32)
+        options = ready.Options(configs, case.descriptors, 32)
         try:
             errors, allowed = differences(case, "cpu", options)
         except Exception as error:

@@ -54,22 +54,7 @@ class Work:
     accumulate: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Operands:
-    """The tensors of a pass: what is fixed, streamed, and written; twice the same where there is one only.
-
-    lse is written by the forward pass, and otherwise read: in log2, inf for rows without keys.
-    """
-
-    fixed: tuple[Tensor, Tensor]
-    streamed: tuple[Tensor, Tensor]
-    lse: Tensor
-    delta: Tensor
-    results: tuple[Tensor, Tensor]
-    accumulators: tuple[Tensor, Tensor]
-
-
-class _Content:
+class Content:
     """What tables hold, as a key of a cache: every layer of a model meets the same tables, in each of its passes."""
 
     __slots__ = ("arrays", "hash")
@@ -82,34 +67,32 @@ class _Content:
         return self.hash
 
     def __eq__(self, other: object) -> bool:
-        if not isinstance(other, _Content) or self.arrays.keys() != other.arrays.keys():
+        if not isinstance(other, Content) or self.arrays.keys() != other.arrays.keys():
             return False
         return all(np.array_equal(array, other.arrays[name]) for name, array in self.arrays.items())
 
 
-def work(
-    plan: Plan, shape: Shape, mode: Mode, list_block: int, tables: Mapping[str, Tensor], device: torch.device
-) -> Work:
+def work(plan: Plan, shape: Shape, mode: Mode, list_block: int, content: Content | None, device: torch.device) -> Work:
     """The launches of a plan with their tables; kept for the next call, with runtime tables by what these hold."""
-    if not tables:
+    if content is None:
         return _fixed(plan, shape, mode, list_block, device)
-    return _filled(plan, shape, mode, list_block, _Content(tables), device)
+    return _filled(plan, shape, mode, list_block, content, device)
 
 
 @lru_cache(maxsize=64)
 def _fixed(plan: Plan, shape: Shape, mode: Mode, list_block: int, device: torch.device) -> Work:
-    return _work(plan, shape, mode, list_block, _Content({}), device)
+    return _work(plan, shape, mode, list_block, Content({}), device)
 
 
 @lru_cache(maxsize=12)
 def _filled(
-    plan: Plan, shape: Shape, mode: Mode, list_block: int, content: _Content, device: torch.device
+    plan: Plan, shape: Shape, mode: Mode, list_block: int, content: Content, device: torch.device
 ) -> Work:  # three passes of a few batches
     return _work(plan, shape, mode, list_block, content, device)
 
 
 @lru_cache(maxsize=8)
-def _lists(branch: Tiles, heads: int, n: int, list_block: int, content: _Content) -> tuple[BlockLists, ...]:
+def _lists(branch: Tiles, heads: int, n: int, list_block: int, content: Content) -> tuple[BlockLists, ...]:
     return block_lists(branch, heads, n, list_block, list_block, content.arrays)
 
 
@@ -118,7 +101,7 @@ def _work(
     shape: Shape,
     mode: Mode,
     list_block: int,
-    content: _Content,
+    content: Content,
     device: torch.device,
 ) -> Work:
     lists = {

@@ -60,12 +60,13 @@ def collect(
 
 @triton.jit(do_not_specialize=["n", "heads"])
 def row_products(
-    out, dout, lse, delta, log2_lse, out_b, out_h, out_n, dout_b, dout_h, dout_n, n, heads,
-    D: tl.constexpr, PADDED: tl.constexpr, F: tl.constexpr,
+    out, dout, lse, delta, log2_lse, out_b, out_h, out_n, dout_b, dout_h, dout_n, n, heads, rates,
+    D: tl.constexpr, PADDED: tl.constexpr, F: tl.constexpr, PLANES: tl.constexpr,
 ):  # fmt: skip
     """What the gradients need of every row: delta = <out, d_out>, which is also <P, dP>; and lse in log2.
 
-    A row without keys gets lse inf, so that p = exp2(s - lse) is 0.
+    A row without keys gets lse inf, so that p = exp2(s - lse) is 0. Both come in planes, one for each rate (a divisor
+    of n, the first is 1): rows of a residue class lie side by side there.
     """
     batch, head = tl.program_id(2).to(tl.int64), tl.program_id(1).to(tl.int64)
     row = tl.program_id(0).to(tl.int64) * F + tl.arange(0, F)
@@ -73,7 +74,13 @@ def row_products(
     inside = (row < n)[:, None] & (d_D < D)[None, :]
     a = tl.load(out + batch * out_b + head * out_h + row[:, None] * out_n + d_D[None, :], inside, other=0.0)
     b = tl.load(dout + batch * dout_b + head * dout_h + row[:, None] * dout_n + d_D[None, :], inside, other=0.0)
-    place = (batch * heads + head) * n + row
-    tl.store(delta + place, tl.sum(a.to(tl.float32) * b.to(tl.float32), 1), row < n)
-    natural = tl.load(lse + place, row < n, other=0.0)
-    tl.store(log2_lse + place, tl.where(natural == float("-inf"), float("inf"), natural * LOG2_E), row < n)
+    before = (batch * heads + head) * n
+    natural = tl.load(lse + before + row, row < n, other=0.0)
+    product = tl.sum(a.to(tl.float32) * b.to(tl.float32), 1)
+    log2 = tl.where(natural == float("-inf"), float("inf"), natural * LOG2_E)
+    plane = tl.num_programs(2).to(tl.int64) * heads * n
+    for number in tl.static_range(PLANES):
+        rate = rates[number]
+        place = number * plane + before + row % rate * (n // rate) + row // rate
+        tl.store(delta + place, product, row < n)
+        tl.store(log2_lse + place, log2, row < n)

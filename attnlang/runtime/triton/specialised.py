@@ -14,11 +14,12 @@ import triton
 from torch import Tensor
 
 from attnlang.plan import Band, Plan, Tiles
+from attnlang.runtime.triton.kept import Call, Pointer
 from attnlang.runtime.triton.launches import Launch
-from attnlang.runtime.triton.matrices import matrices, places_of
+from attnlang.runtime.triton.matrices import Form, matrices, places_of
 from attnlang.runtime.triton.nesting import Shape
 from attnlang.runtime.triton.pieces import Seen, pieces, weights
-from attnlang.runtime.triton.prepared import Operands, Work, log_m, work
+from attnlang.runtime.triton.prepared import Work, log_m, work
 from attnlang.runtime.triton.tuning import LIST_BLOCK, Kind, kind_of
 
 ROWS = 64
@@ -97,54 +98,50 @@ def _can_run(launch: Launch) -> bool:
     return launch.even or not launch.nested
 
 
-@dataclass(frozen=True, slots=True)
-class Forward:
-    """The forward pass of a plan: launches, and how their programs are made up. The scale is positive."""
-
-    work: Work
-    split: Split
-    scale: float
-
-    def run(self, operands: Operands) -> None:
-        """Every launch, in order."""
-        hopper: Any = import_module("attnlang.runtime.triton.hopper")
-        q, out, split = operands.fixed[0], operands.results[0], self.split
-        batch, heads, n, dim = q.shape
-        for item in self.work.prepared:
-            launch, band = item.launch, item.launch.band or Band()
-            seen = matrices(operands.streamed, _rates(launch), split.streamed, gluon=True)
-            assert seen is not None
-            x, y = (Seen(x.stride(2), place) for x, place in zip(operands.streamed, seen.places, strict=True))
-            table, log_m = _tables(launch, n, batch, split, x, y, q.device)
-            if not len(table):
-                continue  # (a residue class that no position of so short a sequence is in)
-            hopper.attend[(min(len(table), split.resident * _multiprocessors(q.device)),)](
-                q, out, operands.lse, operands.accumulators[0], q.stride()[:3], out.stride()[:3], *seen.descriptors,
-                log_m, table, len(table), n, heads, band.lo or 0, band.hi or 0, self.scale * math.log2(math.e),
-                D=dim, CONSUMERS=split.consumers, S=split.streamed, STAGES=split.stages,
-                PARTS=launch.parts, BIASED=launch.weighted, HAS_LO=band.lo is not None, HAS_HI=band.hi is not None,
-                Q_SHARED=split.q_shared, REGISTERS=split.consumer_registers, LOADER_REGISTERS=LOADER_REGISTERS,
-                num_warps=4, maxnreg=split.registers,
-            )  # fmt: skip
-
-
-def forward(
-    q: Tensor, k: Tensor, v: Tensor, plan: Plan, scale: float, split: Split | None, nest: bool
-) -> Forward | None:
-    """The forward pass on the specialised kernel, with a given split or the table's; None if it cannot run it."""
-    dim = q.size(-1)
-    if not available(q.device) or q.dtype == torch.float32 or dim not in HEAD_DIMS or scale <= 0:
+def steps(
+    q: Form, k: Form, v: Form, plan: Plan, scale: float, split: Split | None, nest: bool, device: torch.device
+) -> tuple[Work, tuple[Call, ...]] | None:
+    """The launches of the forward pass, with a given split or the table's; None if this kernel cannot run it."""
+    dim = q.shape[-1]
+    if not available(device) or q.dtype == torch.float32 or dim not in HEAD_DIMS or scale <= 0:
         return None
     if any(isinstance(branch, Tiles) for branch in plan.branches):
         return None
-    if q.data_ptr() % 16 or any(stride % 16 for stride in q.stride()[:3]):
+    if not q.aligned or any(stride % 16 for stride in q.strides[:3]):
         return None  # queries are copied 16 bytes at a time
     split = split or TABLE[dim, kind_of(plan)]
-    shape = Shape(q.size(2), q.size(1), k.size(1), split.fixed, split.streamed, nest)
-    found = work(plan, shape, "forward", LIST_BLOCK, {}, q.device)
+    shape = Shape(q.shape[2], q.shape[1], k.shape[1], split.fixed, split.streamed, nest)
+    found = work(plan, shape, "forward", LIST_BLOCK, None, device)
     if not all(_can_run(item.launch) and places_of((k, v), _rates(item.launch)) for item in found.prepared):
         return None
-    return Forward(found, split, scale)
+    calls = (_call(item.launch, q, k, v, scale, split, device) for item in found.prepared)
+    return found, tuple(call for call in calls if call is not None)
+
+
+def _call(launch: Launch, q: Form, k: Form, v: Form, scale: float, split: Split, device: torch.device) -> Call | None:
+    hopper: Any = import_module("attnlang.runtime.triton.hopper")
+    band, out = launch.band or Band(), q.like()
+    batch, heads, n, dim = q.shape
+    seen = matrices((k, v), (2, 3), _rates(launch), split.streamed, gluon=True)
+    assert seen is not None
+    x, y = (Seen(form.strides[2], place) for form, place in zip((k, v), seen.places, strict=True))
+    table, log_m = _tables(launch, n, batch, split, x, y, device)
+    if not len(table):
+        return None  # (a residue class that no position of so short a sequence is in)
+    return Call(
+        hopper.attend,
+        (min(len(table), split.resident * _multiprocessors(device)),),
+        (
+            *map(Pointer, (0, 6, 4, 8)), q.strides[:3], out.strides[:3], *seen.descriptors,
+            log_m, table, len(table), n, heads, band.lo or 0, band.hi or 0, scale * math.log2(math.e),
+        ),
+        {
+            "D": dim, "CONSUMERS": split.consumers, "S": split.streamed, "STAGES": split.stages, "PARTS": launch.parts,
+            "BIASED": launch.weighted, "HAS_LO": band.lo is not None, "HAS_HI": band.hi is not None,
+            "Q_SHARED": split.q_shared, "REGISTERS": split.consumer_registers, "LOADER_REGISTERS": LOADER_REGISTERS,
+            "num_warps": 4, "maxnreg": split.registers,
+        },
+    )  # fmt: skip
 
 
 def _rates(launch: Launch) -> tuple[int, ...]:
