@@ -9,10 +9,9 @@ Shape legend: X batch times heads, L rows of queries, S of keys, D head dimensio
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
-from types import MappingProxyType
 from typing import Any, TypeAlias
 
 import torch
@@ -31,10 +30,8 @@ LOG2_SIDE = SIDE.bit_length() - 1
 """Blocks are found by shifts: of // and % inductor writes out what they do to negative numbers, for every pair."""
 KERNEL = {"FORCE_USE_FLEX_ATTENTION": True}
 """Not the kernel for decoding, which FlexAttention takes for few rows: it would be compiled for by itself."""
-SMALL_TILES = {"fwd_BLOCK_M": 64, "fwd_BLOCK_N": 64}
-"""The forward under bits at head dimensions up to 64, where torch 2.11 takes 128 x 128 pairs for four warps on an H100:
-with the bits of so many pairs, registers spill by kilobytes.
-"""
+TUNED = (64, 128, 256)
+"""Head dimensions for which torch 2.11 has tile shapes for every dtype and GPU."""
 MOST_GRAPHS = 256
 """Compilations of one function: dtypes, head dimensions, scales, and sizes of 1."""
 LARGEST_ON_CPU = 2**28
@@ -68,27 +65,33 @@ def under_tiles(
         byte = bits[number, i & (SIDE - 1), (j & (SIDE - 1)) >> 3]
         return ((byte.to(torch.int32) >> (j & 7)) & 1) != 0
 
-    return _flex(q, k, v, holds, orders, scale, SMALL_TILES if q.size(-1) <= 64 else {})
+    return _flex(q, k, v, holds, orders, scale, under_bits=True)
 
 
 def _flex(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    holds: MaskMod,
-    orders: Orders,
-    scale: float,
-    options: Mapping[str, Any] = MappingProxyType({}),
+    q: Tensor, k: Tensor, v: Tensor, holds: MaskMod, orders: Orders, scale: float, under_bits: bool = False
 ) -> tuple[Tensor, Tensor]:
     block_mask = BlockMask(
         (q.size(2), k.size(2)), *(order.unsqueeze(1) for order in orders), BLOCK_SIZE=(SIDE, SIDE), mask_mod=holds
     )
-    chosen: Any = {**KERNEL, **options}
+    dim = q.size(-1)
+    tiles = _forward_tiles(dim, q.element_size()) if dim not in TUNED or (under_bits and dim == 64) else {}
+    options: Any = {**KERNEL, **tiles}
     out, stats = flex_attention(
-        q, k, v, block_mask=block_mask, scale=scale, return_aux=AuxRequest(lse=True), kernel_options=chosen
+        q, k, v, block_mask=block_mask, scale=scale, return_aux=AuxRequest(lse=True), kernel_options=options
     )
     assert stats.lse is not None
     return out, stats.lse
+
+
+def _forward_tiles(head_dim: int, itemsize: int) -> dict[str, int]:
+    """Queries and keys of a tile of the forward, where torch's choice does not fit.
+
+    For head dimensions that it has no shapes for it takes 64 x 64, which from 129 on is more than the shared memory of
+    an A100, and in float32 of an H100. At 64 it takes 128 x 128 pairs for four warps on an H100: with the bits of so
+    many pairs, registers spill by kilobytes.
+    """
+    return {"fwd_BLOCK_M": 64, "fwd_BLOCK_N": (128 if head_dim <= 128 else 64) // itemsize}
 
 
 def no_backward(device: torch.device) -> str | None:

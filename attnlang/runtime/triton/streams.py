@@ -15,6 +15,7 @@ LOG2_E = tl.constexpr(1.4426950408889634)
 LN_2 = tl.constexpr(0.6931471805599453)
 NEVER = tl.constexpr(2147483647)
 MOST_PARTS = tl.constexpr(6)
+INTERPRETED = tl.constexpr(triton.knobs.runtime.interpret)
 
 
 @triton.jit
@@ -235,21 +236,36 @@ def outer(
 
 
 @triton.jit
-def _held(words, shift, BLOCK: tl.constexpr, F: tl.constexpr, S: tl.constexpr):
-    """Which of F x S pairs a mask holds: bit `shift` + s of fixed row f, of which 32 are the word  words + f.
+def _held(s_FS, words, shift, BLOCK: tl.constexpr, F: tl.constexpr, S: tl.constexpr):
+    """The products s with -inf where a mask holds no pair: row f's are the bits from `shift` on of the word  words + f.
 
     A row's words are BLOCK apart, so that those of all fixed rows are read at once: F for every 32 streamed rows.
+    Written as a comparison, LLVM makes a vector of all of a thread's, and takes it apart again bit by bit: twice as
+    many instructions. As PTX it is one to test a pair and one to choose, as few as any predicate takes.
     """
     row = tl.arange(0, F)
     column = tl.arange(0, S)
+    place = column % 32  # (the same for every tile, so that bits are computed once)
     if S < 32:
-        bit = tl.full([S], 1, tl.int32) << (shift + column)
-    else:
-        bit = tl.full([S], 1, tl.int32) << (column % 32)  # (the same for every tile: computed once)
-    word = tl.load(words + row)[:, None]
+        place += shift
+    bit_FS = (tl.full([S], 1, tl.int32) << place)[None, :]
+    word_FS = tl.load(words + row)[:, None]
     for number in tl.static_range(1, S // 32):
-        word = tl.where((column < number * 32)[None, :], word, tl.load(words + number * BLOCK + row)[:, None])
-    return (word & bit[None, :]) != 0
+        here = tl.load(words + number * BLOCK + row)[:, None]
+        word_FS = tl.where((column < number * 32)[None, :], word_FS, here)
+    if INTERPRETED:
+        kept_FS = tl.where((word_FS & bit_FS) != 0, s_FS, float("-inf"))
+    else:
+        kept_FS = tl.inline_asm_elementwise(
+            """{
+            .reg .pred held;
+            .reg .b32 bit;
+            and.b32 bit, $2, $3;
+            setp.ne.b32 held, bit, 0;
+            selp.f32 $0, $1, 0fFF800000, held;
+            }""",
+            "=r,r,r,r", [s_FS, word_FS, bit_FS], tl.float32, is_pure=True, pack=1)  # fmt: skip
+    return kept_FS
 
 
 @triton.jit
@@ -275,8 +291,8 @@ def listed(
         s_FS = tl.dot(f0, tl.trans(x_SD), input_precision=PRECISION)
         if MASKED:
             words = bits + tl.load(masks + entry).to(tl.int64) * (BLOCK * BLOCK // 32)
-            keep = _held(words + (inside // 32) * BLOCK + tl.multiple_of(offset, F), inside % 32, BLOCK, F, S)
-            s_FS = tl.where(keep, s_FS, float("-inf"))
+            words += (inside // 32) * BLOCK + tl.multiple_of(offset, F)
+            s_FS = _held(s_FS, words, inside % 32, BLOCK, F, S)
         a0, a1, a2 = _step(s_FS, a0, a1, a2, f1, row_lse, row_delta, x_SD, y_SD, column, column_delta, scale,
                            MODE, False, PRECISION)  # fmt: skip
     return a0, a1, a2
