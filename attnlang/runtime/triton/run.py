@@ -155,8 +155,8 @@ def _make_backward(
     return Backward(_row_products(out, dout, keys.rates), queries, keys)
 
 
-_forward = lru_cache(maxsize=128)(_make_forward)
-_backward = lru_cache(maxsize=128)(_make_backward)
+_forward = lru_cache(maxsize=64)(_make_forward)
+_backward = lru_cache(maxsize=64)(_make_backward)
 _forward_filled = lru_cache(maxsize=4)(_make_forward)  # (their block lists are large)
 _backward_filled = lru_cache(maxsize=4)(_make_backward)
 
