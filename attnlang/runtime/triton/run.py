@@ -187,8 +187,8 @@ def _row_products(out: Form, dout: Form, rates: tuple[int, ...]) -> Call:
     return Call(
         rows.row_products,
         (-(-n // size), heads, batch),
-        (*map(Pointer, range(5)), *out.strides[:3], *dout.strides[:3], n, heads, rates),
-        {"D": dim, "PADDED": padded(dim), "F": size, "PLANES": len(rates)},
+        (*map(Pointer, range(5)), *out.strides[:3], *dout.strides[:3], n, heads),
+        {"D": dim, "PADDED": padded(dim), "F": size, "PLANES": len(rates), "RATES": rates},
     )
 
 
