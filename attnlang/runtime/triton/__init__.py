@@ -1,7 +1,8 @@
 """The `triton` backend: our own kernels, one launch a branch at most, on the pairs of the pattern alone.
 
 `kernels` is the kernel and `streams` its loops, `launches` says what is launched, `lists` holds block lists, `tuning`
-tile shapes, and `run` launches. See docs/kernels.md. Triton itself is imported at the first call.
+tile shapes; `ready` works out the arguments of launches, `kept` keeps what was launched, and `run` launches. See
+docs/kernels.md. Triton itself is imported at the first call.
 """
 
 from __future__ import annotations

@@ -106,8 +106,8 @@ def _known() -> bool:
 
 def _observed() -> bool:
     """Whether anyone (a profiler) wants to know of launches: triton tells them."""
-    hooks = knobs.runtime.launch_enter_hook, knobs.runtime.launch_exit_hook
-    return any(getattr(hook, "calls", True) for hook in hooks)
+    enter, leave = knobs.runtime.launch_enter_hook, knobs.runtime.launch_exit_hook
+    return bool(getattr(enter, "calls", True) or getattr(leave, "calls", True))
 
 
 # what is kept ---------------------------------------------------------------------------------------------------------

@@ -60,8 +60,8 @@ def collect(
 
 @triton.jit(do_not_specialize=["n", "heads"])
 def row_products(
-    out, dout, lse, delta, log2_lse, out_b, out_h, out_n, dout_b, dout_h, dout_n, n, heads, rates,
-    D: tl.constexpr, PADDED: tl.constexpr, F: tl.constexpr, PLANES: tl.constexpr,
+    out, dout, lse, delta, log2_lse, out_b, out_h, out_n, dout_b, dout_h, dout_n, n, heads,
+    D: tl.constexpr, PADDED: tl.constexpr, F: tl.constexpr, PLANES: tl.constexpr, RATES: tl.constexpr,
 ):  # fmt: skip
     """What the gradients need of every row: delta = <out, d_out>, which is also <P, dP>; and lse in log2.
 
@@ -69,18 +69,18 @@ def row_products(
     of n, the first is 1): rows of a residue class lie side by side there.
     """
     batch, head = tl.program_id(2).to(tl.int64), tl.program_id(1).to(tl.int64)
-    row = tl.program_id(0).to(tl.int64) * F + tl.arange(0, F)
+    row = tl.program_id(0) * F + tl.arange(0, F)
+    row64 = row.to(tl.int64)
     d_D = tl.arange(0, PADDED)
     inside = (row < n)[:, None] & (d_D < D)[None, :]
-    a = tl.load(out + batch * out_b + head * out_h + row[:, None] * out_n + d_D[None, :], inside, other=0.0)
-    b = tl.load(dout + batch * dout_b + head * dout_h + row[:, None] * dout_n + d_D[None, :], inside, other=0.0)
+    a = tl.load(out + batch * out_b + head * out_h + row64[:, None] * out_n + d_D[None, :], inside, other=0.0)
+    b = tl.load(dout + batch * dout_b + head * dout_h + row64[:, None] * dout_n + d_D[None, :], inside, other=0.0)
     before = (batch * heads + head) * n
     natural = tl.load(lse + before + row, row < n, other=0.0)
     product = tl.sum(a.to(tl.float32) * b.to(tl.float32), 1)
     log2 = tl.where(natural == float("-inf"), float("inf"), natural * LOG2_E)
     plane = tl.num_programs(2).to(tl.int64) * heads * n
     for number in tl.static_range(PLANES):
-        rate = rates[number]
-        place = number * plane + before + row % rate * (n // rate) + row // rate
+        place = number * plane + before + row % RATES[number] * (n // RATES[number]) + row // RATES[number]
         tl.store(delta + place, product, row < n)
         tl.store(log2_lse + place, log2, row < n)

@@ -155,8 +155,8 @@ def _make_backward(
     return Backward(_row_products(out, dout, keys.rates), queries, keys)
 
 
-_forward = lru_cache(maxsize=128)(_make_forward)
-_backward = lru_cache(maxsize=128)(_make_backward)
+_forward = lru_cache(maxsize=64)(_make_forward)
+_backward = lru_cache(maxsize=64)(_make_backward)
 _forward_filled = lru_cache(maxsize=4)(_make_forward)  # (their block lists are large)
 _backward_filled = lru_cache(maxsize=4)(_make_backward)
 
@@ -187,8 +187,8 @@ def _row_products(out: Form, dout: Form, rates: tuple[int, ...]) -> Call:
     return Call(
         rows.row_products,
         (-(-n // size), heads, batch),
-        (*map(Pointer, range(5)), *out.strides[:3], *dout.strides[:3], n, heads, rates),
-        {"D": dim, "PADDED": padded(dim), "F": size, "PLANES": len(rates)},
+        (*map(Pointer, range(5)), *out.strides[:3], *dout.strides[:3], n, heads),
+        {"D": dim, "PADDED": padded(dim), "F": size, "PLANES": len(rates), "RATES": rates},
     )
 
 
