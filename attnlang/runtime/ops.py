@@ -69,6 +69,10 @@ def attention(
     grad = torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad)
     if torch.compiler.is_compiling() or not _unobserved(q, k, v):
         if grad:
+            if k is q:  # (torch.compile traces no autograd.Function that is given a tensor twice)
+                k = k.view_as(k)
+            if v is q or v is k:
+                v = v.view_as(v)
             return _Attention.apply(q, k, v, lengths, backend, program, scale, *tables)
         return forward_op(q, k, v, list(tables), lengths, backend, program, scale)
     call = _direct(q, k, v, tables, lengths, backend, program)

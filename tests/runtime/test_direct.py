@@ -316,6 +316,31 @@ def test_checkpoint_policies_inside_compile_are_asked_about_the_operator() -> No
         assert graphs.backward[0].count(f"aten.{ON_CPU}_backward.default") == 1
 
 
+@pytest.mark.parametrize("name", ["causal", "dense"])
+def test_flops_of_a_graph_that_was_compiled_before(name: str) -> None:
+    report = attnc.report(name, n=200, heads=4, head_dim=8)
+    inputs = tensors(200, batch=1)
+    module = attnc.compile(name, heads=4)
+    for function in (module, lambda *x: module(*x) * 1):
+        compiled = torch.compile(function, backend="aot_eager")
+        compiled(*inputs)
+        with FlopCounterMode(display=False) as counter:
+            compiled(*inputs).sum().backward()
+        assert counter.get_flop_counts()["Global"] == {
+            torch.ops.attnlang.forward: report.executed_forward_flops,
+            torch.ops.attnlang.backward: report.executed_forward_flops * 10 // 4,
+        }
+
+
+def test_one_tensor_as_query_key_and_value() -> None:
+    for name in ("causal", "sliding"):
+        module, graphs = attnc.compile(name, heads=4, **({"w": 8} if name == "sliding" else {})), _Graphs()
+        compiled = torch.compile(lambda x, module=module: module(x, x, x), fullgraph=True, backend=graphs)
+        (x, *_), (y, *_) = tensors(), tensors()
+        (mine,), (true,) = (torch.autograd.grad(f.sum(), z) for f, z in ((compiled(x), x), (module(y, y, y), y)))
+        torch.testing.assert_close(mine, true, **ROUNDING)
+
+
 def test_exported_it_is_the_operator() -> None:
     module: PatternAttention = attnc.compile("causal", heads=4)
     graph = str(torch.export.export(module, tuple(tensors(grad=False))).graph)
