@@ -2,13 +2,16 @@
 
     python benchmarks/overhead.py
 
-By hand is torch's scaled_dot_product_attention on cuDNN and on flash-attention; the module is causal attention on each
-backend that is there. Times are wall-clock, so that what Python does between launches counts.
+By hand is torch's scaled_dot_product_attention on cuDNN and on flash-attention, the kernel chosen once, outside of what
+is timed; the module is causal attention on each backend that is there. Times are wall-clock, so that what Python does
+between launches counts. Everything is compiled anew, for its own shapes: no guard of another case is evaluated, and no
+graph comes from a cache on disk.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -29,18 +32,15 @@ INNER = 10
 """Calls in a sample."""
 
 
-def by_hand(kernel: SDPBackend) -> Callable[..., Tensor]:
-    def run(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        with sdpa_kernel(kernel):
-            return F.scaled_dot_product_attention(q, k, v, is_causal=True)
-
-    return run
+def by_hand(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    return F.scaled_dot_product_attention(q, k, v, is_causal=True)
 
 
-def ways(heads: int, backends: tuple[str, ...]) -> dict[str, Callable[..., Any]]:
-    found: dict[str, Callable[..., Any]] = {
-        "cudnn by hand": by_hand(SDPBackend.CUDNN_ATTENTION),
-        "flash by hand": by_hand(SDPBackend.FLASH_ATTENTION),
+def ways(heads: int, backends: tuple[str, ...]) -> dict[str, tuple[Callable[..., Any], AbstractContextManager[Any]]]:
+    """What is timed, and within what."""
+    found: dict[str, tuple[Callable[..., Any], AbstractContextManager[Any]]] = {
+        "cudnn by hand": (by_hand, sdpa_kernel(SDPBackend.CUDNN_ATTENTION)),
+        "flash by hand": (by_hand, sdpa_kernel(SDPBackend.FLASH_ATTENTION)),
     }
     for backend in backends or (AUTO, *(name for name in names() if name != REFERENCE)):
         module = attnc.compile("causal", heads=heads, backend=backend)
@@ -49,37 +49,42 @@ def ways(heads: int, backends: tuple[str, ...]) -> dict[str, Callable[..., Any]]
         except ValueError as reason:
             print(f"not timed: {reason}")
         else:
-            found[f"module, {backend}"] = module
+            found[f"module, {backend}"] = module, nullcontext()
     return found
+
+
+def times(run: Callable[..., Any], leaves: list[Tensor], dout: Tensor, repeats: int) -> dict[str, float]:
+    """Microseconds of a call without gradients, and of one with its backward pass."""
+
+    def forward() -> None:
+        with torch.no_grad():
+            for _ in range(INNER):
+                run(*leaves)
+
+    def both() -> None:
+        for _ in range(INNER):
+            torch.autograd.grad(run(*leaves), leaves, dout)
+
+    each = {"forward": forward, "forward_backward": both}
+    return {what: median_seconds(function, "cuda", repeats, 3) / INNER * 1e6 for what, function in each.items()}
 
 
 def measure(batch: int, heads: int, dim: int, repeats: int, backends: tuple[str, ...]) -> list[dict[str, Any]]:
     q, k, v, dout = (torch.randn(batch, heads, N, dim, device="cuda", dtype=torch.bfloat16) for _ in range(4))
     leaves = [x.requires_grad_() for x in (q, k, v)]
     rows: list[dict[str, Any]] = []
-    for name, function in ways(heads, backends).items():
-        for mode in ("eager", "compiled"):
-            run = torch.compile(function) if mode == "compiled" else function
-
-            def forward(run: Callable[..., Any] = run) -> None:
-                with torch.no_grad():
-                    for _ in range(INNER):
-                        run(q, k, v)
-
-            def both(run: Callable[..., Any] = run) -> None:
-                for _ in range(INNER):
-                    torch.autograd.grad(run(*leaves), leaves, dout)
-
-            times = {
-                what: median_seconds(each, "cuda", repeats, 3) / INNER * 1e6
-                for what, each in (("forward", forward), ("forward_backward", both))
-            }
-            rows.append({"batch": batch, "heads": heads, "head_dim": dim, "way": name, "mode": mode, "us": times})
-            print(
-                f"batch {batch}, {heads} heads of {dim}  {name:<18}{mode:<10}"
-                f"{times['forward']:>9.1f} us  {times['forward_backward']:>9.1f} us",
-                flush=True,
-            )
+    for name, (function, context) in ways(heads, backends).items():
+        with context:
+            for mode in ("eager", "compiled"):
+                torch.compiler.reset()
+                run = torch.compile(function) if mode == "compiled" else function
+                us = times(run, leaves, dout, repeats)
+                rows.append({"batch": batch, "heads": heads, "head_dim": dim, "way": name, "mode": mode, "us": us})
+                print(
+                    f"batch {batch}, {heads} heads of {dim}  {name:<18}{mode:<10}"
+                    f"{us['forward']:>9.1f} us  {us['forward_backward']:>9.1f} us",
+                    flush=True,
+                )
     return rows
 
 
@@ -88,6 +93,7 @@ def measure(batch: int, heads: int, dim: int, repeats: int, backends: tuple[str,
 @click.option("--backend", "backends", multiple=True, help="Only this backend of the module; may be repeated.")
 @click.option("--out", default=RESULTS, type=click.Path(file_okay=False, path_type=Path), help="Folder of the result.")
 def main(repeats: int, backends: tuple[str, ...], out: Path) -> None:
+    torch.compiler.config.force_disable_caches = True
     rows: list[dict[str, Any]] = []
     for shape in SHAPES:
         rows += measure(*shape, repeats, backends)

@@ -97,7 +97,7 @@ class PatternAttention(nn.Module):
         Raises ValueError for shapes, dtypes or devices that do not fit, and where the backend cannot run them.
         """
         check_tensors(q, k, v)
-        if q.device.type != "meta" and torch.is_autocast_enabled(q.device.type):
+        if not q.is_meta and torch.is_autocast_enabled(q.device.type):
             q, k, v = _autocast(q), _autocast(k), _autocast(v)
         check_inputs(q, k, v, self.heads)
         check_scale(scale)

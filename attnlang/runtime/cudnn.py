@@ -5,12 +5,14 @@ flash-attention. On an H100 it is 1.3 to 1.7 times as fast as flash-attention 2 
 
 A graph is compiled for shapes and strides, and torch keeps it by the strides of q, k and v alone. So that no kept graph
 ever meets another layout, d_out and out are handed to the backward pass in q's own layout, as the forward pass of cuDNN
-writes out: then every stride is a function of those of q, k and v.
+writes out: then every stride is a function of those of q, k and v. That holds for torch's own autograd of the kernel
+too: a hook looks at each d_out before its backward pass does.
 """
 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING
@@ -23,7 +25,8 @@ from attnlang.runtime.calls import Call
 if TYPE_CHECKING:
     from attnlang.runtime.kernels import Kernel
 
-_aten = torch.ops.aten
+_forward = torch.ops.aten._scaled_dot_product_cudnn_attention.default
+_backward = torch.ops.aten._scaled_dot_product_cudnn_attention_backward.default
 
 HOPPER = (9, 0)
 FIRST_VERSION = 91501
@@ -90,25 +93,57 @@ class CudaCudnn:
     def forward(self, q: Tensor, k: Tensor, v: Tensor, call: Call, scale: float) -> tuple[Tensor, Tensor]:
         if not has_graph(call, q, k):
             return self.others.forward(q, k, v, call, scale)
-        out, lse, *_ = _aten._scaled_dot_product_cudnn_attention(q, k, v, None, True, 0.0, call.causal, scale=scale)
-        return out, lse.squeeze(-1) if lse.dim() == 4 else lse
+        return forward(q, k, v, call.causal, scale)
 
     def backward(
         self, dout: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, call: Call, scale: float
     ) -> tuple[Tensor, Tensor, Tensor]:
         if not has_graph(call, q, k):
             return self.others.backward(dout, q, k, v, out, lse, call, scale)
-        unused = _unused(q.device)
-        return _aten._scaled_dot_product_cudnn_attention_backward(
-            in_layout(dout, q), q, k, v, in_layout(out, q), lse.contiguous().unsqueeze(-1), unused, unused,
-            None, None, None, call.q_len, call.k_len, 0.0, call.causal, scale=scale,
-        )  # fmt: skip
+        return backward(dout, q, k, v, out, lse, call.causal, scale)
+
+
+def forward(q: Tensor, k: Tensor, v: Tensor, causal: bool, scale: float | None) -> tuple[Tensor, Tensor]:
+    """Out (B, H, M, D) and lse (B, H, M) of one full or causal call; torch's own autograd is that of out.
+
+    scale is D ** -0.5 where it is None.
+    """
+    out, lse, *_ = _forward(q, k, v, None, True, 0.0, causal, scale=scale)
+    if out.requires_grad:
+        out.grad_fn.register_prehook(_into_layout(out.stride()))  # pyright: ignore[reportOptionalMemberAccess]
+    return out, lse.squeeze(-1) if lse.dim() == 4 else lse
+
+
+def backward(
+    dout: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, causal: bool, scale: float | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Dq, dk and dv of one full or causal call."""
+    unused = _unused(q.device)
+    return _backward(
+        in_layout(dout, q), q, k, v, in_layout(out, q), lse.contiguous().unsqueeze(-1), unused, unused,
+        None, None, None, q.size(2), k.size(2), 0.0, causal, scale=scale,
+    )  # fmt: skip
 
 
 def in_layout(x: Tensor, q: Tensor) -> Tensor:
     """The tensor in q's dtype with the strides of a dense tensor laid out as q is: a copy, unless it is so already."""
+    if x.dtype == q.dtype and x.is_contiguous() and q.is_contiguous():
+        return x
     wanted = torch.empty_like(q)
     return x if x.stride() == wanted.stride() and x.dtype == q.dtype else wanted.copy_(x)
+
+
+@lru_cache(maxsize=256)
+def _into_layout(strides: tuple[int, ...]) -> Callable[[tuple[Tensor | None, ...]], tuple[Tensor | None, ...] | None]:
+    """What brings the d_out of a call into the layout of its out, before torch's backward pass sees it."""
+
+    def hook(grads: tuple[Tensor | None, ...]) -> tuple[Tensor | None, ...] | None:
+        dout, *rest = grads
+        if dout is None or dout.stride() == strides:
+            return None
+        return (torch.empty_strided(dout.shape, strides, dtype=dout.dtype, device=dout.device).copy_(dout), *rest)
+
+    return hook
 
 
 @lru_cache(maxsize=16)

@@ -3,6 +3,9 @@
 Two products of 2 FLOPs each for a pair and head dimension forwards, five backwards, one of which computes the scores
 again. Pairs are those that the plan's calls and tiles compute, edges included, whatever backend runs them;
 with fewer queries than keys, those of the queries that are there.
+
+A counter always sees the operators, also where a plan is otherwise a call of torch's own (`attnlang.runtime.direct`),
+which torch would count as if causal attention were full: with a dispatch mode on, torch.compile's graphs are not run.
 """
 
 from __future__ import annotations

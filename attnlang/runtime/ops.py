@@ -8,6 +8,10 @@ to run (`attnlang.runtime.program`). Choosing a backend, padding, tables that di
 than keys are dealt with inside, once for all backends. Differentiable once in q, k and v; lse is not differentiable,
 for the backward of every backend takes the merged (out, lse), and no kernel's own lse gradient is needed.
 
+A plan that is one call of a kernel of torch's (`attnlang.runtime.direct`) becomes that call: in eager mode unless
+someone looks on, and in what torch.compile traces, after checkpoint policies have seen the operator and before a
+compiler does. torch.export keeps the operator, which chooses anew wherever the program runs.
+
 Shape legend: B batch, H heads, Hkv heads of k and v, M queries, N keys, D head dimension.
 """
 
@@ -22,10 +26,12 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 from torch.autograd.function import once_differentiable
+from torch.fx.experimental.proxy_tensor import ProxyTorchDispatchMode
 from torch.utils.flop_counter import register_flop_formula
 
 from attnlang.runtime.backends import Backend, choose, load
 from attnlang.runtime.batches import NEVER, Piece, padded_rows, work
+from attnlang.runtime.direct import Direct, direct_program
 from attnlang.runtime.flops import backward_flops, forward_flops
 from attnlang.runtime.merge import accumulator_dtype
 from attnlang.runtime.program import Program, program
@@ -61,13 +67,20 @@ def attention(
     Raises ValueError where no backend can run it, and for lengths outside of 0..N.
     """
     grad = torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad)
-    if _unobserved(q, k, v):
+    if torch.compiler.is_compiling() or not _unobserved(q, k, v):
         if grad:
-            return _Eager.apply(q, k, v, lengths, backend, program, scale, *tables)
-        return _run_forward(q, k, v, tables, lengths, backend, program, scale)
+            if k is q:  # (torch.compile traces no autograd.Function that is given a tensor twice)
+                k = k.view_as(k)
+            if v is q or v is k:
+                v = v.view_as(v)
+            return _Attention.apply(q, k, v, lengths, backend, program, scale, *tables)
+        return forward_op(q, k, v, list(tables), lengths, backend, program, scale)
+    call = _direct(q, k, v, tables, lengths, backend, program)
+    if call is not None:
+        return call.forward(q, k, v, scale)
     if grad:
-        return _Attention.apply(q, k, v, lengths, backend, program, scale, *tables)
-    return forward_op(q, k, v, list(tables), lengths, backend, program, scale)
+        return _Eager.apply(q, k, v, lengths, (backend, program, scale), *tables)
+    return _run_forward(q, k, v, tables, lengths, backend, program, scale)
 
 
 _PLAIN = {Tensor}
@@ -78,12 +91,11 @@ _transforms: Callable[[], bool] = torch._C._are_functorch_transforms_active  # p
 def _unobserved(*tensors: Tensor) -> bool:
     """Whether no one would see the operator: then what it runs can be run at once, some 20 us sooner each way.
 
-    Observers are compilers, dispatch modes (fake tensors, FLOP counters, selective checkpointing), functorch, forward
-    gradients, and tensors with a mind of their own.
+    Observers are dispatch modes (fake tensors, FLOP counters, selective checkpointing), functorch, forward gradients,
+    and tensors with a mind of their own; compilers are asked for before.
     """
     return not (
-        torch.compiler.is_compiling()
-        or _modes()
+        _modes()
         or _transforms()
         or forward_ad._current_level >= 0  # pyright: ignore[reportPrivateUsage]
         or set(map(type, tensors)) != _PLAIN
@@ -91,28 +103,52 @@ def _unobserved(*tensors: Tensor) -> bool:
     )
 
 
+def _direct(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    tables: Sequence[Tensor],
+    lengths: Tensor | None,
+    backend: str,
+    program_text: str,
+) -> Direct | None:
+    """The one call of torch's that this is; None where there is more to do."""
+    head_dim = q.size(3)
+    if lengths is not None or tables or q.size(2) < 2 or type(head_dim) is not int:  # (a compiler's may be a symbol)
+        return None
+    call = direct_program(program_text, backend, q.device, q.dtype, head_dim)
+    return call if call is not None and call.takes(q, k, v) else None
+
+
 class _Eager(torch.autograd.Function):
     """The same where no one looks on: without setup_context, for which torch inspects signatures at every call."""
 
     @staticmethod
     def forward(ctx: Any, *args: Any) -> tuple[Tensor, Tensor]:
-        q, k, v, lengths, backend, program, scale, *tables = args
-        out, lse = _run_forward(q, k, v, tables, lengths, backend, program, scale)
+        q, k, v, lengths, rest, *tables = args
+        out, lse = _run_forward(q, k, v, tables, lengths, *rest)
         ctx.save_for_backward(q, k, v, out, lse, lengths, *tables)
-        ctx.rest = backend, program, scale
+        ctx.rest = rest
         ctx.mark_non_differentiable(lse)
         ctx.set_materialize_grads(False)  # else a gradient of zeros is made for lse, and thrown away
         return out, lse
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        q, k, v, out, lse, lengths, *tables = ctx.saved_tensors
-        if grads[0] is None:  # pyright: ignore[reportUnnecessaryComparison]
-            return (None,) * (7 + len(tables))
-        run = _run_backward if _unobserved(grads[0], q, k, v) else backward_op
-        found = run(grads[0], q, k, v, out, lse, tables, lengths, *ctx.rest)
-        return (*found, None, None, None, None, *(None for _ in tables))
+        # (torch's guard against second derivatives enters and leaves no_grad, also where none can be asked for)
+        return (_once if torch.is_grad_enabled() else _eager_backward)(ctx, *grads)
+
+
+def _eager_backward(ctx: Any, dout: Tensor | None, _: Tensor | None) -> tuple[Tensor | None, ...]:
+    q, k, v, out, lse, lengths, *tables = ctx.saved_tensors
+    if dout is None:
+        return (None,) * (5 + len(tables))
+    run = _run_backward if _unobserved(dout, q, k, v) else backward_op
+    found = run(dout, q, k, v, out, lse, tables, lengths, *ctx.rest)
+    return (*found, None, None, *(None for _ in tables))
+
+
+_once: Callable[..., tuple[Tensor | None, ...]] = once_differentiable(_eager_backward)
 
 
 class _Attention(torch.autograd.Function):
@@ -174,6 +210,9 @@ def _run_forward(
 ) -> tuple[Tensor, Tensor]:
     if not q.numel():
         return _empty_forward(q)
+    call = _direct(q, k, v, tables, lengths, backend, program_text)
+    if call is not None:
+        return call.forward(q, k, v, scale)
     what, runner = _chosen(backend, program_text, q.device, q.dtype, q.size(-1))
     factor = q.size(-1) ** -0.5 if scale is None else scale
     n, fewer = k.size(2), _takes_fewer(runner)
@@ -218,6 +257,9 @@ def _run_backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     if not q.numel():
         return torch.zeros_like(q), torch.zeros_like(k), torch.zeros_like(v)
+    call = _direct(q, k, v, tables, lengths, backend, program_text)
+    if call is not None:
+        return call.backward(_readable(dout), q, k, v, _readable(out), lse, scale)
     what, runner = _chosen(backend, program_text, q.device, q.dtype, q.size(-1))
     factor = q.size(-1) ** -0.5 if scale is None else scale
     n, fewer = k.size(2), _takes_fewer(runner)
@@ -276,14 +318,16 @@ def _is_whole(piece: Piece, k: Tensor) -> bool:
 
 def _readable(x: Tensor) -> Tensor:
     """The tensor with last stride 1, and on cuda with every row at a multiple of 16 bytes, as kernels read them."""
-    if x.stride(-1) != 1 and x.size(-1) != 1:
+    if not x.is_cuda:
+        return x if x.stride(-1) == 1 or x.size(-1) == 1 else x.contiguous()
+    unit = max(1, 16 // x.element_size())
+    if x.is_contiguous() and x.size(-1) % unit == 0:
+        aligned = True
+    elif x.stride(-1) != 1 and x.size(-1) != 1:
         return x.contiguous()
-    if x.is_cuda:
-        unit = max(1, 16 // x.element_size())
-        strides = [stride for stride, size in zip(x.stride()[:-1], x.shape[:-1], strict=True) if size > 1]
-        if x.data_ptr() % 16 or any(stride % unit for stride in strides):
-            return x.clone(memory_format=torch.contiguous_format)
-    return x
+    else:
+        aligned = all(x.stride(dim) % unit == 0 for dim in range(x.dim() - 1) if x.size(dim) > 1)
+    return x if aligned and x.data_ptr() % 16 == 0 else x.clone(memory_format=torch.contiguous_format)
 
 
 def _full_length(x: Tensor, n: int) -> Tensor:
@@ -329,12 +373,39 @@ def _fake_backward(dout: Tensor, q: Tensor, k: Tensor, v: Tensor, *_: Any) -> tu
     return _layout(q), _layout(k), _layout(v)
 
 
-def _register(name: str, run: Callable[..., Any], fake: Callable[..., Any], flops: Callable[..., int]) -> None:
+def _trace_forward(mode: Any, op: Any, types: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """What a compiler is given of a forward call."""
+    q, k, v, tables, lengths, backend, program_text, scale = args
+    call = _direct(q, k, v, tables, lengths, backend, program_text)
+    if call is None:
+        return mode.__torch_dispatch__(op, types, args, kwargs)
+    with mode:
+        return call.forward(q, k, v, scale)
+
+
+def _trace_backward(mode: Any, op: Any, types: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """What a compiler is given of a backward call: the operator, if the kernel cares how d_out will lie in the end."""
+    dout, q, k, v, out, lse, tables, lengths, backend, program_text, scale = args
+    call = _direct(q, k, v, tables, lengths, backend, program_text)
+    if call is None or not call.any_gradient:
+        return mode.__torch_dispatch__(op, types, args, kwargs)
+    with mode:
+        return call.backward(dout, q, k, v, out, lse, scale)
+
+
+def _register(
+    name: str,
+    run: Callable[..., Any],
+    fake: Callable[..., Any],
+    trace: Callable[..., Any],
+    flops: Callable[..., int],
+) -> None:
     _library.impl(name, run, "CompositeExplicitAutograd")
     torch.library.register_fake(f"attnlang::{name}", fake, lib=_library)
+    torch.library.register_torch_dispatch(f"attnlang::{name}", ProxyTorchDispatchMode, trace, lib=_library)
     torch.library.register_vmap(f"attnlang::{name}", _no_vmap, lib=_library)
     register_flop_formula(getattr(torch.ops.attnlang, name), get_raw=True)(flops)
 
 
-_register("forward", _forward, _fake_forward, forward_flops)
-_register("backward", _backward, _fake_backward, backward_flops)
+_register("forward", _forward, _fake_forward, _trace_forward, forward_flops)
+_register("backward", _backward, _fake_backward, _trace_backward, backward_flops)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
 from typing import Any
 
 import attnc
@@ -110,8 +109,8 @@ def test_every_layout_is_a_function_of_those_of_q_k_and_v(monkeypatch: pytest.Mo
         assert lse.shape == (*q.shape[:3], 1)
         return cpu.backward(dout, q, k, v, out, lse.squeeze(-1), call(q.size(2), k.size(2), Band(None, 0)), scale)
 
-    names = ("_scaled_dot_product_cudnn_attention", "_scaled_dot_product_cudnn_attention_backward")
-    monkeypatch.setattr(cudnn, "_aten", SimpleNamespace(**dict(zip(names, (forward, backward), strict=True))))
+    monkeypatch.setattr(cudnn, "_forward", forward)
+    monkeypatch.setattr(cudnn, "_backward", backward)
     kernel = cudnn.CudaCudnn(cpu)
     plan = attnc.compile("longnet", heads=4, segments=[16, 32], dilations=[1, 2]).plan
     assert plan is not None
