@@ -51,6 +51,16 @@ def test_equals_the_formula(name: str, interpreted: dict[str, Any]) -> None:
         assert error <= allowed, f"{result} is off by {error:.1e}, allowed are {allowed:.1e}"
 
 
+@needs_triton
+def test_masks_are_tested_once_a_pair_on_a_gpu() -> None:
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    environment["PYTHONPATH"] = os.pathsep.join((str(ROOT), str(ROOT / "compiler"), os.environ.get("PYTHONPATH", "")))
+    script = [sys.executable, str(Path(__file__).parent / "compile_lists.py"), "forward-64", "key gradient-64"]
+    done = subprocess.run(script, capture_output=True, text=True, env=environment, check=False, timeout=300)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert len(done.stdout.splitlines()) == 2
+
+
 # launches -----------------------------------------------------------------------------------------------------------
 
 

@@ -42,6 +42,7 @@ class Case:
     descriptors: bool = False
     side_by_side: bool = True  # (B, N, H, D) in memory
     chunk: int = 0
+    tile: int = 16
     repeat: bool = False
 
 
@@ -65,11 +66,13 @@ CASES = {
     "random blocks, grouped heads, descriptors": Case("bigbird", 96, {"b": 16}, kv_heads=1, descriptors=True),
     "neighborhoods": Case("natten1d", 45, {"w": 7}),
     "a grid": Case("natten2d", 48, {"rows": 6, "cols": 8, "w": 3}),
+    "a grid, two words a row": Case("natten2d", 165, {"rows": 11, "cols": 15, "w": 5}, heads=1, kv_heads=1, tile=64),
     "documents by table": Case("packed", 45),
     "rows without keys": Case(STRICT, 40),
     "holes": Case(GAPS, 50),
     "float16": Case("sliding", 50, {"w": 20}, dtype="float16", descriptors=True),
     "float16 lists": Case("bigbird", 48, {"b": 16}, dtype="float16"),
+    "float16 lists, a word a row": Case("packed", 187, dtype="float16", tile=32),
     "head dimension 24": Case("causal", 33, dim=24, descriptors=True),
     "a negative scale": Case("causal", 33, scale=-0.4),
     "scale 0": Case("causal", 20, scale=0.0),
@@ -155,11 +158,11 @@ def main(names: list[str]) -> None:
     from attnlang.runtime.triton import lists, ready
     from attnlang.runtime.triton.tuning import Config
 
-    configs = tuple((mode, Config(16, 16, 4, 1)) for mode in ready.MODES)
     for name in names:
         case = CASES[name]
         lists.CHUNK = case.chunk or 32
-        options = ready.Options(configs, case.descriptors, 32)
+        configs = tuple((mode, Config(case.tile, case.tile, 4, 1)) for mode in ready.MODES)
+        options = ready.Options(configs, case.descriptors, max(32, case.tile))
         try:
             errors, allowed = differences(case, "cpu", options)
         except Exception as error:
