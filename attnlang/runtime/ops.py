@@ -278,16 +278,12 @@ def _readable(x: Tensor) -> Tensor:
     """The tensor with last stride 1, and on cuda with every row at a multiple of 16 bytes, as kernels read them."""
     if x.stride(-1) != 1 and x.size(-1) != 1:
         return x.contiguous()
-    if x.is_cuda and (x.data_ptr() % 16 or not _rows_fit(x.shape, x.stride(), x.element_size())):
-        return x.clone(memory_format=torch.contiguous_format)
+    if x.is_cuda:
+        unit = max(1, 16 // x.element_size())
+        strides = [stride for stride, size in zip(x.stride()[:-1], x.shape[:-1], strict=True) if size > 1]
+        if x.data_ptr() % 16 or any(stride % unit for stride in strides):
+            return x.clone(memory_format=torch.contiguous_format)
     return x
-
-
-@lru_cache(maxsize=1024)
-def _rows_fit(shape: tuple[int, ...], strides: tuple[int, ...], element_size: int) -> bool:
-    """Whether rows are multiples of 16 bytes apart."""
-    unit = max(1, 16 // element_size)
-    return not any(stride % unit for stride, size in zip(strides[:-1], shape[:-1], strict=True) if size > 1)
 
 
 def _full_length(x: Tensor, n: int) -> Tensor:
