@@ -19,7 +19,7 @@ if os.environ.get("TRITON_INTERPRET") == "1":
 from triton import knobs
 
 sys.path.insert(0, str(Path(__file__).parent))
-from launches_seen import Recorder, recorder, tensors
+from launches_seen import Recorder, forget, recorder, tensors, without_addresses
 
 from attnlang.plan import Plan
 from attnlang.runtime.triton import kept, ready, run
@@ -160,6 +160,41 @@ def test_nothing_that_a_kernel_is_compiled_for_is_mistaken(both: Both) -> None:
         step(plan, turned)
     functions = {launch[4] for launch in both.seen.seen}
     assert len(functions) > 3 * len(sizes)
+
+
+CHOICES = ((DEFAULT, 0.25), (Options(descriptors=False, specialise=False), 0.125))
+SIZES: list[tuple[Any, ...]] = [
+    (4, 4, 1024, 64, bf16),
+    (4, 4, 1024, 64, f16),
+    (4, 4, 1024, 128, bf16),
+    (4, 4, 1024, 64, bf16, 2),
+    (4, 4, 1024, 64, bf16, 1, False),
+    (4, 2, 1024, 64, bf16),
+    (4, 4, 1028, 64, bf16),
+]
+
+
+def test_launches_are_those_of_a_new_process(seen: Recorder) -> None:
+    """Whatever was made ready before: for other plans, scales, options, forms."""
+    longnet, window = plan_of("longnet", 4, **LONGNET), plan_of("sliding", 4, w=64)
+    ways = [(longnet, size, DEFAULT, 0.125) for size in SIZES]
+    ways += [(plan, SIZES[0], options, scale) for plan in (longnet, window) for options, scale in CHOICES]
+    given = {size: (tensors(*size), shifted(tensors(*size))) for size in SIZES}
+
+    def launches(plan: Plan, size: tuple[Any, ...], options: Options, scale: float) -> list[tuple[Any, ...]]:
+        count = len(seen.seen)
+        for q, k, v, dout in given[size]:
+            out, lse = run.forward(q, k, v, plan, scale, {}, options)
+            run.backward(dout, q, k, v, out, lse, plan, scale, {}, options)
+        return [without_addresses(launch) for launch in seen.seen[count:]]
+
+    for way in ways:
+        launches(*way)
+    later = [launches(*way) for way in ways]
+    for way, found in zip(ways, later, strict=True):
+        forget()
+        assert found == launches(*way)
+    assert len({str(found) for found in later}) == len(ways)
 
 
 def test_an_address_that_is_no_multiple_of_16_goes_through_triton(seen: Recorder) -> None:

@@ -90,3 +90,59 @@ def test_tensors_of_another_device_than_the_current_one(name: str) -> None:
         out, lse = triton.forward(q, k, v, plan, 0.125, {})
         results.append([out, *triton.backward(dout, q, k, v, out, lse, plan, 0.125, {})])
     assert all(torch.equal(a.cpu(), b.cpu()) for a, b in zip(*results, strict=True))
+
+
+def steps(case: Case, inputs: list[torch.Tensor]) -> list[list[torch.Tensor]]:
+    """Results of forward and backward for each of several inputs: q, k, v and d_out side by side in the last axis."""
+    from attnlang.runtime import triton
+
+    plan = attnc.compile(case.pattern, heads=case.heads, backend="triton", **case.parameters).plan
+    assert plan is not None
+    found: list[list[torch.Tensor]] = []
+    for each in inputs:
+        q, k, v, dout = each.unbind(-1)
+        q, k, v, dout = (x.transpose(1, 2).contiguous().transpose(1, 2) for x in (q, k, v, dout))
+        out, lse = triton.forward(q, k, v, plan, 0.125, {})
+        found.append([out, lse, *triton.backward(dout, q, k, v, out, lse, plan, 0.125, {})])
+    return found
+
+
+@pytest.mark.parametrize("dim", [32, 64, 128])
+@pytest.mark.parametrize("name", [name for name in LARGER if name != "packed"])
+def test_kept_launches_compute_the_same_bits(name: str, dim: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Launches that go past triton, on tensors at other addresses and on another stream, against triton's own."""
+    from attnlang.runtime.triton import kept
+
+    case = replace(LARGER[name], dim=dim, dtype="bfloat16")
+    shape = (2, case.heads, case.n, dim, 4)
+    inputs = [torch.randn(shape, device="cuda", dtype=torch.bfloat16) for _ in range(3)]
+    counted: list[int] = []
+    run_kept = kept.Kept.__call__
+    monkeypatch.setattr(kept.Kept, "__call__", lambda *given: (counted.append(1), run_kept(*given))[1])
+    first = steps(case, inputs)
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        second = steps(case, inputs)
+    stream.synchronize()
+    assert counted or not kept._known()
+    monkeypatch.setattr(kept, "_known", lambda: False)
+    plain = steps(case, inputs)
+    for results in (first, second):
+        for a, b in zip(results, plain, strict=True):
+            assert all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
+
+
+def test_kept_launches_in_a_cuda_graph() -> None:
+    """A graph that holds a kept forward pass computes what the call does, on new contents."""
+    module = attnc.compile("longnet", heads=4, backend="triton", **LONGNET)
+    q, k, v = (torch.randn(1, 4, 4096, 64, device="cuda", dtype=torch.bfloat16) for _ in range(3))
+    for _ in range(2):
+        module(q, k, v)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        out = module(q, k, v)
+    for x in (q, k, v):
+        x.normal_()
+    graph.replay()
+    assert torch.equal(out, module(q, k, v))
