@@ -9,6 +9,7 @@ Shape legend: B batch, H heads, Hkv heads of k and v, M queries, N keys, D head 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -63,6 +64,26 @@ class Direct:
         if self.on_gpu:
             return cudnn.backward(dout, q, k, v, out, lse, self.causal, scale)
         return _backward_on_cpu(dout, q, k, v, out, lse, 0.0, self.causal, scale=scale)
+
+
+def call_for(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    tables: Sequence[Tensor],
+    lengths: Tensor | None,
+    backend: str,
+    program_text: str,
+) -> Direct | None:
+    """The one call of torch's that a batch under a program is; None where there is more to do.
+
+    Raises ValueError where no backend can run the program there.
+    """
+    head_dim = q.size(3)
+    if lengths is not None or tables or q.size(2) < 2 or type(head_dim) is not int:  # (a compiler's may be a symbol)
+        return None
+    call = direct_program(program_text, backend, q.device, q.dtype, head_dim)
+    return call if call is not None and call.takes(q, k, v) else None
 
 
 def direct(plan: Plan, backend: str, device: torch.device, dtype: torch.dtype, head_dim: int) -> Direct | None:

@@ -31,10 +31,12 @@ from torch.utils.flop_counter import register_flop_formula
 
 from attnlang.runtime.backends import Backend, choose, load
 from attnlang.runtime.batches import NEVER, Piece, padded_rows, work
-from attnlang.runtime.direct import Direct, direct_program
+from attnlang.runtime.direct import call_for
 from attnlang.runtime.flops import backward_flops, forward_flops
+from attnlang.runtime.layouts import full_length, layout, like, readable
 from attnlang.runtime.merge import accumulator_dtype
 from attnlang.runtime.program import Program, program
+from attnlang.runtime.tracing import rule, traced_backward, traced_forward
 
 _library = torch.library.Library("attnlang", "DEF")
 _REST = "Tensor[] tables, Tensor? lengths, str backend, str program, float? scale"
@@ -75,7 +77,7 @@ def attention(
                 v = v.view_as(v)
             return _Attention.apply(q, k, v, lengths, backend, program, scale, *tables)
         return forward_op(q, k, v, list(tables), lengths, backend, program, scale)
-    call = _direct(q, k, v, tables, lengths, backend, program)
+    call = call_for(q, k, v, tables, lengths, backend, program)
     if call is not None:
         return call.forward(q, k, v, scale)
     if grad:
@@ -101,23 +103,6 @@ def _unobserved(*tensors: Tensor) -> bool:
         or set(map(type, tensors)) != _PLAIN
         or tensors[0].is_meta
     )
-
-
-def _direct(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    tables: Sequence[Tensor],
-    lengths: Tensor | None,
-    backend: str,
-    program_text: str,
-) -> Direct | None:
-    """The one call of torch's that this is; None where there is more to do."""
-    head_dim = q.size(3)
-    if lengths is not None or tables or q.size(2) < 2 or type(head_dim) is not int:  # (a compiler's may be a symbol)
-        return None
-    call = direct_program(program_text, backend, q.device, q.dtype, head_dim)
-    return call if call is not None and call.takes(q, k, v) else None
 
 
 class _Eager(torch.autograd.Function):
@@ -190,12 +175,12 @@ def _no_vmap(*_: Any) -> NoReturn:
 
 def _forward(q: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
     out, lse = _run_forward(q, *rest)
-    return _like(out, q), lse.contiguous()
+    return like(out, q), lse.contiguous()
 
 
 def _backward(dout: Tensor, q: Tensor, k: Tensor, v: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor]:
     dq, dk, dv = _run_backward(dout, q, k, v, *rest)
-    return _like(dq, q), _like(dk, k), _like(dv, v)
+    return like(dq, q), like(dk, k), like(dv, v)
 
 
 def _run_forward(
@@ -210,16 +195,16 @@ def _run_forward(
 ) -> tuple[Tensor, Tensor]:
     if not q.numel():
         return _empty_forward(q)
-    call = _direct(q, k, v, tables, lengths, backend, program_text)
+    call = call_for(q, k, v, tables, lengths, backend, program_text)
     if call is not None:
         return call.forward(q, k, v, scale)
     what, runner = _chosen(backend, program_text, q.device, q.dtype, q.size(-1))
     factor = q.size(-1) ** -0.5 if scale is None else scale
     n, fewer = k.size(2), _takes_fewer(runner)
     if _is_plain(q, n, fewer, tables, lengths):
-        return runner.forward(_readable(q), _readable(k), _readable(v), what.plan, factor, {})
-    q_, k_, v_ = (_readable(x) for x in (q, k, v))
-    q_ = q_ if fewer else _full_length(q_, n)
+        return runner.forward(readable(q), readable(k), readable(v), what.plan, factor, {})
+    q_, k_, v_ = (readable(x) for x in (q, k, v))
+    q_ = q_ if fewer else full_length(q_, n)
     padding = _padding(what, lengths, q_)
     if padding is not None:
         q_, k_, v_ = (x.masked_fill(padding[..., None], 0.0) for x in (q_, k_, v_))
@@ -257,17 +242,17 @@ def _run_backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     if not q.numel():
         return torch.zeros_like(q), torch.zeros_like(k), torch.zeros_like(v)
-    call = _direct(q, k, v, tables, lengths, backend, program_text)
+    call = call_for(q, k, v, tables, lengths, backend, program_text)
     if call is not None:
-        return call.backward(_readable(dout), q, k, v, _readable(out), lse, scale)
+        return call.backward(readable(dout), q, k, v, readable(out), lse, scale)
     what, runner = _chosen(backend, program_text, q.device, q.dtype, q.size(-1))
     factor = q.size(-1) ** -0.5 if scale is None else scale
     n, fewer = k.size(2), _takes_fewer(runner)
     if _is_plain(q, n, fewer, tables, lengths):
-        read = _readable(dout), _readable(q), _readable(k), _readable(v), _readable(out)
+        read = readable(dout), readable(q), readable(k), readable(v), readable(out)
         return runner.backward(*read, lse, what.plan, factor, {})
-    k_, v_ = _readable(k), _readable(v)
-    dout_, q_, out_ = (_readable(x) if fewer else _full_length(_readable(x), n) for x in (dout, q, out))
+    k_, v_ = readable(k), readable(v)
+    dout_, q_, out_ = (readable(x) if fewer else full_length(readable(x), n) for x in (dout, q, out))
     lse_ = lse if q_.size(2) == q.size(2) else torch.nn.functional.pad(lse, (n - q.size(2), 0), value=NEVER)
     padding = _padding(what, lengths, q_)
     if padding is not None:
@@ -316,37 +301,6 @@ def _is_whole(piece: Piece, k: Tensor) -> bool:
     return (piece.first, piece.last, piece.n) == (0, k.size(0), k.size(2))
 
 
-def _readable(x: Tensor) -> Tensor:
-    """The tensor with last stride 1, and on cuda with every row at a multiple of 16 bytes, as kernels read them."""
-    if not x.is_cuda:
-        return x if x.stride(-1) == 1 or x.size(-1) == 1 else x.contiguous()
-    unit = max(1, 16 // x.element_size())
-    if x.is_contiguous() and x.size(-1) % unit == 0:
-        aligned = True
-    elif x.stride(-1) != 1 and x.size(-1) != 1:
-        return x.contiguous()
-    else:
-        aligned = all(x.stride(dim) % unit == 0 for dim in range(x.dim() - 1) if x.size(dim) > 1)
-    return x if aligned and x.data_ptr() % 16 == 0 else x.clone(memory_format=torch.contiguous_format)
-
-
-def _full_length(x: Tensor, n: int) -> Tensor:
-    """Rows (B, H, M, D) as the last of n rows; the others are 0 and cut off again."""
-    return x if x.size(2) == n else torch.nn.functional.pad(x, (0, 0, n - x.size(2), 0))
-
-
-def _like(x: Tensor, model: Tensor) -> Tensor:
-    """The tensor in the layout that the operator promises: that of torch.empty_like(model)."""
-    if x.stride() == model.stride():
-        return x
-    wanted = _layout(model)
-    return x if x.stride() == wanted.stride() else wanted.copy_(x)
-
-
-def _layout(model: Tensor) -> Tensor:
-    return torch.empty_like(model, memory_format=torch.preserve_format)
-
-
 def _lse_like(q: Tensor) -> Tensor:
     return torch.empty(q.shape[:3], dtype=accumulator_dtype(q.dtype), device=q.device)
 
@@ -366,46 +320,26 @@ def _no_autocast(device: torch.device) -> Generator[None]:
 
 
 def _fake_forward(q: Tensor, k: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
-    return _layout(q), _lse_like(q)
+    return layout(q), _lse_like(q)
 
 
 def _fake_backward(dout: Tensor, q: Tensor, k: Tensor, v: Tensor, *_: Any) -> tuple[Tensor, Tensor, Tensor]:
-    return _layout(q), _layout(k), _layout(v)
-
-
-def _trace_forward(mode: Any, op: Any, types: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """What a compiler is given of a forward call."""
-    q, k, v, tables, lengths, backend, program_text, scale = args
-    call = _direct(q, k, v, tables, lengths, backend, program_text)
-    if call is None:
-        return mode.__torch_dispatch__(op, types, args, kwargs)
-    with mode:
-        return call.forward(q, k, v, scale)
-
-
-def _trace_backward(mode: Any, op: Any, types: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """What a compiler is given of a backward call: the operator, if the kernel cares how d_out will lie in the end."""
-    dout, q, k, v, out, lse, tables, lengths, backend, program_text, scale = args
-    call = _direct(q, k, v, tables, lengths, backend, program_text)
-    if call is None or not call.any_gradient:
-        return mode.__torch_dispatch__(op, types, args, kwargs)
-    with mode:
-        return call.backward(dout, q, k, v, out, lse, scale)
+    return layout(q), layout(k), layout(v)
 
 
 def _register(
     name: str,
     run: Callable[..., Any],
     fake: Callable[..., Any],
-    trace: Callable[..., Any],
+    traced: Callable[..., Callable[[], Any] | None],
     flops: Callable[..., int],
 ) -> None:
     _library.impl(name, run, "CompositeExplicitAutograd")
     torch.library.register_fake(f"attnlang::{name}", fake, lib=_library)
-    torch.library.register_torch_dispatch(f"attnlang::{name}", ProxyTorchDispatchMode, trace, lib=_library)
+    torch.library.register_torch_dispatch(f"attnlang::{name}", ProxyTorchDispatchMode, rule(traced), lib=_library)
     torch.library.register_vmap(f"attnlang::{name}", _no_vmap, lib=_library)
     register_flop_formula(getattr(torch.ops.attnlang, name), get_raw=True)(flops)
 
 
-_register("forward", _forward, _fake_forward, _trace_forward, forward_flops)
-_register("backward", _backward, _fake_backward, _trace_backward, backward_flops)
+_register("forward", _forward, _fake_forward, traced_forward, forward_flops)
+_register("backward", _backward, _fake_backward, traced_backward, backward_flops)

@@ -165,7 +165,7 @@ def test_the_module_is_torchs_call(name: str, inside: bool, monkeypatch: pytest.
     assert not lse.requires_grad
     torch.testing.assert_close(out, F.scaled_dot_product_attention(*inputs, is_causal=name == "causal"), **ROUNDING)
     mine = [with_grads(module, inputs), with_grads(module, inputs, scale=0.3)]
-    monkeypatch.setattr(ops, "_direct", lambda *_: None)
+    monkeypatch.setattr(ops, "call_for", lambda *_: None)
     assert "_Eager" in module(*inputs).grad_fn.name()
     same(mine[0], with_grads(module, inputs))
     same(mine[1], with_grads(module, inputs, scale=0.3))
@@ -339,6 +339,14 @@ def test_one_tensor_as_query_key_and_value() -> None:
         (x, *_), (y, *_) = tensors(), tensors()
         (mine,), (true,) = (torch.autograd.grad(f.sum(), z) for f, z in ((compiled(x), x), (module(y, y, y), y)))
         torch.testing.assert_close(mine, true, **ROUNDING)
+
+
+def test_opcheck() -> None:
+    module = attnc.compile("causal", heads=4)
+    inputs, rest = [x.detach() for x in tensors(20)], ([], None, "auto", module._program, None)
+    torch.library.opcheck(ops.forward_op, (*inputs, *rest))
+    out, lse = module(*inputs, return_lse=True)
+    torch.library.opcheck(ops.backward_op, (torch.ones_like(out), *inputs, out, lse, *rest))
 
 
 def test_exported_it_is_the_operator() -> None:

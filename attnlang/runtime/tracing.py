@@ -1,0 +1,63 @@
+"""What a tracer is given of the operators: the call of torch's that a plan is, if it is one (`runtime.direct`).
+
+torch.compile traces below the policies of selective checkpointing, which see the operators, and above the compiler,
+which sees the call. torch.export traces neither, so that an exported program chooses anew wherever it runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+from torch import Tensor
+
+from attnlang.runtime.direct import call_for
+
+
+def traced_forward(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    tables: Sequence[Tensor],
+    lengths: Tensor | None,
+    backend: str,
+    program: str,
+    scale: float | None,
+) -> Callable[[], Any] | None:
+    """What a compiler is given in place of a forward call; None for the operator."""
+    call = call_for(q, k, v, tables, lengths, backend, program)
+    return None if call is None else partial(call.forward, q, k, v, scale)
+
+
+def traced_backward(
+    dout: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    out: Tensor,
+    lse: Tensor,
+    tables: Sequence[Tensor],
+    lengths: Tensor | None,
+    backend: str,
+    program: str,
+    scale: float | None,
+) -> Callable[[], Any] | None:
+    """The same of a backward call: the operator too, if the kernel cares how d_out will lie in the end."""
+    call = call_for(q, k, v, tables, lengths, backend, program)
+    if call is None or not call.any_gradient:
+        return None
+    return partial(call.backward, dout, q, k, v, out, lse, scale)
+
+
+def rule(traced: Callable[..., Callable[[], Any] | None]) -> Callable[..., Any]:
+    """The rule by which a tracer takes the operator apart."""
+
+    def apply(mode: Any, op: Any, types: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        call = traced(*args, **kwargs)
+        if call is None:
+            return mode.__torch_dispatch__(op, types, args, kwargs)
+        with mode:
+            return call()
+
+    return apply
