@@ -209,14 +209,14 @@ def main(n: int, repeats: int, with_flex: bool, with_scaling: bool, out: Path) -
             result["rows"].append(row)
             _show(row)
             write_result("longnet", result, out)  # what was measured stays, whatever comes after
-    if with_scaling:
-        result["scaling"] = scaling(repeats)
-        write_result("longnet", result, out)
-    if with_flex:
-        result["flex"] = measure(12, 64, True, 32768, repeats, True)
-        _show(result["flex"])
-    write_result("longnet", result, out)
     plot(result["rows"], out / "longnet.svg")
+    if with_scaling:
+        rows = scaling(repeats)
+        write_result("longnet_scaling", {"benchmark": "longnet_scaling", "machine": machine("cuda"), "rows": rows}, out)
+    if with_flex:
+        row = measure(12, 64, True, 32768, repeats, True)
+        _show(row)
+        write_result("longnet_flex", {"benchmark": "longnet_flex", "machine": machine("cuda"), "rows": [row]}, out)
 
 
 if __name__ == "__main__":

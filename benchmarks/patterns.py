@@ -10,6 +10,7 @@ three times in forward + backward. bfloat16, 12 heads of 64; N by pattern.
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -215,14 +216,27 @@ def plot(rows: list[dict[str, Any]], path: Path) -> None:
 @click.option("--repeats", default=10, show_default=True, type=click.IntRange(1))
 @click.option("--out", default=RESULTS, type=click.Path(file_okay=False, path_type=Path), help="Folder of the result.")
 def main(names: tuple[str, ...], repeats: int, out: Path) -> None:
-    rows: list[dict[str, Any]] = []
+    here = machine("cuda")
+    rows = earlier(here, out)
     for name in names or CASES:
         try:
-            rows.append(measure(name, repeats))
+            rows[name] = measure(name, repeats) | {"date": here["date"]}
         except RuntimeError as error:
             print(f"{name}: {str(error)[:300]}", flush=True)
-        write_result("patterns", {"benchmark": "patterns", "machine": machine("cuda"), "rows": rows}, out)
-    plot(rows, out / "patterns.svg")
+        ordered = [rows[known] for known in CASES if known in rows]
+        write_result("patterns", {"benchmark": "patterns", "machine": here, "rows": ordered}, out)
+    plot([rows[known] for known in CASES if known in rows], out / "patterns.svg")
+
+
+def earlier(here: dict[str, Any], out: Path) -> dict[str, dict[str, Any]]:
+    """Rows of an earlier result, by pattern, if it is of the same kind of GPU and of the same torch."""
+    path = out / "patterns.json"
+    if not path.exists():
+        return {}
+    found = json.loads(path.read_text(encoding="utf-8"))
+    if any(found["machine"][what] != here[what] for what in ("device", "torch")):
+        return {}
+    return {row["pattern"]: row for row in found["rows"]}
 
 
 if __name__ == "__main__":

@@ -43,9 +43,10 @@ def longnet() -> str:
 
 
 def longnet_scaling() -> str:
-    """Time of a token by length, from longnet.json."""
-    rows = _result("longnet")["scaling"]
-    lines = ["| N | forward | forward + backward |", "| ---: | ---: | ---: |"]
+    """Time of a token by length, from longnet_scaling.json."""
+    result = _result("longnet_scaling")
+    rows = result["rows"]
+    lines = [_measured(result), "", "| N | forward | forward + backward |", "| ---: | ---: | ---: |"]
     lines += [f"| {row['n']:,} | {row['ns_per_token'][0]:.2f} ns | {row['ns_per_token'][1]:.2f} ns |" for row in rows]
     return "\n".join(lines)
 
@@ -53,14 +54,14 @@ def longnet_scaling() -> str:
 def patterns() -> str:
     """Other patterns against FlexAttention, from patterns.json."""
     result = _result("patterns")
-    lines = [_measured(result), "", "| | N | forward | | forward + backward | |"]
-    lines.append("| --- | ---: | ---: | ---: | ---: | ---: |")
+    lines = [_measured(result), "", "| | N | forward | | forward + backward | | measured |"]
+    lines.append("| --- | ---: | ---: | ---: | ---: | ---: | --- |")
     for row in result["rows"]:
         cells = [
             f"{row['milliseconds'][what]['ours']:.2f} ms | {row['speedup'][what]:.2f}x"
             for what in ("forward", "forward_backward")
         ]
-        lines.append(f"| {row['pattern']} | {row['n']:,} | {' | '.join(cells)} |")
+        lines.append(f"| {row['pattern']} | {row['n']:,} | {' | '.join(cells)} | {row['date']} |")
     return "\n".join(lines)
 
 
