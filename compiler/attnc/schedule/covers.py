@@ -19,15 +19,13 @@ from itertools import pairwise
 from math import lcm
 from typing import TypeAlias
 
+from attnc.schedule.progressions import Node, Touching
 from attnlang.plan import Band
 from attnlang.rows import Rows
 from attnlang.runtime.pairs import Pairs, exact, split
 
 MAX_BLOCKS = 60_000
 MAX_CUTS = 192
-
-Node: TypeAlias = tuple[int, Rows]
-"""Rows of one head, in tokens."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,13 +82,12 @@ def _components(items: Sequence[_Item]) -> list[list[_Item]]:
             i = parent[i]
         return i
 
+    keys, queries = Touching(), Touching()
     for i, (head, q, k, _) in enumerate(items):
-        for j in range(i):
-            if root(i) == root(j):
-                continue
-            other_head, other_q, other_k, _ = items[j]
-            if (head == other_head and q & other_q is not None) or k & other_k is not None:
-                parent[root(i)] = root(j)
+        for j in (*queries.of(head, q), *keys.of(0, k)):
+            parent[root(i)] = root(j)
+        queries.add(head, q, i)
+        keys.add(0, k, i)
     groups: dict[int, list[_Item]] = defaultdict(list)
     for i, item in enumerate(items):
         groups[root(i)].append(item)
@@ -119,16 +116,30 @@ def _of_one(item: _Item, query_weight: int, key_weight: int) -> Cover | None:
 
 
 def _one_side(items: Sequence[_Item], query_weight: int, key_weight: int) -> Cover:
-    """Too many blocks to weigh: every row of the cheaper side, and the largest bound that one item alone gives."""
+    """Too many blocks to weigh: every row of the cheaper side, and a bound from items that share no rows."""
     queries = disjoint([(head, q) for head, q, _, _ in items])
     keys = disjoint([(0, k) for _, _, k, _ in items])
     of_queries = sum(rows.count for _, rows in queries) * query_weight
     of_keys = sum(rows.count for _, rows in keys) * key_weight
-    alone = [_of_one(item, query_weight, key_weight) for item in items]
-    bound = max((cover.bound for cover in alone if cover is not None), default=0)
+    bound = _of_apart(items, query_weight, key_weight)
     if of_queries < of_keys:
         return Cover((), tuple(queries), of_queries, bound)
     return Cover(tuple(keys), (), of_keys, bound)
+
+
+def _of_apart(items: Sequence[_Item], query_weight: int, key_weight: int) -> int:
+    """What items that share no rows need, each by itself: those that need most first, as many as there are."""
+    needs = [
+        (cover.bound if cover else 0, item) for item in items for cover in [_of_one(item, query_weight, key_weight)]
+    ]
+    keys, queries = Touching(), Touching()
+    bound = 0
+    for place, (need, (head, q, k, _)) in enumerate(sorted(needs, key=lambda pair: -pair[0])):
+        if need and not any(True for _ in queries.of(head, q)) and not any(True for _ in keys.of(0, k)):
+            bound += need
+            queries.add(head, q, place)
+            keys.add(0, k, place)
+    return bound
 
 
 def every_key(pairs: Iterable[Pairs], group: int) -> list[Node]:
@@ -139,12 +150,14 @@ def every_key(pairs: Iterable[Pairs], group: int) -> list[Node]:
 def disjoint(nodes: Iterable[Node]) -> list[Node]:
     """The same rows, each once."""
     result: list[Node] = []
-    for head, rows in nodes:
+    known = Touching()
+    for head, rows in sorted(dict.fromkeys(nodes), key=lambda node: (node[1].step, node[0], node[1].first)):
         rest = [rows]
-        for other_head, other in result:
-            if other_head == head:
-                rest = [part for rows_left in rest for part in rows_left.minus(other)]
-        result += [(head, part) for part in rest]
+        for place in known.of(head, rows):
+            rest = [part for rows_left in rest for part in rows_left.minus(result[place][1])]
+        for part in rest:
+            known.add(head, part, len(result))
+            result.append((head, part))
     return result
 
 

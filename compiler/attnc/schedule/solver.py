@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 
 from attnc.schedule.alike import UNBOUNDED, Alike, reach
 from attnc.schedule.covers import at_query_home, every_key, least_cover
-from attnc.schedule.progressions import grouped
+from attnc.schedule.progressions import grouped, tidied
 from attnc.schedule.tiled import Tiled
-from attnlang.parallel.units import inner_rows, units
-from attnlang.plan import Columns, Lattice, Plan, Tiles
+from attnlang.parallel.units import inner_rows, owned_pairs
+from attnlang.plan import Branch, Columns, Lattice, Plan, Tiles
 from attnlang.rows import Rows
 from attnlang.runtime.calls import resolve
 from attnlang.runtime.pairs import Pairs, band_count, branch_pairs, local_plan
@@ -187,28 +187,29 @@ class _Solver:
         self.solution.certificate = Certificate(self.weight, self.bound)
 
     def _local(self) -> None:
-        found: dict[Any, float] = {}
+        found: dict[int, float] = {}
+        gathered = [self.problem.plan.branches[number] for number in self.solution.gathered]
         for rank in range(self.placement.ranks):
-            kind = rank if self.solution.gathered else self.alike.kind(rank)
+            kind = self.alike.kind(rank)
             if kind not in found:
                 found[kind] = float(self._local_pairs(rank))
-            self.solution.local[rank] = found[kind]
+            self.solution.local[rank] = found[kind] + sum(self._inner_pairs(branch, rank) for branch in gathered)
         if self.tiled is not None:
             self.solution.local += self.tiled.local
 
+    def _inner_pairs(self, branch: Branch, rank: int) -> int:
+        """The pairs of a branch that owners compute, in runs that a rank holds wholly."""
+        assert isinstance(branch, Lattice)
+        rows = inner_rows(self.placement, branch, rank)
+        return 0 if rows is None else stretch_pairs(Plan(self.problem.plan.heads, (branch,)), rows)
+
     def _local_pairs(self, rank: int) -> int:
-        plan, total = self.problem.plan, 0
-        for number, branch in enumerate(plan.branches):
-            if number in self.solution.gathered:
-                assert isinstance(branch, Lattice)
-                rows = inner_rows(self.placement, branch, rank)
-                total += 0 if rows is None else stretch_pairs(Plan(plan.heads, (branch,)), rows)
-            elif isinstance(branch, Lattice | Columns):
-                chunks = self.placement.chunks[rank]
-                total += sum(stretch_pairs(Plan(plan.heads, (branch,)), chunk) for chunk in chunks)
-                total += sum(
-                    pairs.count for q in chunks for k in chunks if q != k for pairs in branch_pairs(branch, q, k)
-                )
+        plan, total, chunks = self.problem.plan, 0, self.placement.chunks[rank]
+        for number in self.lattices:
+            branch = plan.branches[number]
+            assert isinstance(branch, Lattice | Columns)
+            total += sum(stretch_pairs(Plan(plan.heads, (branch,)), chunk) for chunk in chunks)
+            total += sum(pairs.count for q in chunks for k in chunks if q != k for pairs in branch_pairs(branch, q, k))
         return total
 
     def _gathered(self, number: int) -> None:
@@ -216,18 +217,30 @@ class _Solver:
         assert isinstance(branch, Lattice)
         heads = branch.phases is not None or branch.dilation == 1
         s.kinds[number].add("all-to-all by head" if heads else "re-shard by residue")
-        for unit in units(self.placement, branch, self.problem.group):
-            s.owned[unit.owner] += Pairs(unit.heads, unit.queries, unit.keys, unit.band).count
-            for rank, tokens in unit.key_parts:
-                if rank != unit.owner:
-                    s.keys_in[unit.owner] += tokens.count
-                    s.keys_out[rank] += tokens.count
-                    s.peers[unit.owner] += 1
-                    s.peers[rank] += 1
-            for rank, tokens in unit.query_parts:
-                if rank != unit.owner:
-                    s.queries_in[unit.owner] += tokens.count * len(unit.heads)
-                    s.queries_out[rank] += tokens.count * len(unit.heads)
+        held: dict[tuple[Rows, range], Array] = {}
+        for owner, _, pairs, ranks in owned_pairs(self.placement, branch, self.problem.group):
+            s.owned[owner] += pairs.count
+            for rows, times, into, out in (
+                (pairs.k, 1, s.keys_in, s.keys_out),
+                (pairs.q, len(pairs.heads), s.queries_in, s.queries_out),
+            ):
+                if (rows, ranks) not in held:
+                    held[rows, ranks] = self._held(rows, ranks)
+                counts = held[rows, ranks].copy()
+                counts[owner - ranks.start] = 0
+                into[owner] += int(counts.sum()) * times
+                out[ranks.start : ranks.stop] += counts * times
+                if into is s.keys_in:
+                    s.peers[owner] += int((counts > 0).sum())
+                    s.peers[ranks.start : ranks.stop] += counts > 0
+
+    def _held(self, rows: Rows, ranks: range) -> Array:
+        """How many of some rows each of these ranks holds, one stretch a rank."""
+        chunks = [self.placement.chunks[rank][0] for rank in ranks]
+        low, high = np.array([(chunk.first, chunk.last) for chunk in chunks], np.int64).T
+        first = np.clip(-((rows.first - low) // rows.step), 0, rows.count)
+        last = np.clip((high - rows.first) // rows.step, -1, rows.count - 1)
+        return np.maximum(last - first + 1, 0)
 
     def _distances(self) -> Iterator[int]:
         """B - a for which ranks a and b can have anything to do with each other."""
@@ -313,7 +326,7 @@ class _Solver:
         return Picture(Transfer(keys, queries), cover.weight, cover.bound, tuple(map(float, here)), there)
 
     def _local_rows(self, rank: int, nodes: Sequence[tuple[int, Rows]]) -> tuple[HeadRows, ...]:
-        return _head_rows([(head, self.placement.local(rank, tokens)) for head, tokens in nodes])
+        return _head_rows(tidied((head, self.placement.local(rank, tokens)) for head, tokens in nodes))
 
     def _tiled(self, tiled: Tiled, a: int, b: int) -> Picture:
         met = tiled.between(a, b, self.problem.weights, self.problem.queries_stay)
