@@ -128,18 +128,22 @@ def _one_side(items: Sequence[_Item], query_weight: int, key_weight: int) -> Cov
 
 
 def _of_apart(items: Sequence[_Item], query_weight: int, key_weight: int) -> int:
-    """What items that share no rows need, each by itself: those that need most first, as many as there are."""
-    needs = [
-        (cover.bound if cover else 0, item) for item in items for cover in [_of_one(item, query_weight, key_weight)]
-    ]
+    """What items that share no rows need, each by itself: chosen the largest first, or the smallest."""
+    covers = [(_of_one(item, query_weight, key_weight), item) for item in items]
+    needs = sorted(((cover.bound, item) for cover, item in covers if cover is not None), key=lambda need: -need[0])
+    return max(_taken(needs), _taken(needs[::-1]))
+
+
+def _taken(needs: Sequence[tuple[int, _Item]]) -> int:
+    """The sum of those that share no rows with one before them."""
     keys, queries = Touching(), Touching()
-    bound = 0
-    for place, (need, (head, q, k, _)) in enumerate(sorted(needs, key=lambda pair: -pair[0])):
-        if need and not any(True for _ in queries.of(head, q)) and not any(True for _ in keys.of(0, k)):
-            bound += need
+    total = 0
+    for place, (need, (head, q, k, _)) in enumerate(needs):
+        if not any(True for _ in queries.of(head, q)) and not any(True for _ in keys.of(0, k)):
+            total += need
             queries.add(head, q, place)
             keys.add(0, k, place)
-    return bound
+    return total
 
 
 def every_key(pairs: Iterable[Pairs], group: int) -> list[Node]:

@@ -4,13 +4,16 @@ Rectangles of the whole matrix are classified from bounds of the relation (`attn
 ranks first: what is empty is not looked at again, what is full is one rectangle whatever its size, and only what is
 met in part is cut in two, along the side that decides more. Small squares at the edge of the pattern are asked pair by
 pair. So the work follows the outline of the pattern, not the number of its pairs.
+
+Where that is long, two ranks that meet as two others do (`Name`) have the same rectangles: one meeting is followed for
+all.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,9 +23,13 @@ from attnlang.pattern.algebra import Relation
 from attnlang.pattern.bounds import Bounds, Rectangles
 from attnlang.pattern.expr import Scope
 from attnlang.pattern.pointwise import multiplicity_at
+from attnlang.rows import Rows
 from attnlang.schedule import Placement
 
 Array = NDArray[np.int64]
+
+Name: TypeAlias = Callable[[Rows, Rows], Hashable]
+"""A name of how stretches of queries and of keys meet: the relation is the same between those of one name."""
 
 LEAF = 1024
 """Rectangles of so many pairs are asked pair by pair."""
@@ -36,6 +43,8 @@ MAX_POINTS = 2**29
 """How many pairs of a branch are asked one by one: half a minute."""
 MAX_RECTANGLES = 2**24
 """How many rectangles, and parts of rectangles, of a branch are kept."""
+FEW = 64
+"""Up to this share of both limits, it is sooner to follow every meeting than to name them."""
 
 
 class TooFineError(ValueError):
@@ -46,25 +55,33 @@ class TooFineError(ValueError):
 class Regions:
     """Rectangles by ordered pair of ranks, for heads that have the same pairs; and how many pairs a rank has by itself.
 
-    pair            a * ranks + b of each rectangle: queries at a, keys at b; ascending
-    q0, q1, k0, k1  its local rows, ends included
-    times           how often each of its pairs counts
-    local           the number of pairs with both ends at a rank, by rank, where it was asked for
+    pair        a * ranks + b, queries at a, keys at b, of each meeting of two of their chunks; ascending
+    places      (first rectangle, one past the last, where the chunks begin in the rows of a and of b), by meeting
+    rectangles  (q0, q1, k0, k1), ends included, in the rows of two chunks
+    times       how often each of its pairs counts
+    local       the number of pairs with both ends at a rank, by rank, where it was asked for
     """
 
     heads: tuple[int, ...]
     pair: Array
-    q0: Array
-    q1: Array
-    k0: Array
-    k1: Array
+    places: Array
+    rectangles: Array
     times: Array
     local: Array
 
-    def between(self, pair: int) -> slice:
-        """Which rectangles belong to a pair of ranks."""
+    def name(self, pair: int) -> Hashable:
+        """Pairs of ranks of one name have the same rectangles; None where they have none."""
         first, last = np.searchsorted(self.pair, (pair, pair + 1))
-        return slice(int(first), int(last))
+        return self.places[first:last].tobytes() or None
+
+    def between(self, name: Hashable) -> tuple[Array, Array]:
+        """The rectangles of a name, in local rows of both ranks, and how often their pairs count."""
+        assert isinstance(name, bytes)
+        parts = np.frombuffer(name, np.int64).reshape(-1, 4).tolist()
+        boxes = np.concatenate([self.rectangles[i:j] + np.array([q, q, k, k]) for i, j, q, k in parts])
+        times = np.concatenate([self.times[i:j] for i, j, _, _ in parts])
+        order = np.lexsort((boxes[:, 2], boxes[:, 0]))
+        return boxes[order], times[order]
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -107,22 +124,34 @@ class _Boxes:
 
 
 def regions(
-    relation: Relation, n: int, scope: Scope, placement: Placement, heads: tuple[int, ...], *, own: bool = True
-) -> Regions:
+    relation: Relation, n: int, scope: Scope, placement: Placement, heads: tuple[int, ...], *, own: bool = True,
+    name: Name | None = None,
+) -> Regions:  # fmt: skip
     """The regions of a relation on a placement; `own`: whether to count the pairs of each rank with itself, too.
 
     Raises TooFineError where there would be too many.
     """
-    return _Search(relation, n, scope, placement, own).found(heads)
+    bounds = Bounds(relation, n, scope)
+    if name is not None:
+        try:
+            return _Search(relation, n, scope, placement, bounds, own, share=FEW).found(heads)
+        except TooFineError:
+            pass
+    return _Search(relation, n, scope, placement, bounds, own, name).found(heads)
 
 
 class _Search:
-    def __init__(self, relation: Relation, n: int, scope: Scope, placement: Placement, own: bool) -> None:
+    def __init__(
+        self, relation: Relation, n: int, scope: Scope, placement: Placement, bounds: Bounds, own: bool,
+        name: Name | None = None, share: int = 1,
+    ) -> None:  # fmt: skip
         self._own = own
         self._relation = relation
         self._n = n
         self._scope = scope
-        self._bounds = Bounds(relation, n, scope)
+        self._bounds = bounds
+        self._name = name
+        self._most = MAX_POINTS // share, MAX_RECTANGLES // share
         self._steps = sorted(steps(relation, n, scope), reverse=True)
         self._ranks = placement.ranks
         chunks = sorted(
@@ -134,17 +163,60 @@ class _Search:
         self._first, self._step, self._count, self._rank, self._base = columns
         self._last = self._first + (self._count - 1) * self._step
         self._furthest = np.maximum.accumulate(self._last)
-        self._local = np.zeros(placement.ranks, np.int64)
         self._points = self._kept = 0
+        self._names: dict[Hashable, int] = {}
+        self._meetings: list[
+            tuple[Array, Array]
+        ] = []  # of two chunks, x * chunks + y; and which one is followed for it
+        self._own_counts: list[tuple[Array, Array]] = []
         self._parts: list[tuple[Array, ...]] = []
 
     def found(self, heads: tuple[int, ...]) -> Regions:
         for boxes in self._chunk_pairs():
-            self._follow(boxes)
-        columns = [np.concatenate([part[i] for part in self._parts] or [np.zeros(0, np.int64)]) for i in range(6)]
+            self._follow(self._unlike(boxes))
+        columns = _joined(self._parts, 6)
         order = np.lexsort((columns[3], columns[1], columns[0]))
-        pair, q0, q1, k0, k1, times = (part[order] for part in columns)
-        return Regions(heads, pair, q0, q1, k0, k1, times, self._local)
+        followed, q0, q1, k0, k1, times = (part[order] for part in columns)
+        meeting, of = _joined(self._meetings, 2)
+        x, y = np.divmod(meeting, max(1, len(self._first)))
+        first, last = np.searchsorted(followed, of), np.searchsorted(followed, of, side="right")
+        pair = self._rank[x] * self._ranks + self._rank[y]
+        held = np.flatnonzero(last > first)
+        held = held[np.lexsort((meeting[held], pair[held]))]
+        places = np.stack([first, last, self._base[x], self._base[y]], 1)[held]
+        rectangles = np.stack([q0, q1, k0, k1], 1)
+        return Regions(heads, pair[held], places, rectangles, times, self._local(meeting, of))
+
+    def _local(self, meeting: Array, of: Array) -> Array:
+        codes, counts = _joined(self._own_counts, 2)
+        known, place = np.unique(codes, return_inverse=True)
+        total = np.zeros(len(known) + 1, np.int64)
+        np.add.at(total, place, counts)
+        x, y = np.divmod(meeting, max(1, len(self._first)))
+        own = self._rank[x] == self._rank[y]
+        at = np.searchsorted(known, of[own])
+        at[~np.isin(of[own], known)] = len(known)
+        local = np.zeros(self._ranks, np.int64)
+        np.add.at(local, self._rank[x[own]], total[at])
+        return local
+
+    def _code(self, boxes: _Boxes) -> Array:
+        return boxes.x * len(self._first) + boxes.y
+
+    def _unlike(self, boxes: _Boxes) -> _Boxes:
+        """Those of whole chunks that do not meet as two others did."""
+        code = self._code(boxes)
+        if self._name is None:
+            self._meetings.append((code, code))
+            return boxes
+        of = code.copy()
+        for place, (x, y) in enumerate(zip(boxes.x.tolist(), boxes.y.tolist(), strict=True)):
+            if self._step[x] == self._step[y] == 1:
+                q, k = (Rows(int(self._first[c]), int(self._count[c])) for c in (x, y))
+                name = self._name(q, k), q.count, k.count, bool(self._rank[x] == self._rank[y])
+                of[place] = self._names.setdefault(name, int(code[place]))
+        self._meetings.append((code, of))
+        return boxes[of == code]
 
     # many ranks at once ---------------------------------------------------------------------------------------------
 
@@ -265,24 +337,19 @@ class _Search:
     # what is found --------------------------------------------------------------------------------------------------
 
     def _keep(self, boxes: _Boxes, times: Array) -> None:
-        a, b = self._rank[boxes.x], self._rank[boxes.y]
-        own = a == b
-        np.add.at(self._local, a[own], (boxes.area * times)[own])
+        own = self._rank[boxes.x] == self._rank[boxes.y]
+        self._own_counts.append((self._code(boxes)[own], (boxes.area * times)[own]))
         self._store(boxes[~own], times[~own])
 
     def _store(self, boxes: _Boxes, times: Array) -> None:
         self._kept += len(boxes)
         self._check()
-        q_base, k_base = self._base[boxes.x], self._base[boxes.y]
-        pair = self._rank[boxes.x] * self._ranks + self._rank[boxes.y]
-        rows = boxes.q0 + q_base, boxes.q1 + q_base, boxes.k0 + k_base, boxes.k1 + k_base
-        self._parts.append((pair, *rows, times))
+        self._parts.append((self._code(boxes), boxes.q0, boxes.q1, boxes.k0, boxes.k1, times))
 
     def _check(self) -> None:
-        if self._points > MAX_POINTS or self._kept > MAX_RECTANGLES:
-            what = f"{MAX_POINTS:,} of its pairs one by one" if self._points > MAX_POINTS else (
-                f"{MAX_RECTANGLES:,} rectangles between ranks"
-            )  # fmt: skip
+        points, rectangles = self._most
+        if self._points > points or self._kept > rectangles:
+            what = f"{points:,} of its pairs one by one" if self._points > points else f"{rectangles:,} rectangles"
             raise TooFineError(
                 f"a part of this pattern is no lattice, and its outline at n = {self._n:,} on {self._ranks:,} ranks is "
                 f"too long to be followed: more than {what}. Use a smaller n, or a pattern of larger blocks"
@@ -304,9 +371,10 @@ class _Search:
         x, y = boxes.x[box], boxes.y[box]
         tokens = self._first[x] + q * self._step[x], self._first[y] + k * self._step[y]
         times = np.asarray(multiplicity_at(self._relation, *tokens, self._n, self._scope))
-        a = self._rank[x]
-        own = a == self._rank[y]
-        np.add.at(self._local, a[own], times[own])
+        mine = self._rank[boxes.x] == self._rank[boxes.y]
+        held = np.bincount(box, times, minlength=len(boxes)).astype(np.int64)
+        self._own_counts.append((self._code(boxes)[mine], held[mine]))
+        own = mine[box]
         begins = (column == 0) | (times != np.concatenate(([-1], times[:-1])))
         starts = np.flatnonzero(begins)
         lengths = np.diff(np.append(starts, len(times)))
@@ -315,6 +383,11 @@ class _Search:
         if len(starts):
             runs = (box[starts], k[starts], k[starts] + lengths - 1, times[starts], q[starts])
             self._store(*_stacked(boxes, *runs))
+
+
+def _joined(parts: Sequence[tuple[Array, ...]], columns: int) -> list[Array]:
+    """The columns of all parts."""
+    return [np.concatenate([part[i] for part in parts] or [np.zeros(0, np.int64)]) for i in range(columns)]
 
 
 def _quarters(ends: Array) -> Array:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from operator import add
 from typing import Any
 
 import numpy as np
@@ -171,6 +172,9 @@ class _Solver:
         self.tiled = problem.tiled(self.branches)
         self.numbers: dict[Transfer, int] = {}
         self.pictures: dict[Any, Picture] = {}
+        self.left: dict[tuple[int, int], None] = {}  # pairs of ranks with tiles that are still to be covered
+        if self.tiled is not None:
+            self.left = dict.fromkeys((int(a), int(b)) for a, b in np.argwhere(self.tiled.has))
         self.weight = self.bound = 0
 
     def run(self) -> None:
@@ -181,9 +185,9 @@ class _Solver:
         for distance in self._distances():
             self._pairs_at(distance)
         if self.tiled is not None:
-            self.tiled.cover(self.problem.weights)
-            for a, b in np.argwhere(self.tiled.has):
-                self._count(self._tiled(self.tiled, int(a), int(b)), a[None], b[None], int(b - a))
+            self.tiled.cover(self.problem.weights, list(self.left))
+            for a, b in self.left:
+                self._count(self._tiled(self.tiled, a, b), np.array([a]), np.array([b]), b - a)
         self.solution.certificate = Certificate(self.weight, self.bound)
 
     def _local(self) -> None:
@@ -265,15 +269,32 @@ class _Solver:
     def _pairs_at(self, distance: int) -> None:
         ranks = self.placement.ranks
         a = np.arange(max(0, -distance), min(ranks, ranks - distance))
-        if self.tiled is not None:  # those with tiles are looked at one by one
-            a = a[~self.tiled.has[a, a + distance]]
         for key, queries in self.alike.groups(a, distance):
             first = int(queries[0])
             picture = self.pictures.get(key)
             if picture is None:
                 picture = self.pictures[key] = self._picture(first, first + distance)
-            if picture.transfer is not NOTHING:
-                self._count(picture, queries, queries + distance, distance)
+            if picture.transfer is NOTHING:
+                continue
+            if self.tiled is not None:
+                has = self.tiled.has[queries, queries + distance]
+                for rank in queries[has].tolist():
+                    self._with_tiles(self.tiled, picture, rank, rank + distance)
+                queries = queries[~has]
+            self._count(picture, queries, queries + distance, distance)
+
+    def _with_tiles(self, tiled: Tiled, picture: Picture, a: int, b: int) -> None:
+        """Where the rows that lattices need cover the tiles as well, nothing less covers both: done with them."""
+        if picture.weight != picture.bound and not self.problem.queries_stay:
+            return
+        more = tiled.covered(a, b, picture.transfer)
+        if more is not None:
+            del self.left[a, b]
+            here, there = (
+                tuple(map(add, *pair)) for pair in zip((picture.at_query, picture.at_key), more, strict=True)
+            )
+            both = replace(picture, at_query=here, at_key=there)
+            self._count(both, np.array([a]), np.array([b]), b - a)
 
     def _count(self, picture: Picture, a: Array, b: Array, distance: int) -> None:
         s, transfer = self.solution, picture.transfer
