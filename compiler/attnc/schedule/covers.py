@@ -52,7 +52,7 @@ def least_cover(pairs: Iterable[Pairs], group: int, query_weight: int, key_weigh
         alike = tuple(items)
         cover = found.get(alike)
         if cover is None:
-            cover = found[alike] = _of_group(items, query_weight, key_weight)
+            cover = found[alike] = cover_of_items(items, query_weight, key_weight)
         keys += [(kv_head, rows) for _, rows in cover.keys]
         queries += [(kv_head * group + head, rows) for head, rows in cover.queries]
         weight, bound = weight + cover.weight, bound + cover.bound
@@ -62,7 +62,8 @@ def least_cover(pairs: Iterable[Pairs], group: int, query_weight: int, key_weigh
 _Item: TypeAlias = tuple[int, Rows, Rows, Band]
 
 
-def _of_group(items: Sequence[_Item], query_weight: int, key_weight: int) -> Cover:
+def cover_of_items(items: Sequence[_Item], query_weight: int, key_weight: int) -> Cover:
+    """The cover of (head of q, queries, keys, band) of one head of k, whose own number in the result is 0."""
     parts = [_of_component(part, query_weight, key_weight) for part in _components(items)]
     return Cover(
         tuple(node for part in parts for node in part.keys),

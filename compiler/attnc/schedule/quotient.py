@@ -9,7 +9,6 @@ holds some rows of each class; sorted by class they are stretches, and so are th
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
@@ -27,6 +26,9 @@ from attnlang.rows import Rows
 from attnlang.schedule import Placement
 
 Array = NDArray[np.int64]
+
+KEPT = 2**25
+"""Rows whose order is kept."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +128,7 @@ class Sorted:
             chunks.append(tuple(_stretches(classes)))
         self.classes = Placement("classes", found.n, tuple(chunks))
         self._known: dict[Any, tuple[Rows, ...]] = {}
+        self._orders: dict[int, Array] = {}
 
     def boxes(self, a: int, b: int, classes: Array) -> Array:
         """Rectangles of classes at two ranks, by their numbers there, as rectangles of sorted rows."""
@@ -133,16 +136,24 @@ class Sorted:
         q0, q1, k0, k1 = classes.T
         return np.stack([q[q0], q[q1 + 1] - 1, k[k0], k[k1 + 1] - 1], 1)
 
-    def rows(self, rank: int, parts: Sequence[Rows]) -> tuple[Rows, ...]:
+    def rows(self, rank: int, parts: tuple[Rows, ...]) -> tuple[Rows, ...]:
         """Sorted rows of a rank as those that they are, in few progressions."""
-        name = rank, tuple(parts)
+        name = rank, parts
         if name not in self._known:
-            order = np.argsort(self._found.of(positions(self._placement, rank)), kind="stable")
-            held = np.sort(order[np.concatenate([numbers(part) for part in parts])])
-            stretches = list(_stretches(held))
+            chosen = np.zeros(self._placement.sizes[rank], bool)
+            chosen[self._order(rank)[np.concatenate([numbers(part) for part in parts])]] = True
+            stretches = _stretches(np.flatnonzero(chosen))
             alone = progressions_of(part.first for part in stretches if part.count == 1)
             self._known[name] = (*(part for part in stretches if part.count > 1), *alone)
         return self._known[name]
+
+    def _order(self, rank: int) -> Array:
+        """Which row of a rank each of its sorted rows is."""
+        if rank not in self._orders:
+            if len(self._orders) * self._placement.sizes[rank] > KEPT:
+                self._orders.clear()
+            self._orders[rank] = np.argsort(self._found.of(positions(self._placement, rank)), kind="stable")
+        return self._orders[rank]
 
 
 def _stretches(ordered: Array) -> list[Rows]:

@@ -6,7 +6,7 @@ lengths, the same distance as far as the pattern can see) have the same transfer
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from operator import add
@@ -351,11 +351,15 @@ class _Solver:
 
     def _tiled(self, tiled: Tiled, a: int, b: int) -> Picture:
         met = tiled.between(a, b, self.problem.weights, self.problem.queries_stay)
-        transfer = Transfer(_head_rows(met.keys), _head_rows(met.queries))
+        keys, queries = (
+            _head_rows((head, rows) for heads, parts in side for rows in parts for head in heads)
+            for side in (met.keys, met.queries)
+        )
+        transfer = Transfer(keys, queries)
         return Picture(transfer, met.weight, met.bound, met.at_query, met.at_key)
 
 
-def _head_rows(nodes: Sequence[tuple[int, Rows]]) -> tuple[HeadRows, ...]:
+def _head_rows(nodes: Iterable[tuple[int, Rows]]) -> tuple[HeadRows, ...]:
     parts = [HeadRows(heads, rows) for heads, rows in grouped(nodes)]
     return tuple(sorted(parts, key=lambda part: (part.heads, part.rows.first, part.rows.step, part.rows.count)))
 

@@ -29,12 +29,16 @@ from attnlang.schedule import HeadRows, Placement, Transfer
 Array = NDArray[np.int64]
 
 
+Moved: TypeAlias = tuple[tuple[tuple[int, ...], tuple[Rows, ...]], ...]
+"""Heads, and what rows of each of them move."""
+
+
 @dataclass(frozen=True, eq=False, slots=True)
 class Met:
-    """One ordered pair of ranks: rows that move, by head; what they weigh; pairs at either home, by branch."""
+    """One ordered pair of ranks: rows that move; what they weigh; pairs at either home, by branch."""
 
-    keys: tuple[tuple[int, Rows], ...]
-    queries: tuple[tuple[int, Rows], ...]
+    keys: Moved
+    queries: Moved
     weight: int
     bound: int
     at_query: tuple[float, ...]
@@ -176,13 +180,10 @@ class Tiled:
             return met
         return replace(met, keys=self._put_back(b, met.keys), queries=self._put_back(a, met.queries))
 
-    def _put_back(self, rank: int, nodes: tuple[tuple[int, Rows], ...]) -> tuple[tuple[int, Rows], ...]:
+    def _put_back(self, rank: int, moved: Moved) -> Moved:
         """Rows sorted by class as those that they are."""
         assert self.sorted is not None
-        by_head: dict[int, list[Rows]] = {}
-        for head, rows in nodes:
-            by_head.setdefault(head, []).append(rows)
-        return tuple((head, rows) for head, parts in by_head.items() for rows in self.sorted.rows(rank, parts))
+        return tuple((heads, self.sorted.rows(rank, parts)) for heads, parts in moved)
 
     def _between(self, a: int, b: int) -> _Between:
         tiles, lattices = self._parts(a, b), tuple(self._lattices(a, b))
@@ -219,22 +220,28 @@ class Tiled:
                         yield number, pairs.heads, part
 
     def _met(self, between: _Between, weights: tuple[int, int], queries_stay: bool) -> Met:
-        keys: list[tuple[int, Rows]] = []
-        queries: list[tuple[int, Rows]] = []
+        keys: dict[tuple[Rows, ...], list[int]] = {}
+        queries: dict[tuple[Rows, ...], list[int]] = {}
         weight = bound = 0
         here, there = [0.0] * len(self.plan.branches), [0.0] * len(self.plan.branches)
+        groups: dict[_Alike, list[int]] = {}
         for kv_head in range(self.plan.heads // self.group):
-            alike = self._alike(kv_head, between)
+            groups.setdefault(self._alike(kv_head, between), []).append(kv_head)
+        for alike, kv_heads in groups.items():
             if not alike:
                 continue
             chosen, every = self._covers[_name(alike, weights)]
             sent, shipped = (every, ()) if queries_stay else (chosen.keys, chosen.queries)
-            heads = range(kv_head * self.group, (kv_head + 1) * self.group)
-            keys += [(kv_head, rows) for rows in sent]
-            queries += [(heads[place], rows) for places, parts in shipped for rows in parts for place in places]
-            weight, bound = weight + chosen.weight, bound + chosen.bound
+            firsts = [kv_head * self.group for kv_head in kv_heads]
+            if sent:
+                keys.setdefault(sent, []).extend(kv_heads)
+            for places, parts in shipped:
+                queries.setdefault(parts, []).extend(first + place for first in firsts for place in places)
+            weight, bound = weight + chosen.weight * len(kv_heads), bound + chosen.bound * len(kv_heads)
+            heads = {first + place for first in firsts for place in range(self.group)}
             _count(heads, between, sent, bool(shipped), (here, there))
-        return Met(tuple(keys), tuple(queries), weight, bound, tuple(here), tuple(there))
+        moved = (tuple((tuple(of), parts) for parts, of in side.items()) for side in (keys, queries))
+        return Met(*moved, weight, bound, tuple(here), tuple(there))
 
     def _alike(self, kv_head: int, between: _Between) -> _Alike:
         """The pairs of heads of q that share a head of k: (rectangles, progressions) and whose they are."""
@@ -281,13 +288,13 @@ def _job(alike: _Alike) -> Job:
 
 
 def _count(
-    heads: range, between: _Between, sent: tuple[Rows, ...], shipped: bool, homes: tuple[list[float], list[float]]
+    heads: set[int], between: _Between, sent: tuple[Rows, ...], shipped: bool, homes: tuple[list[float], list[float]]
 ) -> None:
-    """Add the pairs of a head of k that are computed at either home, by branch."""
+    """Add the pairs of some heads that are computed at either home, by branch."""
     rows = np.sort(np.concatenate([numbers(part) for part in sent])) if sent and shipped else np.zeros(0, np.int64)
     here, there = homes
     for part in between.tiles:
-        count = sum(head in part.heads for head in heads)
+        count = len(heads.intersection(part.heads))
         if not count:
             continue
         q0, q1, k0, k1 = part.boxes.T
@@ -299,7 +306,7 @@ def _count(
         here[part.branch] += at_query
         there[part.branch] += total - at_query
     for number, of, strided in between.lattices:
-        count = sum(head in of for head in heads)
+        count = len(heads.intersection(of))
         if not count:
             continue
         low, high = strided.keys_of()
