@@ -7,12 +7,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from attnlang.plan import Plan, Tiles
 from attnlang.runtime.blocks import BlockLists, block_lists
+from attnlang.runtime.contents import Contents
 from attnlang.runtime.triton.launches import CARRY, FINAL, Launch, Mode, launches
 from attnlang.runtime.triton.lists import DeviceLists, device_lists
 from attnlang.runtime.triton.nesting import MOST_PARTS, Shape
@@ -69,47 +69,29 @@ class Operands:
     accumulators: tuple[Tensor, Tensor]
 
 
-class _Content:
-    """What tables hold, as a key of a cache: every layer of a model meets the same tables, in each of its passes."""
-
-    __slots__ = ("arrays", "hash")
-
-    def __init__(self, tables: Mapping[str, Tensor]) -> None:
-        self.arrays = {name: table.cpu().numpy() for name, table in tables.items()}
-        self.hash = hash(tuple((name, array.shape, array.tobytes()) for name, array in self.arrays.items()))
-
-    def __hash__(self) -> int:
-        return self.hash
-
-    def __eq__(self, other: object) -> bool:
-        if not isinstance(other, _Content) or self.arrays.keys() != other.arrays.keys():
-            return False
-        return all(np.array_equal(array, other.arrays[name]) for name, array in self.arrays.items())
-
-
 def work(
     plan: Plan, shape: Shape, mode: Mode, list_block: int, tables: Mapping[str, Tensor], device: torch.device
 ) -> Work:
     """The launches of a plan with their tables; kept for the next call, with runtime tables by what these hold."""
     if not tables:
         return _fixed(plan, shape, mode, list_block, device)
-    return _filled(plan, shape, mode, list_block, _Content(tables), device)
+    return _filled(plan, shape, mode, list_block, Contents(tables), device)
 
 
 @lru_cache(maxsize=64)
 def _fixed(plan: Plan, shape: Shape, mode: Mode, list_block: int, device: torch.device) -> Work:
-    return _work(plan, shape, mode, list_block, _Content({}), device)
+    return _work(plan, shape, mode, list_block, Contents({}), device)
 
 
 @lru_cache(maxsize=12)
 def _filled(
-    plan: Plan, shape: Shape, mode: Mode, list_block: int, content: _Content, device: torch.device
+    plan: Plan, shape: Shape, mode: Mode, list_block: int, content: Contents, device: torch.device
 ) -> Work:  # three passes of a few batches
     return _work(plan, shape, mode, list_block, content, device)
 
 
 @lru_cache(maxsize=8)
-def _lists(branch: Tiles, heads: int, n: int, list_block: int, content: _Content) -> tuple[BlockLists, ...]:
+def _lists(branch: Tiles, heads: int, n: int, list_block: int, content: Contents) -> tuple[BlockLists, ...]:
     return block_lists(branch, heads, n, list_block, list_block, content.arrays)
 
 
@@ -118,7 +100,7 @@ def _work(
     shape: Shape,
     mode: Mode,
     list_block: int,
-    content: _Content,
+    content: Contents,
     device: torch.device,
 ) -> Work:
     lists = {

@@ -108,7 +108,7 @@ class Tiled:
             relation, length, where = branch.relation, n, self.placement
             if self.sorted is not None and q is not None:
                 relation, length, where = q.relation, q.n, self.sorted.classes
-            name = _namer(relation, length, heads[0], self.plan.heads, scope)
+            name = namer(relation, length, heads[0], self.plan.heads, scope)
             found = regions(relation, length, scope, where, heads, own=own is None, name=name)
             self.local += (found.local if own is None else own) * len(heads)
             self.found.append((i, found))
@@ -262,7 +262,7 @@ def _within(ends: Array, parts: Sequence[HeadRows], head: int) -> bool:
     return longest is not None and bool(((ends[:, 0] >= longest.first) & (ends[:, 1] <= longest.last)).all())
 
 
-def _namer(relation: Relation, n: int, head: int, heads: int, scope: Mapping[str, Any]) -> Name | None:
+def namer(relation: Relation, n: int, head: int, heads: int, scope: Mapping[str, Any]) -> Name | None:
     """How two stretches meet, by the relation's simplest term between them; None for what has no term."""
     counter = Counter({name: content for name, content in scope.items() if name not in ("N", "H", "h")})
 
