@@ -137,7 +137,6 @@ def matrix(found: Regions, pair: int, n: int) -> np.ndarray:
         (load("sta", frames=60, rows=128, cols=128), 983_040, 8),
         (load("stride_slash"), 2**20, 16),
         (load("tri_shape"), 2**20, 64),
-        (load("natten3d", frames=64, rows=128, cols=128), 2**20, 8),
     ],
 )
 def test_a_million_tokens_have_a_plan(pattern: Pattern, n: int, ranks: int) -> None:

@@ -38,9 +38,8 @@ from attnc.cli.common import (
 @click.option("--html", type=OutputFile(), help="Write a page to look at.")
 def command(
     pattern: str, parameters: tuple[str, ...], n: int, heads: int, tables: tuple[str, ...], ranks: int,
-    kv_heads: int | None, head_dim: int, dtype: str, placement: str, gpu: str, backend: str, link: str | None, objective: str,
-    forward_only: bool,
-    as_json: bool, html: Path | None,
+    kv_heads: int | None, head_dim: int, dtype: str, placement: str, gpu: str, backend: str, link: str | None,
+    objective: str, forward_only: bool, as_json: bool, html: Path | None,
 ) -> None:  # fmt: skip
     """Write the sequence-parallel schedule: who computes what, who sends what to whom, provably near the least.
 

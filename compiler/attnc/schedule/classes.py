@@ -69,15 +69,15 @@ def least_covers(jobs: Sequence[Job], query_weight: int, key_weight: int) -> lis
 
 
 def _by_blocks(job: Job, query_weight: int, key_weight: int) -> Chosen | None:
+    rows = sum(part.q.count for m in job for part in m.strided)
+    if rows < MANY_ROWS or sum(len(m.heads) * (len(m.boxes) + len(m.strided)) for m in job) > FEW_ITEMS:
+        return None
     items = [
         (head, q, k, band)
         for m in job
         for q, k, band in (*_rectangles(m), *((part.q, part.k, part.distances) for part in m.strided))
         for head in m.heads
     ]
-    rows = sum(part.q.count for m in job for part in m.strided)
-    if rows < MANY_ROWS or len(items) > FEW_ITEMS:
-        return None
     cover = cover_of_items(items, query_weight, key_weight)
     queries: dict[int, list[Rows]] = {}
     for head, part in tidied(cover.queries):

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from attnc.schedule.solver import Solution
+from attnc.schedule.solution import Solution
 from attnlang.parallel.machines import Device, Link
 from attnlang.plan import Lattice, Plan
 from attnlang.schedule import Alternative, RowBytes

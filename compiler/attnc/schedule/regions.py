@@ -11,13 +11,14 @@ all.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
+from attnc.schedule.rectangles import Boxes, columns_of, quarters, stacked
 from attnc.schedule.steps import steps
 from attnlang.pattern.algebra import Relation
 from attnlang.pattern.bounds import Bounds, Rectangles
@@ -84,45 +85,6 @@ class Regions:
         return boxes[order], times[order]
 
 
-@dataclass(frozen=True, eq=False, slots=True)
-class _Boxes:
-    """Rectangles: rows q0..q1 of chunk `x` and k0..k1 of chunk `y`, counted within the chunks."""
-
-    x: Array
-    y: Array
-    q0: Array
-    q1: Array
-    k0: Array
-    k1: Array
-
-    def __len__(self) -> int:
-        return len(self.x)
-
-    def __getitem__(self, chosen: NDArray[Any] | slice) -> _Boxes:
-        return _Boxes(*(part[chosen] for part in self.parts))
-
-    @property
-    def parts(self) -> tuple[Array, ...]:
-        return self.x, self.y, self.q0, self.q1, self.k0, self.k1
-
-    @property
-    def area(self) -> Array:
-        return (self.q1 - self.q0 + 1) * (self.k1 - self.k0 + 1)
-
-    @staticmethod
-    def joined(parts: Sequence[_Boxes]) -> _Boxes:
-        return _Boxes(*(np.concatenate(column) for column in zip(*(part.parts for part in parts), strict=True)))
-
-    def halves(self, q_cut: Array, k_cut: Array, by_query: NDArray[np.bool_]) -> tuple[_Boxes, _Boxes]:
-        """Both parts of each: cut before row q_cut of the queries, or before row k_cut of the keys."""
-        q_end, k_end = np.where(by_query, q_cut - 1, self.q1), np.where(by_query, self.k1, k_cut - 1)
-        q_from, k_from = np.where(by_query, q_cut, self.q0), np.where(by_query, self.k0, k_cut)
-        return (
-            _Boxes(self.x, self.y, self.q0, q_end, self.k0, k_end),
-            _Boxes(self.x, self.y, q_from, self.q1, k_from, self.k1),
-        )
-
-
 def regions(
     relation: Relation, n: int, scope: Scope, placement: Placement, heads: tuple[int, ...], *, own: bool = True,
     name: Name | None = None,
@@ -174,10 +136,10 @@ class _Search:
     def found(self, heads: tuple[int, ...]) -> Regions:
         for boxes in self._chunk_pairs():
             self._follow(self._unlike(boxes))
-        columns = _joined(self._parts, 6)
+        columns = columns_of(self._parts, 6)
         order = np.lexsort((columns[3], columns[1], columns[0]))
         followed, q0, q1, k0, k1, times = (part[order] for part in columns)
-        meeting, of = _joined(self._meetings, 2)
+        meeting, of = columns_of(self._meetings, 2)
         x, y = np.divmod(meeting, max(1, len(self._first)))
         first, last = np.searchsorted(followed, of), np.searchsorted(followed, of, side="right")
         pair = self._rank[x] * self._ranks + self._rank[y]
@@ -188,7 +150,7 @@ class _Search:
         return Regions(heads, pair[held], places, rectangles, times, self._local(meeting, of))
 
     def _local(self, meeting: Array, of: Array) -> Array:
-        codes, counts = _joined(self._own_counts, 2)
+        codes, counts = columns_of(self._own_counts, 2)
         known, place = np.unique(codes, return_inverse=True)
         total = np.zeros(len(known) + 1, np.int64)
         np.add.at(total, place, counts)
@@ -200,10 +162,10 @@ class _Search:
         np.add.at(local, self._rank[x[own]], total[at])
         return local
 
-    def _code(self, boxes: _Boxes) -> Array:
+    def _code(self, boxes: Boxes) -> Array:
         return boxes.x * len(self._first) + boxes.y
 
-    def _unlike(self, boxes: _Boxes) -> _Boxes:
+    def _unlike(self, boxes: Boxes) -> Boxes:
         """Those of whole chunks that do not meet as two others did."""
         code = self._code(boxes)
         if self._name is None:
@@ -220,7 +182,7 @@ class _Search:
 
     # many ranks at once ---------------------------------------------------------------------------------------------
 
-    def _chunk_pairs(self) -> Iterator[_Boxes]:
+    def _chunk_pairs(self) -> Iterator[Boxes]:
         """Pairs of whole chunks that may have pairs."""
         ends = np.array([[0, len(self._first) - 1] * 2], np.int64)
         waiting = [ends]
@@ -239,14 +201,14 @@ class _Search:
                     apart = self._rank[x] != self._rank[y]
                     x, y = x[apart], y[apart]
                 zero = np.zeros(len(x), np.int64)
-                yield _Boxes(x, y, zero, self._count[x] - 1, zero, self._count[y] - 1)
+                yield Boxes(x, y, zero, self._count[x] - 1, zero, self._count[y] - 1)
             some = some[~single]
             if len(some):
-                waiting.append(_quarters(some))
+                waiting.append(quarters(some))
 
     # within two chunks ----------------------------------------------------------------------------------------------
 
-    def _follow(self, boxes: _Boxes) -> None:
+    def _follow(self, boxes: Boxes) -> None:
         """Boxes that may have pairs, down to the outline."""
         lo, hi = self._bounds(self._tokens(boxes))
         waiting = [(boxes, lo, hi)]
@@ -267,14 +229,14 @@ class _Search:
             if len(large):
                 waiting.append(self._cut(large))
 
-    def _tokens(self, boxes: _Boxes) -> Rectangles:
+    def _tokens(self, boxes: Boxes) -> Rectangles:
         (q_first, q_step), (k_first, k_step) = ((self._first[c], self._step[c]) for c in (boxes.x, boxes.y))
         return Rectangles(
             q_first + boxes.q0 * q_step, q_first + boxes.q1 * q_step,
             k_first + boxes.k0 * k_step, k_first + boxes.k1 * k_step,
         )  # fmt: skip
 
-    def _bends(self, boxes: _Boxes) -> NDArray[np.bool_]:
+    def _bends(self, boxes: Boxes) -> NDArray[np.bool_]:
         """Whether one of the pattern's longer steps ends within a box: it is better cut there than asked."""
         at = self._tokens(boxes)
         found = np.zeros(len(boxes), bool)
@@ -283,7 +245,7 @@ class _Search:
                 found |= (at.q0 // step < at.q1 // step) | (at.k0 // step < at.k1 // step)
         return found
 
-    def _cut(self, boxes: _Boxes) -> tuple[_Boxes, Array, Array]:
+    def _cut(self, boxes: Boxes) -> tuple[Boxes, Array, Array]:
         """Each box cut in two along the side that leaves less undecided, with the bounds of the parts."""
         q_cut, k_cut = self._middle(boxes.x, boxes.q0, boxes.q1), self._middle(boxes.y, boxes.k0, boxes.k1)
         everywhere = np.ones(len(boxes), bool)
@@ -306,9 +268,9 @@ class _Search:
         lo = np.concatenate([np.where(by_query, los[i], los[i + 2]) for i in (0, 1)])
         hi = np.concatenate([np.where(by_query, his[i], his[i + 2]) for i in (0, 1)])
         left = hi > 0
-        return _Boxes.joined(parts)[left], lo[left], hi[left]
+        return Boxes.joined(parts)[left], lo[left], hi[left]
 
-    def _along_queries(self, boxes: _Boxes) -> NDArray[np.bool_]:
+    def _along_queries(self, boxes: Boxes) -> NDArray[np.bool_]:
         """Whether to cut between queries where both cuts decide equally much.
 
         If one query's row through a box is still open while one key's column is decided, keys differ and queries do
@@ -336,12 +298,12 @@ class _Search:
 
     # what is found --------------------------------------------------------------------------------------------------
 
-    def _keep(self, boxes: _Boxes, times: Array) -> None:
+    def _keep(self, boxes: Boxes, times: Array) -> None:
         own = self._rank[boxes.x] == self._rank[boxes.y]
         self._own_counts.append((self._code(boxes)[own], (boxes.area * times)[own]))
         self._store(boxes[~own], times[~own])
 
-    def _store(self, boxes: _Boxes, times: Array) -> None:
+    def _store(self, boxes: Boxes, times: Array) -> None:
         self._kept += len(boxes)
         self._check()
         self._parts.append((self._code(boxes), boxes.q0, boxes.q1, boxes.k0, boxes.k1, times))
@@ -355,12 +317,12 @@ class _Search:
                 f"too long to be followed: more than {what}. Use a smaller n, or a pattern of larger blocks"
             )
 
-    def _ask(self, boxes: _Boxes) -> None:
+    def _ask(self, boxes: Boxes) -> None:
         """Small boxes, pair by pair."""
         for first in range(0, len(boxes), ASKED):
             self._ask_some(boxes[first : first + ASKED])
 
-    def _ask_some(self, boxes: _Boxes) -> None:
+    def _ask_some(self, boxes: Boxes) -> None:
         area, width = boxes.area, boxes.k1 - boxes.k0 + 1
         box = np.repeat(np.arange(len(boxes)), area)
         place = np.arange(len(box)) - np.repeat(np.cumsum(area) - area, area)
@@ -382,35 +344,4 @@ class _Search:
         starts, lengths = starts[held], lengths[held]
         if len(starts):
             runs = (box[starts], k[starts], k[starts] + lengths - 1, times[starts], q[starts])
-            self._store(*_stacked(boxes, *runs))
-
-
-def _joined(parts: Sequence[tuple[Array, ...]], columns: int) -> list[Array]:
-    """The columns of all parts."""
-    return [np.concatenate([part[i] for part in parts] or [np.zeros(0, np.int64)]) for i in range(columns)]
-
-
-def _quarters(ends: Array) -> Array:
-    """Ranges of chunks, each side cut in two where it is longer than one."""
-    x0, x1, y0, y1 = ends.T
-    x, y = (x0 + x1) // 2, (y0 + y1) // 2
-    parts = [
-        np.stack(part, 1) for part in ((x0, x, y0, y), (x0, x, y + 1, y1), (x + 1, x1, y0, y), (x + 1, x1, y + 1, y1))
-    ]
-    found = np.concatenate(parts)
-    return found[(found[:, 0] <= found[:, 1]) & (found[:, 2] <= found[:, 3])]
-
-
-def _stacked(boxes: _Boxes, box: Array, k0: Array, k1: Array, times: Array, q: Array) -> tuple[_Boxes, Array]:
-    """Runs of keys, one a query, as rectangles: equal runs of neighbouring queries are one."""
-    order = np.lexsort((q, times, k1, k0, box))
-    box, k0, k1, times, q = (part[order] for part in (box, k0, k1, times, q))
-    same = np.ones(len(q), bool)
-    for part in (box, k0, k1, times):
-        same[1:] &= part[1:] == part[:-1]
-    same[1:] &= q[1:] == q[:-1] + 1
-    same[0] = False
-    starts = np.flatnonzero(~same)
-    ends = np.append(starts[1:], len(q)) - 1
-    of = box[starts]
-    return _Boxes(boxes.x[of], boxes.y[of], q[starts], q[ends], k0[starts], k1[starts]), times[starts]
+            self._store(*stacked(boxes, *runs))

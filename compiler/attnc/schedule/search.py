@@ -9,7 +9,8 @@ from typing import Any
 from attnc.lower import lower
 from attnc.schedule.cost import balance, dense_schemes, times, work_of
 from attnc.schedule.placements import PLACEMENTS, at_length, placement
-from attnc.schedule.solver import Problem, Solution, solve
+from attnc.schedule.solution import Problem, Solution
+from attnc.schedule.solver import solve
 from attnlang.parallel.machines import DEVICES, LINKS, Device, Link, rated
 from attnlang.pattern import Pattern
 from attnlang.plan import Columns, Lattice, Plan

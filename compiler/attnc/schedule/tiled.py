@@ -240,8 +240,10 @@ class Tiled:
             weight, bound = weight + chosen.weight * len(kv_heads), bound + chosen.bound * len(kv_heads)
             heads = {first + place for first in firsts for place in range(self.group)}
             _count(heads, between, sent, bool(shipped), (here, there))
-        moved = (tuple((tuple(of), parts) for parts, of in side.items()) for side in (keys, queries))
-        return Met(*moved, weight, bound, tuple(here), tuple(there))
+        of_keys, of_queries = (
+            tuple((tuple(heads), parts) for parts, heads in side.items()) for side in (keys, queries)
+        )
+        return Met(of_keys, of_queries, weight, bound, tuple(here), tuple(there))
 
     def _alike(self, kv_head: int, between: _Between) -> _Alike:
         """The pairs of heads of q that share a head of k: (rectangles, progressions) and whose they are."""
