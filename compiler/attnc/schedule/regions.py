@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass
+from textwrap import shorten
 from typing import TypeAlias
 
 import numpy as np
@@ -20,7 +21,7 @@ from numpy.typing import NDArray
 
 from attnc.schedule.rectangles import Boxes, columns_of, quarters, stacked
 from attnc.schedule.steps import steps
-from attnlang.pattern.algebra import Relation
+from attnlang.pattern.algebra import Relation, relation_text
 from attnlang.pattern.bounds import Bounds, Rectangles
 from attnlang.pattern.expr import Scope
 from attnlang.pattern.pointwise import multiplicity_at
@@ -313,8 +314,9 @@ class _Search:
         if self._points > points or self._kept > rectangles:
             what = f"{points:,} of its pairs one by one" if self._points > points else f"{rectangles:,} rectangles"
             raise TooFineError(
-                f"a part of this pattern is no lattice, and its outline at n = {self._n:,} on {self._ranks:,} ranks is "
-                f"too long to be followed: more than {what}. Use a smaller n, or a pattern of larger blocks"
+                f"a part of this pattern is no lattice (`{shorten(relation_text(self._relation), 60)}`), and its outline "
+                f"at n = {self._n:,} on {self._ranks:,} ranks is too long to be followed: more than {what}. Use a smaller "
+                "n, larger blocks or tiles, or `segment`, `dilate` and `offset` where they say the same"
             )
 
     def _ask(self, boxes: Boxes) -> None:

@@ -43,7 +43,8 @@ class Problem:
             return None
         key = tuple(branches)
         if key not in self.known:
-            self.known[key] = Tiled(self.plan, branches, self.placement, self.group, self.tables, self.counted)
+            like = next(iter(self.known.values()), None)
+            self.known[key] = Tiled(self.plan, branches, self.placement, self.group, self.tables, self.counted, like)
         return self.known[key]
 
     @property

@@ -58,6 +58,7 @@ class _Solver:
         if self.tiled is not None:
             self.left = dict.fromkeys((int(a), int(b)) for a, b in np.argwhere(self.tiled.has))
         self.weight = self.bound = 0
+        self.ends = np.zeros((2, 0), np.int64)  # the first and the last token of each rank, where each has one stretch
 
     def run(self) -> None:
         if self.problem.counted:
@@ -104,6 +105,8 @@ class _Solver:
         heads = branch.phases is not None or branch.dilation == 1
         s.kinds[number].add("all-to-all by head" if heads else "re-shard by residue")
         held: dict[tuple[Rows, range], Array] = {}
+        chunks = [chunks[0] for chunks in self.placement.chunks]
+        self.ends = np.array([[chunk.first for chunk in chunks], [chunk.last for chunk in chunks]], np.int64)
         for owner, _, pairs, ranks in owned_pairs(self.placement, branch, self.problem.group):
             s.owned[owner] += pairs.count
             for rows, times, into, out in (
@@ -122,8 +125,7 @@ class _Solver:
 
     def _held(self, rows: Rows, ranks: range) -> Array:
         """How many of some rows each of these ranks holds, one stretch a rank."""
-        chunks = [self.placement.chunks[rank][0] for rank in ranks]
-        low, high = np.array([(chunk.first, chunk.last) for chunk in chunks], np.int64).T
+        low, high = self.ends[:, ranks.start : ranks.stop]
         first = np.clip(-((rows.first - low) // rows.step), 0, rows.count)
         last = np.clip((high - rows.first) // rows.step, -1, rows.count - 1)
         return np.maximum(last - first + 1, 0)

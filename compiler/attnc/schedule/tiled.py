@@ -29,6 +29,8 @@ from attnlang.schedule import HeadRows, Placement, Transfer
 Array = NDArray[np.int64]
 
 
+Homes: TypeAlias = tuple[tuple[float, ...], tuple[float, ...]]
+"""Pairs computed where their queries live, and where their keys do, by branch."""
 Moved: TypeAlias = tuple[tuple[tuple[int, ...], tuple[Rows, ...]], ...]
 """Heads, and what rows of each of them move."""
 
@@ -77,8 +79,9 @@ class Tiled:
 
     def __init__(
         self, plan: Plan, branches: Sequence[int], placement: Placement, group: int, tables: Mapping[str, Any],
-        counted: bool = True,
+        counted: bool = True, like: Tiled | None = None,
     ) -> None:  # fmt: skip
+        """`like`: the same tiled branches with other lattices beside them, of which what was found is taken over."""
         self.plan = plan
         self.placement = placement
         self.group = group
@@ -88,8 +91,13 @@ class Tiled:
         self.local = np.zeros(placement.ranks)
         self.has = np.zeros((placement.ranks, placement.ranks), bool)
         self._tiles: dict[Any, _Tiles] = {}
+        self._within: dict[Any, tuple[Transfer, Homes | None]] = {}
         self._known: dict[Any, Met] = {}
         self._covers: dict[Any, tuple[Chosen, tuple[Rows, ...]]] = {}
+        self.sorted: Sorted | None = None
+        if like is not None and bool(like.lattices) == bool(self.lattices):
+            self.found, self.local, self.has, self.sorted = like.found, like.local, like.has, like.sorted
+            return
         tiles = [(i, branch) for i in branches if isinstance(branch := plan.branches[i], Tiles)]
         self._search(tiles, tables)
 
@@ -101,7 +109,6 @@ class Tiled:
         first = quotients[0]
         alike = first is not None and all(q is not None and q.axes == first.axes for q in quotients)
         owns = [self._own(branch, heads[0], scope) for (_, branch, heads), scope in zip(parts, scopes, strict=True)]
-        self.sorted = None
         if first is not None and alike and not self.lattices and not any(own is None for own in owns):
             self.sorted = Sorted(first, self.placement)
         for (i, branch, heads), scope, q, own in zip(parts, scopes, quotients, owns, strict=True):
@@ -133,10 +140,17 @@ class Tiled:
             return None
         return total
 
-    def covered(self, a: int, b: int, transfer: Transfer) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
+    def covered(self, a: int, b: int, transfer: Transfer) -> Homes | None:
         """Pairs of tiles at either home, by branch, where a transfer covers all of them from one side; else None."""
+        parts = self._parts(a, b)
+        name = tuple(part.name for part in parts), id(transfer)
+        if name not in self._within:
+            self._within[name] = transfer, self._homes(parts, transfer)
+        return self._within[name][1]
+
+    def _homes(self, parts: tuple[_Tiles, ...], transfer: Transfer) -> Homes | None:
         homes = [0.0] * len(self.plan.branches), [0.0] * len(self.plan.branches)
-        for part in self._parts(a, b):
+        for part in parts:
             kv_heads = {head // self.group for head in part.heads}
             by_keys = all(_within(part.boxes[:, 2:], transfer.keys, head) for head in kv_heads)
             by_queries = not transfer.keys and all(
