@@ -313,10 +313,11 @@ class _Search:
         points, rectangles = self._most
         if self._points > points or self._kept > rectangles:
             what = f"{points:,} of its pairs one by one" if self._points > points else f"{rectangles:,} rectangles"
+            part = shorten(relation_text(self._relation), 60)
             raise TooFineError(
-                f"a part of this pattern is no lattice (`{shorten(relation_text(self._relation), 60)}`), and its outline "
-                f"at n = {self._n:,} on {self._ranks:,} ranks is too long to be followed: more than {what}. Use a smaller "
-                "n, larger blocks or tiles, or `segment`, `dilate` and `offset` where they say the same"
+                f"a part of this pattern is no lattice (`{part}`), and its outline at n = {self._n:,} on "
+                f"{self._ranks:,} ranks is too long to be followed: more than {what}. Use a smaller n, larger blocks or "
+                "tiles, or `segment`, `dilate` and `offset` where they say the same"
             )
 
     def _ask(self, boxes: Boxes) -> None:
