@@ -316,8 +316,8 @@ class _Search:
             part = shorten(relation_text(self._relation), 60)
             raise TooFineError(
                 f"a part of this pattern is no lattice (`{part}`), and its outline at n = {self._n:,} on "
-                f"{self._ranks:,} ranks is too long to be followed: more than {what}. Use a smaller n, larger blocks or "
-                "tiles, or `segment`, `dilate` and `offset` where they say the same"
+                f"{self._ranks:,} ranks is too long to be followed: more than {what}. Use a smaller n, larger blocks "
+                "or tiles, or `segment`, `dilate` and `offset` where they say the same"
             )
 
     def _ask(self, boxes: Boxes) -> None:
