@@ -14,7 +14,7 @@ import hashlib
 import json
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -290,8 +290,8 @@ class Schedule:
             **self._essence(),
             "certificate": {"minimum": self.certificate.minimum, "bound": self.certificate.bound},
             "choices": list(self.choices),
-            "rejected": [_alternative_json(a) for a in self.rejected],
-            "others": [_alternative_json(a) for a in self.others],
+            "rejected": [asdict(a) for a in self.rejected],
+            "others": [asdict(a) for a in self.others],
         }
 
     @staticmethod
@@ -341,15 +341,6 @@ def _head_rows_json(parts: tuple[HeadRows, ...]) -> list[Any]:
 
 def _head_rows(data: list[Any]) -> tuple[HeadRows, ...]:
     return tuple(HeadRows(tuple(heads), Rows(*rows)) for heads, rows in data)
-
-
-def _alternative_json(a: Alternative) -> dict[str, Any]:
-    return {
-        "name": a.name,
-        "bytes_total": a.bytes_total,
-        "bytes_busiest": a.bytes_busiest,
-        "seconds": a.seconds,
-    }
 
 
 def _tuples(value: Any) -> Any:

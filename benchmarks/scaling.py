@@ -139,6 +139,7 @@ def measured(name: str, n: int, each: int, options: dict[str, Any], alone: Alone
     found = found_schedule(
         pattern, n=n, ranks=ranks, heads=heads, head_dim=dim, kv_heads=None, dtype=kind, placement="contiguous",
         gpu=options["gpu"], link=options["link"], backward=True, tables=None, objective="time",
+        backend=options["backend"],
     )  # fmt: skip
     schedule: Schedule = found.schedule
     module = distribute(attnc.compile(pattern, heads=heads, backend=options["backend"]), None, schedule=schedule)
@@ -156,6 +157,7 @@ def measured(name: str, n: int, each: int, options: dict[str, Any], alone: Alone
     ):
         forward, backward = times(found.solution, machine_, found.link)
         result[named] = {"forward": forward.seconds, "forward_backward": forward.seconds + backward.seconds}
+    result["rates"] = found.device.source
     result["seconds"] = {what: seconds(run, device, options["repeats"]) for what, run in passes.items()}
     result["pairs"] = sum(int(getattr(found.solution, part).sum()) for part in ("local", "at_query", "at_key", "owned"))
     if alone is not None and n == each * ranks:
@@ -179,7 +181,7 @@ def like_one(device: Device, head_dim: int, alone: Alone | None) -> Device:
         return device
     forward, both = alone.seconds["forward"], alone.seconds["forward_backward"]
     rates = 4 * head_dim * alone.pairs / forward, 10 * head_dim * alone.pairs / max(both - forward, 1e-9)
-    return replace(device, forward=rates[0], backward=rates[1], source="this run, one device")
+    return replace(device, forward=rates[0], backward=rates[1], source="this run, one device", start=0.0)
 
 
 def like_an_exchange(schedule: Schedule, rank: int, like: Tensor) -> Tensor:

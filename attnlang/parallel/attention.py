@@ -18,10 +18,11 @@ from torch.autograd.function import once_differentiable
 from attnlang.nn import PatternAttention
 from attnlang.nn.checks import check_lengths, check_tables
 from attnlang.parallel.dense import positions
-from attnlang.parallel.planning import KEPT, Planner, digest_of
+from attnlang.parallel.planning import KEPT, Planner
 from attnlang.parallel.rank import Kept, RankWork
 from attnlang.parallel.wire import agree, drive
 from attnlang.runtime.batches import checked_lengths
+from attnlang.runtime.contents import Contents
 from attnlang.runtime.merge import accumulator_dtype
 from attnlang.runtime.program import Program
 from attnlang.schedule import ITEM_SIZES, Placement, Schedule
@@ -175,7 +176,7 @@ class DistributedAttention(nn.Module):
             "dtype": str(q.dtype),
             "scale": repr(scale),
             "schedule": self._planner.digest,
-            "tables": digest_of(contents) if contents else "none",
+            "tables": Contents(contents).digest if contents else "none",
             "lengths": "none" if sizes is None else repr(sizes),
             "autograd": str(torch.is_grad_enabled() and (q.requires_grad or k.requires_grad)),
             "fault": fault,

@@ -1,24 +1,45 @@
-"""What a schedule costs in time on a named device and link: a model of three numbers each, stated and easy to replace.
+"""What a schedule costs in time on a named device and link: a model of a few numbers each, stated and easy to replace.
 
-computing  pairs * 4 D / rate forward (two products a pair), 10 D backward (five)
+computing  start of a pass + pairs * 4 D / rate forward (two products a pair), 10 D backward (five)
 talking    latency a message + bytes / bandwidth, the larger of what a rank sends and receives
+
+Rates are those of a backend's kernels on a kind of work at a head dimension, where they were measured (`KERNELS`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True, slots=True)
 class Device:
-    """Floating-point operations a second that attention reaches, forward and backward; bytes of memory; says who."""
+    """Floating-point operations a second that attention reaches, forward and backward; bytes of memory; says who.
+
+    start  seconds before a pass of many launches is under way, whatever its size
+    """
 
     name: str
     forward: float
     backward: float
     memory: float
     source: str = ""
+    start: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Kernel:
+    """Floating-point operations a second that a backend reaches on a kind of work, once under way; says who.
+
+    work  'segments', 'causal segments' (whose tiles on the diagonal are half empty) or 'window'
+    """
+
+    backend: str
+    work: str
+    head_dim: int
+    forward: float
+    backward: float
+    source: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,9 +52,22 @@ class Link:
     source: str = ""
 
 
-_TRITON = "backend triton, LongNet, causal, 12 heads of 64, bfloat16: benchmarks/results/longnet.json"
-"""2.50 ms forward and 7.96 ms with the backward for 3,122,085,888 pairs. Torch's kernels on views reach less:
-154 and 145 TFLOP/s on LongNet, 174 and 233 on a window of 4096 (scaling_2.json)."""
+_LONGNET = "LongNet, N = 131072: benchmarks/results/longnet.json"
+_WINDOW = "sliding, w = 1024, N = 131072: benchmarks/results/patterns.json"
+_TORCH = "torch's kernels on views, N = 262144: one_gpu of benchmarks/results/scaling_2.json"
+_HOPPER = (
+    Kernel("triton", "causal segments", 64, 411e12, 393e12, _LONGNET),
+    Kernel("triton", "segments", 64, 538e12, 466e12, _LONGNET),
+    Kernel("triton", "causal segments", 128, 597e12, 369e12, _LONGNET),
+    Kernel("triton", "segments", 128, 816e12, 470e12, _LONGNET),
+    Kernel("triton", "window", 64, 373e12, 330e12, _WINDOW),
+    Kernel("sdpa", "causal segments", 64, 158e12, 146e12, _TORCH),
+    Kernel("sdpa", "window", 64, 177e12, 234e12, _TORCH),
+)
+"""4 D or 10 D operations a pair over the measured time less the start. The start is where the line through 131072 and
+524288 tokens of "scaling" in longnet.json meets no tokens: 0.24 ms forward, 0.21 ms backward."""
+KERNELS: Mapping[str, tuple[Kernel, ...]] = {"h100": _HOPPER, "h200": _HOPPER}
+_START = 0.225e-3
 _EXCHANGES = "exchanges of 4.7 and 18.9 MB between two H100: benchmarks/results/scaling_2.json"
 """0.102 and 0.200 ms; an all-reduce of 1 GiB reaches 329 GB/s."""
 _SHEET = "not measured here: a data sheet's figure, less a fifth to a half"
@@ -41,8 +75,8 @@ _SHEET = "not measured here: a data sheet's figure, less a fifth to a half"
 DEVICES: Mapping[str, Device] = {
     device.name: device
     for device in (
-        Device("h100", 319e12, 366e12, 80e9, _TRITON),
-        Device("h200", 319e12, 366e12, 141e9, f"as h100, whose chip it has: {_TRITON}"),
+        Device("h100", 411e12, 393e12, 80e9, _LONGNET, _START),
+        Device("h200", 411e12, 393e12, 141e9, f"as h100, whose chip it has: {_LONGNET}", _START),
         Device("a100", 190e12, 130e12, 80e9, _SHEET),
         Device("cpu", 0.1e12, 0.07e12, 64e9, "a few cores, roughly"),
     )
@@ -57,6 +91,23 @@ LINKS: Mapping[str, Link] = {
         Link("ethernet", 1e9, 100e-6, f"10 Gb/s; {_SHEET}"),
     )
 }
+
+
+def rated(device: Device, backend: str, work: str, head_dim: int) -> Device:
+    """The device with the rates of a backend on a kind of work, or of the nearest that was measured; says which.
+
+    'auto' is the backend whose rates stand first. A device without measured kernels is returned as it is.
+    """
+    known = KERNELS.get(device.name, ())
+    if not known:
+        return device
+    wanted = known[0].backend if backend == "auto" else backend
+    of_backend = [kernel for kernel in known if kernel.backend == wanted]
+    best = min(of_backend or known, key=lambda k: (k.work != work, abs(k.head_dim - head_dim)))
+    source = f"{device.name}, backend {best.backend}, {best.work}, head dimension {best.head_dim}: {best.source}"
+    if (best.backend, best.work) != (wanted, work):
+        source += f" (the nearest to {wanted}, {work} that was measured)"
+    return replace(device, forward=best.forward, backward=best.backward, source=source)
 
 
 def named(kind: Mapping[str, Device] | Mapping[str, Link], name: str, what: str) -> Device | Link:

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from attnlang.plan import Plan
+from attnlang.runtime.contents import Contents
 from attnlang.schedule import Placement, Schedule
 
 KEPT = 16
@@ -66,7 +67,7 @@ class Planner:
 
     def schedule(self, n: int, tables: Tables) -> Schedule:
         """The schedule of the first n tokens, with these tables. Raises ValueError without the compiler."""
-        name = n, digest_of(tables)
+        name = n, Contents(tables).digest
         found = self._kept.get(name)
         if found is None:
             found = self._made(n, tables)
@@ -85,15 +86,6 @@ class Planner:
         compiler = compiler_part("attnc.schedule.percall")
         assert self._plan is not None
         return compiler.schedule_on(self._plan, _cut(self.placement, n), *self._weights, tables, self._pattern)
-
-
-def digest_of(tables: Tables) -> str:
-    """A fingerprint of the content of tables."""
-    digest = hashlib.sha256()
-    for name in sorted(tables):
-        digest.update(f"{name} {tables[name].shape}".encode())
-        digest.update(np.ascontiguousarray(tables[name]).tobytes())
-    return digest.hexdigest()[:16]
 
 
 def _same(known: Mapping[str, Any], given: Tables) -> bool:

@@ -33,7 +33,18 @@ class Unit:
 
 def units(placement: Placement, branch: Lattice, group: int, rank: int | None = None) -> Iterator[Unit]:
     """The units of a branch on a contiguous placement; only those with rows at a rank, if one is given."""
-    spans = [(chunks[0].first, chunks[0].last) if chunks else (placement.n, -1) for chunks in placement.chunks]
+    spans = _spans(placement)
+    for owner, kv_head, pairs, ranks in owned_pairs(placement, branch, group, rank):
+        q_parts, k_parts = (_parts(side, spans, ranks) for side in (pairs.q, pairs.k))
+        if rank is None or owner == rank or any(r == rank for r, _ in (*q_parts, *k_parts)):
+            yield Unit(kv_head, pairs.heads, owner, pairs.q, pairs.k, q_parts, k_parts, pairs.band)
+
+
+def owned_pairs(
+    placement: Placement, branch: Lattice, group: int, rank: int | None = None
+) -> Iterator[tuple[int, int, Pairs, range]]:
+    """(owner, head of k, what it computes, ranks that may hold rows of it) of each unit of runs that touch a rank."""
+    spans = _spans(placement)
     first, last = (0, placement.n - 1) if rank is None else spans[rank]
     if last < first:
         return
@@ -49,13 +60,15 @@ def units(placement: Placement, branch: Lattice, group: int, rank: int | None = 
                 continue
             owner = s0 + number * (s1 - s0 + 1) // len(kinds)
             for pairs in exact(Pairs(heads, rows, rows, branch.band)):
-                q_parts, k_parts = (_parts(side, spans, s0, s1) for side in (pairs.q, pairs.k))
-                if rank is None or owner == rank or any(r == rank for r, _ in (*q_parts, *k_parts)):
-                    yield Unit(kv_head, heads, owner, pairs.q, pairs.k, q_parts, k_parts, pairs.band)
+                yield owner, kv_head, pairs, range(s0, s1 + 1)
 
 
-def _parts(rows: Rows, spans: list[tuple[int, int]], first: int, last: int) -> tuple[tuple[int, Rows], ...]:
-    return tuple((r, part) for r in range(first, last + 1) if (part := rows.within(*spans[r])) is not None)
+def _spans(placement: Placement) -> list[tuple[int, int]]:
+    return [(chunks[0].first, chunks[0].last) if chunks else (placement.n, -1) for chunks in placement.chunks]
+
+
+def _parts(rows: Rows, spans: list[tuple[int, int]], ranks: range) -> tuple[tuple[int, Rows], ...]:
+    return tuple((r, part) for r in ranks if (part := rows.within(*spans[r])) is not None)
 
 
 def _runs(placement: Placement, branch: Lattice, first: int, last: int) -> Iterator[tuple[int, int, int]]:

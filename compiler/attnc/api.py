@@ -150,9 +150,9 @@ def plan(
 def found_schedule(
     pattern: Pattern, *, n: int, ranks: int, heads: int, head_dim: int, kv_heads: int | None, dtype: str,
     placement: str, gpu: str, link: str | None, backward: bool, tables: Mapping[str, ArrayLike] | None,
-    objective: str = "",
+    objective: str = "", backend: str = "auto",
 ) -> Found:  # fmt: skip
-    """What `plan` finds, with the solution and the machine that times are predicted for."""
+    """What `plan` finds, with the solution and the machine that times are predicted for, on kernels of a backend."""
     from attnc.schedule.search import search
     from attnlang.parallel.machines import DEVICES, LINKS, named
     from attnlang.pattern.tables import check_names
@@ -186,4 +186,5 @@ def found_schedule(
         backward,
         tables or {},
         objective,
+        backend,
     )

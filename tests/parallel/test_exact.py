@@ -92,7 +92,8 @@ def test_owners_compute_the_same(text: str, kv_heads: int) -> None:
     """Every lattice computed by owners, whether that is worth it or not."""
     from attnc.lower import lower
     from attnc.schedule.placements import at_length, placement
-    from attnc.schedule.solver import Problem, solve
+    from attnc.schedule.solution import Problem
+    from attnc.schedule.solver import solve
 
     from attnlang.schedule import RowBytes
 

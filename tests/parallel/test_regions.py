@@ -66,10 +66,9 @@ def check_regions(pattern: Pattern, n: int, ranks: int, kind: str) -> None:
                     if a == b:
                         assert found.local[a] == held.sum()
                         continue
-                    mine, part = np.zeros_like(held), found.between(a * ranks + b)
-                    for q0, q1, k0, k1, times in zip(
-                        *(x[part] for x in (found.q0, found.q1, found.k0, found.k1, found.times)), strict=True
-                    ):
+                    mine, name = np.zeros_like(held), found.name(a * ranks + b)
+                    boxes, counts = found.between(name) if name is not None else ([], [])
+                    for (q0, q1, k0, k1), times in zip(boxes, counts, strict=True):
                         mine[q0 : q1 + 1, k0 : k1 + 1] += times
                     assert (mine == held).all()
 

@@ -133,19 +133,19 @@ def test_column_rows(n: int) -> None:
 
 @needs_triton
 def test_tables_are_read_again_only_when_they_change() -> None:
-    from attnlang.runtime.triton.prepared import content_of, work
+    from attnlang.runtime.triton.prepared import contents_of, work
 
     plan = attnc.compile("packed", heads=1).plan
     assert plan is not None
     shape, cpu = Shape(192, 1, 1, 64, 64), torch.device("cpu")
     doc = torch.arange(192) // 64
-    before = work(plan, shape, "forward", 64, content_of({"doc": doc}), cpu)
-    assert work(plan, shape, "forward", 64, content_of({"doc": doc.clone()}), cpu) is before
+    before = work(plan, shape, "forward", 64, contents_of({"doc": doc}), cpu)
+    assert work(plan, shape, "forward", 64, contents_of({"doc": doc.clone()}), cpu) is before
     doc.zero_()  # one document, in the same place in memory
-    after = work(plan, shape, "forward", 64, content_of({"doc": doc}), cpu)
+    after = work(plan, shape, "forward", 64, contents_of({"doc": doc}), cpu)
     entries = [len(found.prepared[0].lists.blocks) for found in (before, after) if found.prepared[0].lists]
     assert entries == [3, 6]
-    assert work(plan, shape, "forward", 64, content_of({"doc": torch.arange(192) // 64}), cpu) is before
+    assert work(plan, shape, "forward", 64, contents_of({"doc": torch.arange(192) // 64}), cpu) is before
 
 
 # tile shapes and refusals -------------------------------------------------------------------------------------------

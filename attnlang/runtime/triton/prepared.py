@@ -8,12 +8,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from attnlang.plan import Plan, Tiles
 from attnlang.runtime.blocks import BlockLists, block_lists
+from attnlang.runtime.contents import Contents
 from attnlang.runtime.triton.launches import CARRY, FINAL, Launch, Mode, launches
 from attnlang.runtime.triton.lists import DeviceLists, device_lists
 from attnlang.runtime.triton.nesting import MOST_PARTS, Shape
@@ -55,25 +55,12 @@ class Work:
     accumulate: bool
 
 
-class Content:
-    """What tables hold, as a key of a cache: every layer of a model meets the same tables, in each of its passes."""
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """What tables held in a call, and copies of them where they are."""
 
-    __slots__ = ("arrays", "copies", "hash")
-
-    def __init__(self, tables: Mapping[str, Tensor]) -> None:
-        self.copies = {name: table.detach().clone() for name, table in tables.items()}
-        self.arrays = {name: table.cpu().numpy() for name, table in self.copies.items()}
-        self.hash = hash(tuple((name, array.shape, array.tobytes()) for name, array in self.arrays.items()))
-
-    def __hash__(self) -> int:
-        return self.hash
-
-    def __eq__(self, other: object) -> bool:
-        if self is other:
-            return True
-        if not isinstance(other, Content) or self.arrays.keys() != other.arrays.keys():
-            return False
-        return all(np.array_equal(array, other.arrays[name]) for name, array in self.arrays.items())
+    copies: Mapping[str, Tensor]
+    contents: Contents
 
     def is_that_of(self, tables: Mapping[str, Tensor]) -> bool:
         """Whether tables hold this, compared where they are: only the answer is waited for."""
@@ -85,21 +72,21 @@ class Content:
         return all(torch.equal(a, b) for a, b in pairs)
 
 
-_recent: deque[Content] = deque(maxlen=2)
+_recent: deque[_Known] = deque(maxlen=2)
 """What tables held in the last calls, the latest first: to copy a table to the host and hash it takes longer."""
 
 
-def content_of(tables: Mapping[str, Tensor]) -> Content:
+def contents_of(tables: Mapping[str, Tensor]) -> Contents:
     """What tables hold; the same object as in the last calls, if they hold the same."""
     for known in tuple(_recent):
         if known.is_that_of(tables):
-            return known
-    found = Content(tables)
-    _recent.appendleft(found)
-    return found
+            return known.contents
+    copies = {name: table.detach().clone() for name, table in tables.items()}
+    _recent.appendleft(_Known(copies, Contents(copies)))
+    return _recent[0].contents
 
 
-def work(plan: Plan, shape: Shape, mode: Mode, list_block: int, content: Content | None, device: torch.device) -> Work:
+def work(plan: Plan, shape: Shape, mode: Mode, list_block: int, content: Contents | None, device: torch.device) -> Work:
     """The launches of a plan with their tables; kept for the next call, with runtime tables by what these hold."""
     if content is None:
         return _fixed(plan, shape, mode, list_block, device)
@@ -108,18 +95,18 @@ def work(plan: Plan, shape: Shape, mode: Mode, list_block: int, content: Content
 
 @lru_cache(maxsize=64)
 def _fixed(plan: Plan, shape: Shape, mode: Mode, list_block: int, device: torch.device) -> Work:
-    return _work(plan, shape, mode, list_block, Content({}), device)
+    return _work(plan, shape, mode, list_block, Contents({}), device)
 
 
 @lru_cache(maxsize=12)
 def _filled(
-    plan: Plan, shape: Shape, mode: Mode, list_block: int, content: Content, device: torch.device
+    plan: Plan, shape: Shape, mode: Mode, list_block: int, content: Contents, device: torch.device
 ) -> Work:  # three passes of a few batches
     return _work(plan, shape, mode, list_block, content, device)
 
 
 @lru_cache(maxsize=8)
-def _lists(branch: Tiles, heads: int, n: int, list_block: int, content: Content) -> tuple[BlockLists, ...]:
+def _lists(branch: Tiles, heads: int, n: int, list_block: int, content: Contents) -> tuple[BlockLists, ...]:
     return block_lists(branch, heads, n, list_block, list_block, content.arrays)
 
 
@@ -128,7 +115,7 @@ def _work(
     shape: Shape,
     mode: Mode,
     list_block: int,
-    content: Content,
+    content: Contents,
     device: torch.device,
 ) -> Work:
     lists = {

@@ -20,7 +20,7 @@ from attnlang.runtime.triton.kept import Call, Pointer, launch
 from attnlang.runtime.triton.launches import Launch, Mode, column_rows
 from attnlang.runtime.triton.matrices import Form, Matrices, Matrix, matrices, plane_size, planes
 from attnlang.runtime.triton.nesting import MOST_PARTS, Shape
-from attnlang.runtime.triton.prepared import Content, Prepared, Work, work
+from attnlang.runtime.triton.prepared import Contents, Prepared, Work, work
 from attnlang.runtime.triton.specialised import Split
 from attnlang.runtime.triton.tuning import LIST_BLOCK, Config, padded
 
@@ -189,7 +189,7 @@ class Attend:
     shape: Shape
     descriptors: bool
 
-    def ready(self, plan: Plan, content: Content | None, device: torch.device) -> Ready:
+    def ready(self, plan: Plan, content: Contents | None, device: torch.device) -> Ready:
         """All launches of a plan."""
         found = work(plan, self.shape, self.mode, self.options.list_block, content, device)
         return ready(self._steps(found), self.results, found, self.shape.n)

@@ -19,7 +19,7 @@ from attnlang.runtime.triton.kept import Call, Pointer, launch
 from attnlang.runtime.triton.launches import Mode
 from attnlang.runtime.triton.matrices import Form, form_of
 from attnlang.runtime.triton.nesting import Shape
-from attnlang.runtime.triton.prepared import Content, content_of
+from attnlang.runtime.triton.prepared import Contents, contents_of
 from attnlang.runtime.triton.ready import Attend, Operands, Options, Ready, Step, has_tensor_maps, ready
 from attnlang.runtime.triton.tuning import Config, kind_of, padded
 
@@ -34,7 +34,7 @@ def forward(
     if not q.numel():
         return torch.empty_like(q), q.new_empty(q.shape[:3], dtype=torch.float32)
     given = plan, scale, options, form_of(q), form_of(k), form_of(v), q.device
-    todo = _forward_filled(*given, content_of(tables)) if tables else _forward(*given, None)
+    todo = _forward_filled(*given, contents_of(tables)) if tables else _forward(*given, None)
     out = todo.results[0].empty(q)
     if todo.complete:
         lse = q.new_empty(q.shape[:3], dtype=torch.float32)
@@ -69,7 +69,7 @@ def backward(
     lse = lse.contiguous()
     forms = form_of(dout), form_of(q), form_of(k), form_of(v), form_of(out)
     given = plan, scale, options, *forms, q.device
-    todo = _backward_filled(*given, content_of(tables)) if tables else _backward(*given, None)
+    todo = _backward_filled(*given, contents_of(tables)) if tables else _backward(*given, None)
     (dq_form,), (dk_form, dv_form) = todo.queries.results[:1], todo.keys.results
     dq, dk, dv = dq_form.empty(q), dk_form.empty(k), dv_form.empty(v)
     planes = len(todo.keys.rates), *lse.shape  # the first is the vector itself
@@ -126,7 +126,7 @@ def _make_forward(
     k: Form,
     v: Form,
     device: torch.device,
-    content: Content | None,
+    content: Contents | None,
 ) -> Ready:
     out = q.like()
     if options.specialise and (found := specialised.steps(q, k, v, plan, scale, options.split, options.nest, device)):
@@ -146,7 +146,7 @@ def _make_backward(
     v: Form,
     out: Form,
     device: torch.device,
-    content: Content | None,
+    content: Contents | None,
 ) -> Backward:
     rest = q.shape[1], k.shape[1], plan, scale, options, device
     dq, dk, dv = q.like(), k.like(), v.like()

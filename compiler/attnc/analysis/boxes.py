@@ -69,7 +69,7 @@ class Counter:
         self._terms = Terms()
         self._counts: dict[tuple[Term, int, int, int], Pairs] = {}
         self._boxes = _Boxes(self._terms, Evaluator(tables, 0))
-        self._last: tuple[object, Term] | None = None
+        self._last: tuple[object, Term, bool] | None = None
 
     def count(self, relation: algebra.Relation, n: int, head: int, heads: int) -> Counted:
         """The pairs of one head."""
@@ -86,13 +86,23 @@ class Counter:
 
         Raises TooManyError for a pattern that draws its keys at random, too.
         """
+        term, draws = self._term(relation, n, head, heads)
+        if draws:
+            raise TooManyError("it draws keys at random")
+        return self._boxes.count(self._terms.shifted(term, q.first, k.first), (q.count, k.count))[0]
+
+    def meeting(self, relation: algebra.Relation, n: int, head: int, heads: int, q: Rows, k: Rows) -> Term:
+        """The simplest term of one head between two stretches: where it is one and the same, so are their pairs."""
+        term, _ = self._term(relation, n, head, heads)
+        return self._boxes.simple(self._terms.shifted(term, q.first, k.first), (q.count, k.count))
+
+    def _term(self, relation: algebra.Relation, n: int, head: int, heads: int) -> tuple[Term, bool]:
+        """The term of a head, and whether it draws keys; the last one is kept."""
         name = relation, n, head, heads
         if self._last is None or self._last[0] != name:
             term = term_of(self._terms, relation, n, {**self._tables, "N": n, "n": n, "H": heads, "h": head})
-            if _random_parts(term):
-                raise TooManyError("it draws keys at random")
-            self._last = name, term
-        return self._boxes.count(self._terms.shifted(self._last[1], q.first, k.first), (q.count, k.count))[0]
+            self._last = name, term, bool(_random_parts(term))
+        return self._last[1:]
 
     def any_head(self, relation: algebra.Relation, n: int, heads: int) -> tuple[Terms, Term]:
         """The term of the pairs that any head holds."""
@@ -234,11 +244,15 @@ class _Boxes:
         budget = len(self._known) + MAX_BOXES
         return self._count(term, box, budget)
 
-    def _count(self, term: Term, box: Box, budget: int) -> Pairs:
+    def simple(self, term: Term, box: Box) -> Term:
+        """The simplest equal term within a box."""
         simplifier = self._simplifiers.get(box)
         if simplifier is None:
             simplifier = self._simplifiers[box] = Simplifier(self._terms, box, self.extremes)
-        term = simplifier.simple(term)
+        return simplifier.simple(term)
+
+    def _count(self, term: Term, box: Box, budget: int) -> Pairs:
+        term = self.simple(term, box)
         rows, columns = box
         value = self._terms.value(term)
         if value is not None:

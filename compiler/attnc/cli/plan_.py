@@ -30,6 +30,7 @@ from attnc.cli.common import (
 @click.option("--dtype", default="bfloat16", show_default=True, help="What rows travel in.")
 @click.option("--placement", default="auto", show_default=True, help="contiguous, zigzag, striped or auto.")
 @click.option("--gpu", default="h100", show_default=True, help="Device that times are predicted for.")
+@click.option("--backend", default="auto", show_default=True, help="Backend whose measured rates are taken.")
 @click.option("--link", help="nvlink, infiniband, pcie or ethernet; by the number of ranks unless given.")
 @click.option("--objective", default="", help="time or bytes; by default bytes where a placement is given.")
 @click.option("--forward-only", is_flag=True, help="Weigh the forward pass alone.")
@@ -37,9 +38,8 @@ from attnc.cli.common import (
 @click.option("--html", type=OutputFile(), help="Write a page to look at.")
 def command(
     pattern: str, parameters: tuple[str, ...], n: int, heads: int, tables: tuple[str, ...], ranks: int,
-    kv_heads: int | None, head_dim: int, dtype: str, placement: str, gpu: str, link: str | None, objective: str,
-    forward_only: bool,
-    as_json: bool, html: Path | None,
+    kv_heads: int | None, head_dim: int, dtype: str, placement: str, gpu: str, backend: str, link: str | None,
+    objective: str, forward_only: bool, as_json: bool, html: Path | None,
 ) -> None:  # fmt: skip
     """Write the sequence-parallel schedule: who computes what, who sends what to whom, provably near the least.
 
@@ -54,7 +54,7 @@ def command(
         found = found_schedule(
             loaded, n=n, ranks=ranks, heads=heads, head_dim=head_dim, kv_heads=kv_heads, dtype=dtype,
             placement=placement, gpu=gpu, link=link, backward=not forward_only, tables=given,
-            objective=objective,
+            objective=objective, backend=backend,
         )  # fmt: skip
         data = summary(found)
         if html is not None:

@@ -10,21 +10,27 @@ Many pairs of ranks are covered at once, each with rows of its own along one lin
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
+from attnc.schedule.covers import cover_of_items
 from attnc.schedule.flows import least_cover_of_graph
 from attnc.schedule.lines import Array, Flags, Line, Meeting, Strided, joined
-from attnlang.plan import FULL
+from attnc.schedule.progressions import tidied
+from attnlang.plan import FULL, Band
 from attnlang.rows import Rows
 
-MAX_EDGES = 2**23
+MAX_EDGES = 2**22
 """Edges between row classes weighed at once; with more, of two ranks alone, the rows of the cheaper side move."""
 BATCH = 2**18
 """Rectangles that are covered at once."""
+MANY_ROWS = 1024
+"""From so many rows in bands, blocks are tried before cells."""
+FEW_ITEMS = 192
+"""Up to so many rectangles and bands."""
 
 Job = tuple[Meeting, ...]
 """The pairs between two ranks of heads that share one head of k, by heads that have equal ones."""
@@ -44,7 +50,49 @@ class Chosen:
 
 
 def least_covers(jobs: Sequence[Job], query_weight: int, key_weight: int) -> list[Chosen]:
-    """The least cover of each job; weights are bytes a row."""
+    """The least cover of each job; weights are bytes a row.
+
+    Few bands of many rows are weighed as blocks first (`attnc.schedule.covers`), which is exact for most of them.
+    """
+    found = [_by_blocks(job, query_weight, key_weight) for job in jobs]
+    rest = [number for number, chosen in enumerate(found) if chosen is None or chosen.weight > chosen.bound]
+    for number, chosen in zip(
+        rest, _by_cells([jobs[number] for number in rest], query_weight, key_weight), strict=True
+    ):
+        blocks = found[number]
+        if blocks is None:
+            found[number] = chosen
+        else:
+            best = min(blocks, chosen, key=lambda cover: cover.weight)
+            found[number] = replace(best, bound=max(blocks.bound, chosen.bound))
+    return [chosen for chosen in found if chosen is not None]
+
+
+def _by_blocks(job: Job, query_weight: int, key_weight: int) -> Chosen | None:
+    rows = sum(part.q.count for m in job for part in m.strided)
+    if rows < MANY_ROWS or sum(len(m.heads) * (len(m.boxes) + len(m.strided)) for m in job) > FEW_ITEMS:
+        return None
+    items = [
+        (head, q, k, band)
+        for m in job
+        for q, k, band in (*_rectangles(m), *((part.q, part.k, part.distances) for part in m.strided))
+        for head in m.heads
+    ]
+    cover = cover_of_items(items, query_weight, key_weight)
+    queries: dict[int, list[Rows]] = {}
+    for head, part in tidied(cover.queries):
+        queries.setdefault(head, []).append(part)
+    keys = tuple(part for _, part in tidied(cover.keys))
+    shipped = tuple(((head,), tuple(parts)) for head, parts in queries.items())
+    return Chosen(keys, shipped, cover.weight, cover.bound)
+
+
+def _rectangles(m: Meeting) -> Iterator[tuple[Rows, Rows, Band]]:
+    for q0, q1, k0, k1 in m.boxes.tolist():
+        yield Rows(q0, q1 - q0 + 1), Rows(k0, k1 - k0 + 1), FULL
+
+
+def _by_cells(jobs: Sequence[Job], query_weight: int, key_weight: int) -> list[Chosen]:
     found: list[Chosen] = []
     start = size = 0
     for end, job in enumerate(jobs, 1):

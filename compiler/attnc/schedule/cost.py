@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from attnc.schedule.solver import Solution
+from attnc.schedule.solution import Solution
 from attnlang.parallel.machines import Device, Link
+from attnlang.plan import Lattice, Plan
 from attnlang.schedule import Alternative, RowBytes
 
 Array = NDArray[Any]
@@ -52,7 +53,7 @@ def times(solution: Solution, device: Device, link: Link, batch: int = 1) -> tup
         s.keys_in * row.key_forward + s.queries_in * row.query_forward, talks,
     )  # fmt: skip
     back = sent(s.queries_in * row.query_forward_back, s.queries_out * row.query_forward_back, ships)
-    t_own = own * forward
+    t_own = device.start + own * forward
     ready = np.maximum(t_own, gather)
     t_queries = ready + queries * forward
     t_keys = t_queries + keys * forward
@@ -68,7 +69,7 @@ def times(solution: Solution, device: Device, link: Link, batch: int = 1) -> tup
         (own + queries + keys) * forward,
     )
     there = sent(s.queries_out * row.query_backward, s.queries_in * row.query_backward, ships)
-    b_keys = keys * backward
+    b_keys = device.start + keys * backward
     b_ready = np.maximum(b_keys, there)
     b_queries = b_ready + queries * backward
     grads = sent(
@@ -87,6 +88,15 @@ def times(solution: Solution, device: Device, link: Link, batch: int = 1) -> tup
         (own + queries + keys) * backward,
     )
     return fore, aft
+
+
+def work_of(plan: Plan) -> str:
+    """The kind of work of most branches, of those for which rates were measured."""
+    segments = [branch for branch in plan.branches if isinstance(branch, Lattice) and branch.runs is not None]
+    if 2 * len(segments) <= len(plan.branches):
+        return "window"
+    causal = sum(branch.band.hi == 0 for branch in segments)
+    return "causal segments" if 2 * causal > len(segments) else "segments"
 
 
 def balance(solution: Solution) -> float:

@@ -19,15 +19,13 @@ from itertools import pairwise
 from math import lcm
 from typing import TypeAlias
 
+from attnc.schedule.progressions import Node, Touching
 from attnlang.plan import Band
 from attnlang.rows import Rows
 from attnlang.runtime.pairs import Pairs, exact, split
 
 MAX_BLOCKS = 60_000
 MAX_CUTS = 192
-
-Node: TypeAlias = tuple[int, Rows]
-"""Rows of one head, in tokens."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +52,7 @@ def least_cover(pairs: Iterable[Pairs], group: int, query_weight: int, key_weigh
         alike = tuple(items)
         cover = found.get(alike)
         if cover is None:
-            cover = found[alike] = _of_group(items, query_weight, key_weight)
+            cover = found[alike] = cover_of_items(items, query_weight, key_weight)
         keys += [(kv_head, rows) for _, rows in cover.keys]
         queries += [(kv_head * group + head, rows) for head, rows in cover.queries]
         weight, bound = weight + cover.weight, bound + cover.bound
@@ -64,7 +62,8 @@ def least_cover(pairs: Iterable[Pairs], group: int, query_weight: int, key_weigh
 _Item: TypeAlias = tuple[int, Rows, Rows, Band]
 
 
-def _of_group(items: Sequence[_Item], query_weight: int, key_weight: int) -> Cover:
+def cover_of_items(items: Sequence[_Item], query_weight: int, key_weight: int) -> Cover:
+    """The cover of (head of q, queries, keys, band) of one head of k, whose own number in the result is 0."""
     parts = [_of_component(part, query_weight, key_weight) for part in _components(items)]
     return Cover(
         tuple(node for part in parts for node in part.keys),
@@ -84,13 +83,12 @@ def _components(items: Sequence[_Item]) -> list[list[_Item]]:
             i = parent[i]
         return i
 
+    keys, queries = Touching(), Touching()
     for i, (head, q, k, _) in enumerate(items):
-        for j in range(i):
-            if root(i) == root(j):
-                continue
-            other_head, other_q, other_k, _ = items[j]
-            if (head == other_head and q & other_q is not None) or k & other_k is not None:
-                parent[root(i)] = root(j)
+        for j in (*queries.of(head, q), *keys.of(0, k)):
+            parent[root(i)] = root(j)
+        queries.add(head, q, i)
+        keys.add(0, k, i)
     groups: dict[int, list[_Item]] = defaultdict(list)
     for i, item in enumerate(items):
         groups[root(i)].append(item)
@@ -119,16 +117,34 @@ def _of_one(item: _Item, query_weight: int, key_weight: int) -> Cover | None:
 
 
 def _one_side(items: Sequence[_Item], query_weight: int, key_weight: int) -> Cover:
-    """Too many blocks to weigh: every row of the cheaper side, and the largest bound that one item alone gives."""
+    """Too many blocks to weigh: every row of the cheaper side, and a bound from items that share no rows."""
     queries = disjoint([(head, q) for head, q, _, _ in items])
     keys = disjoint([(0, k) for _, _, k, _ in items])
     of_queries = sum(rows.count for _, rows in queries) * query_weight
     of_keys = sum(rows.count for _, rows in keys) * key_weight
-    alone = [_of_one(item, query_weight, key_weight) for item in items]
-    bound = max((cover.bound for cover in alone if cover is not None), default=0)
+    bound = _of_apart(items, query_weight, key_weight)
     if of_queries < of_keys:
         return Cover((), tuple(queries), of_queries, bound)
     return Cover(tuple(keys), (), of_keys, bound)
+
+
+def _of_apart(items: Sequence[_Item], query_weight: int, key_weight: int) -> int:
+    """What items that share no rows need, each by itself: chosen the largest first, or the smallest."""
+    covers = [(_of_one(item, query_weight, key_weight), item) for item in items]
+    needs = sorted(((cover.bound, item) for cover, item in covers if cover is not None), key=lambda need: -need[0])
+    return max(_taken(needs), _taken(needs[::-1]))
+
+
+def _taken(needs: Sequence[tuple[int, _Item]]) -> int:
+    """The sum of those that share no rows with one before them."""
+    keys, queries = Touching(), Touching()
+    total = 0
+    for place, (need, (head, q, k, _)) in enumerate(needs):
+        if not any(True for _ in queries.of(head, q)) and not any(True for _ in keys.of(0, k)):
+            total += need
+            queries.add(head, q, place)
+            keys.add(0, k, place)
+    return total
 
 
 def every_key(pairs: Iterable[Pairs], group: int) -> list[Node]:
@@ -139,12 +155,14 @@ def every_key(pairs: Iterable[Pairs], group: int) -> list[Node]:
 def disjoint(nodes: Iterable[Node]) -> list[Node]:
     """The same rows, each once."""
     result: list[Node] = []
-    for head, rows in nodes:
+    known = Touching()
+    for head, rows in sorted(dict.fromkeys(nodes), key=lambda node: (node[1].step, node[0], node[1].first)):
         rest = [rows]
-        for other_head, other in result:
-            if other_head == head:
-                rest = [part for rows_left in rest for part in rows_left.minus(other)]
-        result += [(head, part) for part in rest]
+        for place in known.of(head, rows):
+            rest = [part for rows_left in rest for part in rows_left.minus(result[place][1])]
+        for part in rest:
+            known.add(head, part, len(result))
+            result.append((head, part))
     return result
 
 

@@ -36,6 +36,12 @@ class Strided:
         high = np.full(len(i), self.k.count) if self.band.hi is None else np.clip(i + self.band.hi + 1, 0, self.k.count)
         return low, np.maximum(low, high)
 
+    @property
+    def distances(self) -> Band:
+        """The band in rows, k - q; both sides have one step where it is not full."""
+        step, moved = self.q.step if self.q.count > 1 else self.k.step, self.k.first - self.q.first
+        return Band(*(None if end is None else moved + end * step for end in (self.band.lo, self.band.hi)))
+
     def turned(self) -> Strided:
         """The same with queries and keys exchanged."""
         lo, hi = (None if end is None else -end for end in (self.band.hi, self.band.lo))

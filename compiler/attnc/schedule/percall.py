@@ -7,7 +7,8 @@ from dataclasses import replace
 from typing import Any
 
 from attnc.schedule.placements import at_length, placement
-from attnc.schedule.solver import Problem, solve
+from attnc.schedule.solution import Problem
+from attnc.schedule.solver import solve
 from attnlang.plan import Plan
 from attnlang.schedule import ITEM_SIZES, Placement, RowBytes, Schedule
 

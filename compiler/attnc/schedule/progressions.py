@@ -3,13 +3,69 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from attnlang.rows import Rows
 
 Node: TypeAlias = tuple[int, Rows]
 """Rows of one head."""
+
+
+@dataclass(slots=True)
+class Touching:
+    """Which of many rows have a row in common with others: only those of residues that can meet are compared."""
+
+    classes: dict[tuple[int, int], dict[int, list[tuple[Rows, int]]]] = field(default_factory=dict)  # by head and step
+
+    def add(self, head: int, rows: Rows, name: int) -> None:
+        """Keep the rows of a head under a name."""
+        step = 1 if rows.count == 1 else rows.step
+        self.classes.setdefault((head, step), {}).setdefault(rows.first % step, []).append((rows, name))
+
+    def of(self, head: int, rows: Rows) -> Iterator[int]:
+        """The names of those kept that have a row in common with these."""
+        for (other, step), by_residue in self.classes.items():
+            if other != head:
+                continue
+            if rows.count == 1 or rows.step % step == 0:
+                some = [by_residue.get(rows.first % step, [])]
+            else:
+                some = list(by_residue.values())
+            yield from (name for of_class in some for kept, name in of_class if kept & rows is not None)
+
+
+def tidied(nodes: Iterable[Node]) -> list[Node]:
+    """Rows that are each there once, as fewer: stretches end to end, and classes of one step that fill a stretch."""
+    by_step: dict[tuple[int, int], list[Rows]] = defaultdict(list)
+    for head, rows in nodes:
+        by_step[head, rows.step if rows.count > 1 else 1].append(rows)
+    found: list[Node] = []
+    for (head, step), parts in sorted(by_step.items(), key=lambda item: (item[0][0], -item[0][1])):
+        first, last = min(rows.first for rows in parts), max(rows.last for rows in parts)
+        if step > 1 and sum(rows.count for rows in parts) == last - first + 1:
+            by_step[head, 1].append(Rows(first, last - first + 1))
+        elif step > 1:
+            found += [(head, rows) for rows in parts]
+    for (head, step), parts in by_step.items():
+        if step > 1:
+            continue
+        stretches: list[Rows] = []
+        for rows in sorted(parts, key=lambda rows: rows.first):
+            if stretches and stretches[-1].last + 1 == rows.first:
+                stretches[-1] = Rows(stretches[-1].first, stretches[-1].count + rows.count)
+            else:
+                stretches.append(Rows(rows.first, rows.count))
+        found += [(head, rows) for rows in _few(stretches)]
+    return found
+
+
+def _few(stretches: list[Rows]) -> list[Rows]:
+    """Rows that stand alone as few progressions, beside the longer stretches."""
+    return [rows for rows in stretches if rows.count > 1] + progressions_of(
+        rows.first for rows in stretches if rows.count == 1
+    )
 
 
 def progressions_of(places: Iterable[int]) -> list[Rows]:

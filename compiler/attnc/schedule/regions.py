@@ -4,25 +4,34 @@ Rectangles of the whole matrix are classified from bounds of the relation (`attn
 ranks first: what is empty is not looked at again, what is full is one rectangle whatever its size, and only what is
 met in part is cut in two, along the side that decides more. Small squares at the edge of the pattern are asked pair by
 pair. So the work follows the outline of the pattern, not the number of its pairs.
+
+Where that is long, two ranks that meet as two others do (`Name`) have the same rectangles: one meeting is followed for
+all.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from textwrap import shorten
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
+from attnc.schedule.rectangles import Boxes, columns_of, quarters, stacked
 from attnc.schedule.steps import steps
-from attnlang.pattern.algebra import Relation
+from attnlang.pattern.algebra import Relation, relation_text
 from attnlang.pattern.bounds import Bounds, Rectangles
 from attnlang.pattern.expr import Scope
 from attnlang.pattern.pointwise import multiplicity_at
+from attnlang.rows import Rows
 from attnlang.schedule import Placement
 
 Array = NDArray[np.int64]
+
+Name: TypeAlias = Callable[[Rows, Rows], Hashable]
+"""A name of how stretches of queries and of keys meet: the relation is the same between those of one name."""
 
 LEAF = 1024
 """Rectangles of so many pairs are asked pair by pair."""
@@ -36,6 +45,8 @@ MAX_POINTS = 2**29
 """How many pairs of a branch are asked one by one: half a minute."""
 MAX_RECTANGLES = 2**24
 """How many rectangles, and parts of rectangles, of a branch are kept."""
+FEW = 64
+"""Up to this share of both limits, it is sooner to follow every meeting than to name them."""
 
 
 class TooFineError(ValueError):
@@ -46,83 +57,64 @@ class TooFineError(ValueError):
 class Regions:
     """Rectangles by ordered pair of ranks, for heads that have the same pairs; and how many pairs a rank has by itself.
 
-    pair            a * ranks + b of each rectangle: queries at a, keys at b; ascending
-    q0, q1, k0, k1  its local rows, ends included
-    times           how often each of its pairs counts
-    local           the number of pairs with both ends at a rank, by rank, where it was asked for
+    pair        a * ranks + b, queries at a, keys at b, of each meeting of two of their chunks; ascending
+    places      (first rectangle, one past the last, where the chunks begin in the rows of a and of b), by meeting
+    rectangles  (q0, q1, k0, k1), ends included, in the rows of two chunks
+    times       how often each of its pairs counts
+    local       the number of pairs with both ends at a rank, by rank, where it was asked for
     """
 
     heads: tuple[int, ...]
     pair: Array
-    q0: Array
-    q1: Array
-    k0: Array
-    k1: Array
+    places: Array
+    rectangles: Array
     times: Array
     local: Array
 
-    def between(self, pair: int) -> slice:
-        """Which rectangles belong to a pair of ranks."""
+    def name(self, pair: int) -> Hashable:
+        """Pairs of ranks of one name have the same rectangles; None where they have none."""
         first, last = np.searchsorted(self.pair, (pair, pair + 1))
-        return slice(int(first), int(last))
+        return self.places[first:last].tobytes() or None
 
-
-@dataclass(frozen=True, eq=False, slots=True)
-class _Boxes:
-    """Rectangles: rows q0..q1 of chunk `x` and k0..k1 of chunk `y`, counted within the chunks."""
-
-    x: Array
-    y: Array
-    q0: Array
-    q1: Array
-    k0: Array
-    k1: Array
-
-    def __len__(self) -> int:
-        return len(self.x)
-
-    def __getitem__(self, chosen: NDArray[Any] | slice) -> _Boxes:
-        return _Boxes(*(part[chosen] for part in self.parts))
-
-    @property
-    def parts(self) -> tuple[Array, ...]:
-        return self.x, self.y, self.q0, self.q1, self.k0, self.k1
-
-    @property
-    def area(self) -> Array:
-        return (self.q1 - self.q0 + 1) * (self.k1 - self.k0 + 1)
-
-    @staticmethod
-    def joined(parts: Sequence[_Boxes]) -> _Boxes:
-        return _Boxes(*(np.concatenate(column) for column in zip(*(part.parts for part in parts), strict=True)))
-
-    def halves(self, q_cut: Array, k_cut: Array, by_query: NDArray[np.bool_]) -> tuple[_Boxes, _Boxes]:
-        """Both parts of each: cut before row q_cut of the queries, or before row k_cut of the keys."""
-        q_end, k_end = np.where(by_query, q_cut - 1, self.q1), np.where(by_query, self.k1, k_cut - 1)
-        q_from, k_from = np.where(by_query, q_cut, self.q0), np.where(by_query, self.k0, k_cut)
-        return (
-            _Boxes(self.x, self.y, self.q0, q_end, self.k0, k_end),
-            _Boxes(self.x, self.y, q_from, self.q1, k_from, self.k1),
-        )
+    def between(self, name: Hashable) -> tuple[Array, Array]:
+        """The rectangles of a name, in local rows of both ranks, and how often their pairs count."""
+        assert isinstance(name, bytes)
+        parts = np.frombuffer(name, np.int64).reshape(-1, 4).tolist()
+        boxes = np.concatenate([self.rectangles[i:j] + np.array([q, q, k, k]) for i, j, q, k in parts])
+        times = np.concatenate([self.times[i:j] for i, j, _, _ in parts])
+        order = np.lexsort((boxes[:, 2], boxes[:, 0]))
+        return boxes[order], times[order]
 
 
 def regions(
-    relation: Relation, n: int, scope: Scope, placement: Placement, heads: tuple[int, ...], *, own: bool = True
-) -> Regions:
+    relation: Relation, n: int, scope: Scope, placement: Placement, heads: tuple[int, ...], *, own: bool = True,
+    name: Name | None = None,
+) -> Regions:  # fmt: skip
     """The regions of a relation on a placement; `own`: whether to count the pairs of each rank with itself, too.
 
     Raises TooFineError where there would be too many.
     """
-    return _Search(relation, n, scope, placement, own).found(heads)
+    bounds = Bounds(relation, n, scope)
+    if name is not None:
+        try:
+            return _Search(relation, n, scope, placement, bounds, own, share=FEW).found(heads)
+        except TooFineError:
+            pass
+    return _Search(relation, n, scope, placement, bounds, own, name).found(heads)
 
 
 class _Search:
-    def __init__(self, relation: Relation, n: int, scope: Scope, placement: Placement, own: bool) -> None:
+    def __init__(
+        self, relation: Relation, n: int, scope: Scope, placement: Placement, bounds: Bounds, own: bool,
+        name: Name | None = None, share: int = 1,
+    ) -> None:  # fmt: skip
         self._own = own
         self._relation = relation
         self._n = n
         self._scope = scope
-        self._bounds = Bounds(relation, n, scope)
+        self._bounds = bounds
+        self._name = name
+        self._most = MAX_POINTS // share, MAX_RECTANGLES // share
         self._steps = sorted(steps(relation, n, scope), reverse=True)
         self._ranks = placement.ranks
         chunks = sorted(
@@ -134,21 +126,64 @@ class _Search:
         self._first, self._step, self._count, self._rank, self._base = columns
         self._last = self._first + (self._count - 1) * self._step
         self._furthest = np.maximum.accumulate(self._last)
-        self._local = np.zeros(placement.ranks, np.int64)
         self._points = self._kept = 0
+        self._names: dict[Hashable, int] = {}
+        self._meetings: list[
+            tuple[Array, Array]
+        ] = []  # of two chunks, x * chunks + y; and which one is followed for it
+        self._own_counts: list[tuple[Array, Array]] = []
         self._parts: list[tuple[Array, ...]] = []
 
     def found(self, heads: tuple[int, ...]) -> Regions:
         for boxes in self._chunk_pairs():
-            self._follow(boxes)
-        columns = [np.concatenate([part[i] for part in self._parts] or [np.zeros(0, np.int64)]) for i in range(6)]
+            self._follow(self._unlike(boxes))
+        columns = columns_of(self._parts, 6)
         order = np.lexsort((columns[3], columns[1], columns[0]))
-        pair, q0, q1, k0, k1, times = (part[order] for part in columns)
-        return Regions(heads, pair, q0, q1, k0, k1, times, self._local)
+        followed, q0, q1, k0, k1, times = (part[order] for part in columns)
+        meeting, of = columns_of(self._meetings, 2)
+        x, y = np.divmod(meeting, max(1, len(self._first)))
+        first, last = np.searchsorted(followed, of), np.searchsorted(followed, of, side="right")
+        pair = self._rank[x] * self._ranks + self._rank[y]
+        held = np.flatnonzero(last > first)
+        held = held[np.lexsort((meeting[held], pair[held]))]
+        places = np.stack([first, last, self._base[x], self._base[y]], 1)[held]
+        rectangles = np.stack([q0, q1, k0, k1], 1)
+        return Regions(heads, pair[held], places, rectangles, times, self._local(meeting, of))
+
+    def _local(self, meeting: Array, of: Array) -> Array:
+        codes, counts = columns_of(self._own_counts, 2)
+        known, place = np.unique(codes, return_inverse=True)
+        total = np.zeros(len(known) + 1, np.int64)
+        np.add.at(total, place, counts)
+        x, y = np.divmod(meeting, max(1, len(self._first)))
+        own = self._rank[x] == self._rank[y]
+        at = np.searchsorted(known, of[own])
+        at[~np.isin(of[own], known)] = len(known)
+        local = np.zeros(self._ranks, np.int64)
+        np.add.at(local, self._rank[x[own]], total[at])
+        return local
+
+    def _code(self, boxes: Boxes) -> Array:
+        return boxes.x * len(self._first) + boxes.y
+
+    def _unlike(self, boxes: Boxes) -> Boxes:
+        """Those of whole chunks that do not meet as two others did."""
+        code = self._code(boxes)
+        if self._name is None:
+            self._meetings.append((code, code))
+            return boxes
+        of = code.copy()
+        for place, (x, y) in enumerate(zip(boxes.x.tolist(), boxes.y.tolist(), strict=True)):
+            if self._step[x] == self._step[y] == 1:
+                q, k = (Rows(int(self._first[c]), int(self._count[c])) for c in (x, y))
+                name = self._name(q, k), q.count, k.count, bool(self._rank[x] == self._rank[y])
+                of[place] = self._names.setdefault(name, int(code[place]))
+        self._meetings.append((code, of))
+        return boxes[of == code]
 
     # many ranks at once ---------------------------------------------------------------------------------------------
 
-    def _chunk_pairs(self) -> Iterator[_Boxes]:
+    def _chunk_pairs(self) -> Iterator[Boxes]:
         """Pairs of whole chunks that may have pairs."""
         ends = np.array([[0, len(self._first) - 1] * 2], np.int64)
         waiting = [ends]
@@ -167,14 +202,14 @@ class _Search:
                     apart = self._rank[x] != self._rank[y]
                     x, y = x[apart], y[apart]
                 zero = np.zeros(len(x), np.int64)
-                yield _Boxes(x, y, zero, self._count[x] - 1, zero, self._count[y] - 1)
+                yield Boxes(x, y, zero, self._count[x] - 1, zero, self._count[y] - 1)
             some = some[~single]
             if len(some):
-                waiting.append(_quarters(some))
+                waiting.append(quarters(some))
 
     # within two chunks ----------------------------------------------------------------------------------------------
 
-    def _follow(self, boxes: _Boxes) -> None:
+    def _follow(self, boxes: Boxes) -> None:
         """Boxes that may have pairs, down to the outline."""
         lo, hi = self._bounds(self._tokens(boxes))
         waiting = [(boxes, lo, hi)]
@@ -195,14 +230,14 @@ class _Search:
             if len(large):
                 waiting.append(self._cut(large))
 
-    def _tokens(self, boxes: _Boxes) -> Rectangles:
+    def _tokens(self, boxes: Boxes) -> Rectangles:
         (q_first, q_step), (k_first, k_step) = ((self._first[c], self._step[c]) for c in (boxes.x, boxes.y))
         return Rectangles(
             q_first + boxes.q0 * q_step, q_first + boxes.q1 * q_step,
             k_first + boxes.k0 * k_step, k_first + boxes.k1 * k_step,
         )  # fmt: skip
 
-    def _bends(self, boxes: _Boxes) -> NDArray[np.bool_]:
+    def _bends(self, boxes: Boxes) -> NDArray[np.bool_]:
         """Whether one of the pattern's longer steps ends within a box: it is better cut there than asked."""
         at = self._tokens(boxes)
         found = np.zeros(len(boxes), bool)
@@ -211,7 +246,7 @@ class _Search:
                 found |= (at.q0 // step < at.q1 // step) | (at.k0 // step < at.k1 // step)
         return found
 
-    def _cut(self, boxes: _Boxes) -> tuple[_Boxes, Array, Array]:
+    def _cut(self, boxes: Boxes) -> tuple[Boxes, Array, Array]:
         """Each box cut in two along the side that leaves less undecided, with the bounds of the parts."""
         q_cut, k_cut = self._middle(boxes.x, boxes.q0, boxes.q1), self._middle(boxes.y, boxes.k0, boxes.k1)
         everywhere = np.ones(len(boxes), bool)
@@ -234,9 +269,9 @@ class _Search:
         lo = np.concatenate([np.where(by_query, los[i], los[i + 2]) for i in (0, 1)])
         hi = np.concatenate([np.where(by_query, his[i], his[i + 2]) for i in (0, 1)])
         left = hi > 0
-        return _Boxes.joined(parts)[left], lo[left], hi[left]
+        return Boxes.joined(parts)[left], lo[left], hi[left]
 
-    def _along_queries(self, boxes: _Boxes) -> NDArray[np.bool_]:
+    def _along_queries(self, boxes: Boxes) -> NDArray[np.bool_]:
         """Whether to cut between queries where both cuts decide equally much.
 
         If one query's row through a box is still open while one key's column is decided, keys differ and queries do
@@ -264,36 +299,33 @@ class _Search:
 
     # what is found --------------------------------------------------------------------------------------------------
 
-    def _keep(self, boxes: _Boxes, times: Array) -> None:
-        a, b = self._rank[boxes.x], self._rank[boxes.y]
-        own = a == b
-        np.add.at(self._local, a[own], (boxes.area * times)[own])
+    def _keep(self, boxes: Boxes, times: Array) -> None:
+        own = self._rank[boxes.x] == self._rank[boxes.y]
+        self._own_counts.append((self._code(boxes)[own], (boxes.area * times)[own]))
         self._store(boxes[~own], times[~own])
 
-    def _store(self, boxes: _Boxes, times: Array) -> None:
+    def _store(self, boxes: Boxes, times: Array) -> None:
         self._kept += len(boxes)
         self._check()
-        q_base, k_base = self._base[boxes.x], self._base[boxes.y]
-        pair = self._rank[boxes.x] * self._ranks + self._rank[boxes.y]
-        rows = boxes.q0 + q_base, boxes.q1 + q_base, boxes.k0 + k_base, boxes.k1 + k_base
-        self._parts.append((pair, *rows, times))
+        self._parts.append((self._code(boxes), boxes.q0, boxes.q1, boxes.k0, boxes.k1, times))
 
     def _check(self) -> None:
-        if self._points > MAX_POINTS or self._kept > MAX_RECTANGLES:
-            what = f"{MAX_POINTS:,} of its pairs one by one" if self._points > MAX_POINTS else (
-                f"{MAX_RECTANGLES:,} rectangles between ranks"
-            )  # fmt: skip
+        points, rectangles = self._most
+        if self._points > points or self._kept > rectangles:
+            what = f"{points:,} of its pairs one by one" if self._points > points else f"{rectangles:,} rectangles"
+            part = shorten(relation_text(self._relation), 60)
             raise TooFineError(
-                f"a part of this pattern is no lattice, and its outline at n = {self._n:,} on {self._ranks:,} ranks is "
-                f"too long to be followed: more than {what}. Use a smaller n, or a pattern of larger blocks"
+                f"a part of this pattern is no lattice (`{part}`), and its outline at n = {self._n:,} on "
+                f"{self._ranks:,} ranks is too long to be followed: more than {what}. Use a smaller n, larger blocks "
+                "or tiles, or `segment`, `dilate` and `offset` where they say the same"
             )
 
-    def _ask(self, boxes: _Boxes) -> None:
+    def _ask(self, boxes: Boxes) -> None:
         """Small boxes, pair by pair."""
         for first in range(0, len(boxes), ASKED):
             self._ask_some(boxes[first : first + ASKED])
 
-    def _ask_some(self, boxes: _Boxes) -> None:
+    def _ask_some(self, boxes: Boxes) -> None:
         area, width = boxes.area, boxes.k1 - boxes.k0 + 1
         box = np.repeat(np.arange(len(boxes)), area)
         place = np.arange(len(box)) - np.repeat(np.cumsum(area) - area, area)
@@ -304,9 +336,10 @@ class _Search:
         x, y = boxes.x[box], boxes.y[box]
         tokens = self._first[x] + q * self._step[x], self._first[y] + k * self._step[y]
         times = np.asarray(multiplicity_at(self._relation, *tokens, self._n, self._scope))
-        a = self._rank[x]
-        own = a == self._rank[y]
-        np.add.at(self._local, a[own], times[own])
+        mine = self._rank[boxes.x] == self._rank[boxes.y]
+        held = np.bincount(box, times, minlength=len(boxes)).astype(np.int64)
+        self._own_counts.append((self._code(boxes)[mine], held[mine]))
+        own = mine[box]
         begins = (column == 0) | (times != np.concatenate(([-1], times[:-1])))
         starts = np.flatnonzero(begins)
         lengths = np.diff(np.append(starts, len(times)))
@@ -314,30 +347,4 @@ class _Search:
         starts, lengths = starts[held], lengths[held]
         if len(starts):
             runs = (box[starts], k[starts], k[starts] + lengths - 1, times[starts], q[starts])
-            self._store(*_stacked(boxes, *runs))
-
-
-def _quarters(ends: Array) -> Array:
-    """Ranges of chunks, each side cut in two where it is longer than one."""
-    x0, x1, y0, y1 = ends.T
-    x, y = (x0 + x1) // 2, (y0 + y1) // 2
-    parts = [
-        np.stack(part, 1) for part in ((x0, x, y0, y), (x0, x, y + 1, y1), (x + 1, x1, y0, y), (x + 1, x1, y + 1, y1))
-    ]
-    found = np.concatenate(parts)
-    return found[(found[:, 0] <= found[:, 1]) & (found[:, 2] <= found[:, 3])]
-
-
-def _stacked(boxes: _Boxes, box: Array, k0: Array, k1: Array, times: Array, q: Array) -> tuple[_Boxes, Array]:
-    """Runs of keys, one a query, as rectangles: equal runs of neighbouring queries are one."""
-    order = np.lexsort((q, times, k1, k0, box))
-    box, k0, k1, times, q = (part[order] for part in (box, k0, k1, times, q))
-    same = np.ones(len(q), bool)
-    for part in (box, k0, k1, times):
-        same[1:] &= part[1:] == part[:-1]
-    same[1:] &= q[1:] == q[:-1] + 1
-    same[0] = False
-    starts = np.flatnonzero(~same)
-    ends = np.append(starts[1:], len(q)) - 1
-    of = box[starts]
-    return _Boxes(boxes.x[of], boxes.y[of], q[starts], q[ends], k0[starts], k1[starts]), times[starts]
+            self._store(*stacked(boxes, *runs))

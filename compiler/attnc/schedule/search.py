@@ -7,10 +7,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from attnc.lower import lower
-from attnc.schedule.cost import balance, dense_schemes, times
+from attnc.schedule.cost import balance, dense_schemes, times, work_of
 from attnc.schedule.placements import PLACEMENTS, at_length, placement
-from attnc.schedule.solver import Problem, Solution, solve
-from attnlang.parallel.machines import DEVICES, LINKS, Device, Link
+from attnc.schedule.solution import Problem, Solution
+from attnc.schedule.solver import solve
+from attnlang.parallel.machines import DEVICES, LINKS, Device, Link, rated
 from attnlang.pattern import Pattern
 from attnlang.plan import Columns, Lattice, Plan
 from attnlang.schedule import ITEM_SIZES, Alternative, RowBytes, Schedule
@@ -38,10 +39,12 @@ class Found:
 def search(
     pattern: Pattern, n: int, ranks: int, heads: int, kv_heads: int, head_dim: int, dtype: str, where: str,
     device: Device, link: Link | None, backward: bool, tables: Mapping[str, Any], objective: str = "",
+    backend: str = "auto",
 ) -> Found:  # fmt: skip
     """The schedule with the least predicted time, or bytes; of equals, the one that is least in the other.
 
     objective  'time' or 'bytes'; unless given, time where the placement is searched too, bytes where it is given
+    backend    whose kernels times are predicted for
     """
     objective = objective or ("time" if where == "auto" else "bytes")
     if objective not in ("time", "bytes"):
@@ -49,6 +52,7 @@ def search(
     if heads % kv_heads:
         raise ValueError(f"{heads} heads of q cannot share {kv_heads} heads of k and v evenly: it must divide them")
     plan = at_length(lower(pattern, heads), n)
+    device = rated(device, backend, work_of(plan), head_dim)
     link = link or LINKS["nvlink" if ranks <= 8 else "infiniband"]
     row = RowBytes(head_dim, ITEM_SIZES[dtype])
     tried: list[tuple[str, Solution]] = []

@@ -6,9 +6,9 @@ lengths, the same distance as far as the pattern can see) have the same transfer
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from functools import cached_property
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from operator import add
 from typing import Any
 
 import numpy as np
@@ -16,134 +16,17 @@ from numpy.typing import NDArray
 
 from attnc.schedule.alike import UNBOUNDED, Alike, reach
 from attnc.schedule.covers import at_query_home, every_key, least_cover
-from attnc.schedule.progressions import grouped
+from attnc.schedule.progressions import grouped, tidied
+from attnc.schedule.solution import NOTHING, Picture, Problem, Solution
 from attnc.schedule.tiled import Tiled
-from attnlang.parallel.units import inner_rows, units
-from attnlang.plan import Columns, Lattice, Plan, Tiles
+from attnlang.parallel.units import inner_rows, owned_pairs
+from attnlang.plan import Branch, Columns, Lattice, Plan
 from attnlang.rows import Rows
 from attnlang.runtime.calls import resolve
 from attnlang.runtime.pairs import Pairs, band_count, branch_pairs, local_plan
-from attnlang.schedule import Certificate, Exchange, HeadRows, Placement, RowBytes, Schedule, Transfer
+from attnlang.schedule import Certificate, HeadRows, Transfer
 
 Array = NDArray[Any]
-NOTHING = Transfer((), ())
-
-
-@dataclass(frozen=True)
-class Problem:
-    """What is to be scheduled: a plan on a placement, and what a row costs.
-
-    queries_stay  every pair is computed where its query lives: more may move, but work stays as the placement has it
-    counted       whether to count the pairs of every rank with itself, too
-    known         what was found of tiled branches, for all solutions of one problem
-    """
-
-    plan: Plan
-    placement: Placement
-    kv_heads: int
-    row: RowBytes
-    backward: bool = True
-    tables: Mapping[str, Any] = field(default_factory=dict[str, Any])
-    queries_stay: bool = False
-    counted: bool = True
-    known: dict[tuple[int, ...], Tiled] = field(default_factory=dict[tuple[int, ...], Tiled], compare=False, repr=False)
-
-    def tiled(self, branches: Sequence[int]) -> Tiled | None:
-        """The regions of tiled branches, with others beside them; None where there are none."""
-        if not any(isinstance(self.plan.branches[i], Tiles) for i in branches):
-            return None
-        key = tuple(branches)
-        if key not in self.known:
-            self.known[key] = Tiled(self.plan, branches, self.placement, self.group, self.tables, self.counted)
-        return self.known[key]
-
-    @property
-    def group(self) -> int:
-        return self.plan.heads // self.kv_heads
-
-    @cached_property
-    def weights(self) -> tuple[int, int]:
-        """Bytes that a row of q costs, and a row of k and v."""
-        return self.row.query(self.backward), self.row.key(self.backward)
-
-
-@dataclass(frozen=True, slots=True)
-class Picture:
-    """One ordered pair of ranks: its transfer, what that weighs, and pairs computed at either home, by branch."""
-
-    transfer: Transfer
-    weight: int
-    bound: int
-    at_query: tuple[float, ...]
-    at_key: tuple[float, ...]
-
-
-@dataclass
-class Solution:
-    """Transfers for all ranks, and what every rank computes and moves. Arrays are by rank; rows are over all heads."""
-
-    problem: Problem
-    gathered: tuple[int, ...]
-    transfers: list[Transfer] = field(default_factory=list[Transfer])
-    which: Array = field(default_factory=lambda: np.zeros((0, 0), np.int32))
-    certificate: Certificate = field(default_factory=lambda: Certificate(0, 0))
-    local: Array = field(default_factory=lambda: np.zeros(0))
-    at_query: Array = field(default_factory=lambda: np.zeros(0))
-    at_key: Array = field(default_factory=lambda: np.zeros(0))
-    owned: Array = field(default_factory=lambda: np.zeros(0))
-    keys_in: Array = field(default_factory=lambda: np.zeros(0, np.int64))
-    keys_out: Array = field(default_factory=lambda: np.zeros(0, np.int64))
-    queries_in: Array = field(default_factory=lambda: np.zeros(0, np.int64))
-    queries_out: Array = field(default_factory=lambda: np.zeros(0, np.int64))
-    peers: Array = field(default_factory=lambda: np.zeros(0, np.int64))
-    kinds: list[set[str]] = field(default_factory=list[set[str]])
-
-    @property
-    def bytes_total(self) -> int:
-        """Bytes that cross between ranks, forward and, where counted, backward, for one sequence."""
-        query, key = self.problem.weights
-        return int(self.keys_in.sum()) * key + int(self.queries_in.sum()) * query
-
-    @property
-    def bytes_busiest(self) -> int:
-        """The most that any rank receives and sends, as the larger of the two."""
-        row, backward = self.problem.row, self.problem.backward
-        key_back = row.key_backward_back if backward else 0
-        back = row.query_forward_back + (row.query_backward_back if backward else 0)
-        there = row.query_forward + (row.query_backward if backward else 0)
-        received = (
-            self.keys_in * row.key_forward
-            + self.queries_in * there
-            + self.keys_out * key_back
-            + self.queries_out * back
-        )
-        sent = (
-            self.keys_out * row.key_forward
-            + self.queries_out * there
-            + self.keys_in * key_back
-            + self.queries_in * back
-        )
-        return int(max(received.max(initial=0), sent.max(initial=0)))
-
-    def exchanges(self) -> tuple[tuple[Exchange, ...], ...]:
-        """The transfers of each rank by ranges of ranks."""
-        return tuple(tuple(_ranges(self.which[a])) for a in range(self.problem.placement.ranks))
-
-    def schedule(self, **more: Any) -> Schedule:
-        """The solution as plain data."""
-        problem = self.problem
-        return Schedule(
-            problem.plan, problem.placement, problem.kv_heads, problem.row.head_dim, backward=problem.backward,
-            transfers=tuple(self.transfers), exchanges=self.exchanges(), gathered=self.gathered,
-            certificate=self.certificate, **more,
-        )  # fmt: skip
-
-
-def _ranges(row: Array) -> Iterator[Exchange]:
-    edges = np.flatnonzero(np.diff(row)) + 1
-    for low, high in zip((0, *edges), (*edges, len(row)), strict=True):
-        if row[low] >= 0:
-            yield Exchange(int(low), int(high) - 1, int(row[low]))
 
 
 def solve(problem: Problem, gathered: Sequence[int] = ()) -> Solution:
@@ -171,7 +54,11 @@ class _Solver:
         self.tiled = problem.tiled(self.branches)
         self.numbers: dict[Transfer, int] = {}
         self.pictures: dict[Any, Picture] = {}
+        self.left: dict[tuple[int, int], None] = {}  # pairs of ranks with tiles that are still to be covered
+        if self.tiled is not None:
+            self.left = dict.fromkeys((int(a), int(b)) for a, b in np.argwhere(self.tiled.has))
         self.weight = self.bound = 0
+        self.ends = np.zeros((2, 0), np.int64)  # the first and the last token of each rank, where each has one stretch
 
     def run(self) -> None:
         if self.problem.counted:
@@ -181,34 +68,35 @@ class _Solver:
         for distance in self._distances():
             self._pairs_at(distance)
         if self.tiled is not None:
-            self.tiled.cover(self.problem.weights)
-            for a, b in np.argwhere(self.tiled.has):
-                self._count(self._tiled(self.tiled, int(a), int(b)), a[None], b[None], int(b - a))
+            self.tiled.cover(self.problem.weights, list(self.left))
+            for a, b in self.left:
+                self._count(self._tiled(self.tiled, a, b), np.array([a]), np.array([b]), b - a)
         self.solution.certificate = Certificate(self.weight, self.bound)
 
     def _local(self) -> None:
-        found: dict[Any, float] = {}
+        found: dict[int, float] = {}
+        gathered = [self.problem.plan.branches[number] for number in self.solution.gathered]
         for rank in range(self.placement.ranks):
-            kind = rank if self.solution.gathered else self.alike.kind(rank)
+            kind = self.alike.kind(rank)
             if kind not in found:
                 found[kind] = float(self._local_pairs(rank))
-            self.solution.local[rank] = found[kind]
+            self.solution.local[rank] = found[kind] + sum(self._inner_pairs(branch, rank) for branch in gathered)
         if self.tiled is not None:
             self.solution.local += self.tiled.local
 
+    def _inner_pairs(self, branch: Branch, rank: int) -> int:
+        """The pairs of a branch that owners compute, in runs that a rank holds wholly."""
+        assert isinstance(branch, Lattice)
+        rows = inner_rows(self.placement, branch, rank)
+        return 0 if rows is None else stretch_pairs(Plan(self.problem.plan.heads, (branch,)), rows)
+
     def _local_pairs(self, rank: int) -> int:
-        plan, total = self.problem.plan, 0
-        for number, branch in enumerate(plan.branches):
-            if number in self.solution.gathered:
-                assert isinstance(branch, Lattice)
-                rows = inner_rows(self.placement, branch, rank)
-                total += 0 if rows is None else stretch_pairs(Plan(plan.heads, (branch,)), rows)
-            elif isinstance(branch, Lattice | Columns):
-                chunks = self.placement.chunks[rank]
-                total += sum(stretch_pairs(Plan(plan.heads, (branch,)), chunk) for chunk in chunks)
-                total += sum(
-                    pairs.count for q in chunks for k in chunks if q != k for pairs in branch_pairs(branch, q, k)
-                )
+        plan, total, chunks = self.problem.plan, 0, self.placement.chunks[rank]
+        for number in self.lattices:
+            branch = plan.branches[number]
+            assert isinstance(branch, Lattice | Columns)
+            total += sum(stretch_pairs(Plan(plan.heads, (branch,)), chunk) for chunk in chunks)
+            total += sum(pairs.count for q in chunks for k in chunks if q != k for pairs in branch_pairs(branch, q, k))
         return total
 
     def _gathered(self, number: int) -> None:
@@ -216,18 +104,31 @@ class _Solver:
         assert isinstance(branch, Lattice)
         heads = branch.phases is not None or branch.dilation == 1
         s.kinds[number].add("all-to-all by head" if heads else "re-shard by residue")
-        for unit in units(self.placement, branch, self.problem.group):
-            s.owned[unit.owner] += Pairs(unit.heads, unit.queries, unit.keys, unit.band).count
-            for rank, tokens in unit.key_parts:
-                if rank != unit.owner:
-                    s.keys_in[unit.owner] += tokens.count
-                    s.keys_out[rank] += tokens.count
-                    s.peers[unit.owner] += 1
-                    s.peers[rank] += 1
-            for rank, tokens in unit.query_parts:
-                if rank != unit.owner:
-                    s.queries_in[unit.owner] += tokens.count * len(unit.heads)
-                    s.queries_out[rank] += tokens.count * len(unit.heads)
+        held: dict[tuple[Rows, range], Array] = {}
+        chunks = [chunks[0] for chunks in self.placement.chunks]
+        self.ends = np.array([[chunk.first for chunk in chunks], [chunk.last for chunk in chunks]], np.int64)
+        for owner, _, pairs, ranks in owned_pairs(self.placement, branch, self.problem.group):
+            s.owned[owner] += pairs.count
+            for rows, times, into, out in (
+                (pairs.k, 1, s.keys_in, s.keys_out),
+                (pairs.q, len(pairs.heads), s.queries_in, s.queries_out),
+            ):
+                if (rows, ranks) not in held:
+                    held[rows, ranks] = self._held(rows, ranks)
+                counts = held[rows, ranks].copy()
+                counts[owner - ranks.start] = 0
+                into[owner] += int(counts.sum()) * times
+                out[ranks.start : ranks.stop] += counts * times
+                if into is s.keys_in:
+                    s.peers[owner] += int((counts > 0).sum())
+                    s.peers[ranks.start : ranks.stop] += counts > 0
+
+    def _held(self, rows: Rows, ranks: range) -> Array:
+        """How many of some rows each of these ranks holds, one stretch a rank."""
+        low, high = self.ends[:, ranks.start : ranks.stop]
+        first = np.clip(-((rows.first - low) // rows.step), 0, rows.count)
+        last = np.clip((high - rows.first) // rows.step, -1, rows.count - 1)
+        return np.maximum(last - first + 1, 0)
 
     def _distances(self) -> Iterator[int]:
         """B - a for which ranks a and b can have anything to do with each other."""
@@ -252,15 +153,32 @@ class _Solver:
     def _pairs_at(self, distance: int) -> None:
         ranks = self.placement.ranks
         a = np.arange(max(0, -distance), min(ranks, ranks - distance))
-        if self.tiled is not None:  # those with tiles are looked at one by one
-            a = a[~self.tiled.has[a, a + distance]]
         for key, queries in self.alike.groups(a, distance):
             first = int(queries[0])
             picture = self.pictures.get(key)
             if picture is None:
                 picture = self.pictures[key] = self._picture(first, first + distance)
-            if picture.transfer is not NOTHING:
-                self._count(picture, queries, queries + distance, distance)
+            if picture.transfer is NOTHING:
+                continue
+            if self.tiled is not None:
+                has = self.tiled.has[queries, queries + distance]
+                for rank in queries[has].tolist():
+                    self._with_tiles(self.tiled, picture, rank, rank + distance)
+                queries = queries[~has]
+            self._count(picture, queries, queries + distance, distance)
+
+    def _with_tiles(self, tiled: Tiled, picture: Picture, a: int, b: int) -> None:
+        """Where the rows that lattices need cover the tiles as well, nothing less covers both: done with them."""
+        if picture.weight != picture.bound and not self.problem.queries_stay:
+            return
+        more = tiled.covered(a, b, picture.transfer)
+        if more is not None:
+            del self.left[a, b]
+            here, there = (
+                tuple(map(add, *pair)) for pair in zip((picture.at_query, picture.at_key), more, strict=True)
+            )
+            both = replace(picture, at_query=here, at_key=there)
+            self._count(both, np.array([a]), np.array([b]), b - a)
 
     def _count(self, picture: Picture, a: Array, b: Array, distance: int) -> None:
         s, transfer = self.solution, picture.transfer
@@ -313,15 +231,19 @@ class _Solver:
         return Picture(Transfer(keys, queries), cover.weight, cover.bound, tuple(map(float, here)), there)
 
     def _local_rows(self, rank: int, nodes: Sequence[tuple[int, Rows]]) -> tuple[HeadRows, ...]:
-        return _head_rows([(head, self.placement.local(rank, tokens)) for head, tokens in nodes])
+        return _head_rows(tidied((head, self.placement.local(rank, tokens)) for head, tokens in nodes))
 
     def _tiled(self, tiled: Tiled, a: int, b: int) -> Picture:
         met = tiled.between(a, b, self.problem.weights, self.problem.queries_stay)
-        transfer = Transfer(_head_rows(met.keys), _head_rows(met.queries))
+        keys, queries = (
+            _head_rows((head, rows) for heads, parts in side for rows in parts for head in heads)
+            for side in (met.keys, met.queries)
+        )
+        transfer = Transfer(keys, queries)
         return Picture(transfer, met.weight, met.bound, met.at_query, met.at_key)
 
 
-def _head_rows(nodes: Sequence[tuple[int, Rows]]) -> tuple[HeadRows, ...]:
+def _head_rows(nodes: Iterable[tuple[int, Rows]]) -> tuple[HeadRows, ...]:
     parts = [HeadRows(heads, rows) for heads, rows in grouped(nodes)]
     return tuple(sorted(parts, key=lambda part: (part.heads, part.rows.first, part.rows.step, part.rows.count)))
 

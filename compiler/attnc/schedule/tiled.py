@@ -1,13 +1,14 @@
 """What ranks have to do with each other where a branch is no lattice: by the regions of its relation.
 
 Rectangles of tiled branches and the progressions of lattices are put together for each ordered pair of ranks, heads
-with equal pairs once, and covered head of k by head of k.
+with equal pairs once, and covered head of k by head of k. Where nothing but tiles of one quotient stands in a plan
+(`attnc.schedule.quotient`), rows are taken in the order of their classes, and what is chosen is put back.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -16,22 +17,30 @@ from numpy.typing import NDArray
 from attnc.analysis.boxes import Counter, NoTermError, TooManyError
 from attnc.schedule.classes import Chosen, Job, every_key, least_covers
 from attnc.schedule.lines import Meeting, Strided
-from attnc.schedule.regions import Regions, regions
+from attnc.schedule.quotient import Sorted, quotient
+from attnc.schedule.regions import Name, Regions, regions
 from attnlang.parallel.dense import alike_heads, numbers, scope_of
+from attnlang.pattern.algebra import Relation
 from attnlang.plan import Columns, Lattice, Plan, Tiles
 from attnlang.rows import Rows
 from attnlang.runtime.pairs import branch_pairs
-from attnlang.schedule import Placement
+from attnlang.schedule import HeadRows, Placement, Transfer
 
 Array = NDArray[np.int64]
 
 
+Homes: TypeAlias = tuple[tuple[float, ...], tuple[float, ...]]
+"""Pairs computed where their queries live, and where their keys do, by branch."""
+Moved: TypeAlias = tuple[tuple[tuple[int, ...], tuple[Rows, ...]], ...]
+"""Heads, and what rows of each of them move."""
+
+
 @dataclass(frozen=True, eq=False, slots=True)
 class Met:
-    """One ordered pair of ranks: rows that move, by head; what they weigh; pairs at either home, by branch."""
+    """One ordered pair of ranks: rows that move; what they weigh; pairs at either home, by branch."""
 
-    keys: tuple[tuple[int, Rows], ...]
-    queries: tuple[tuple[int, Rows], ...]
+    keys: Moved
+    queries: Moved
     weight: int
     bound: int
     at_query: tuple[float, ...]
@@ -42,14 +51,24 @@ class Met:
 class _Between:
     """The pairs between two ranks: `name` says all of them, in local rows.
 
-    tiles     (branch, its regions, which of these); boxes: (q0, q1, k0, k1) of each, as bytes
     lattices  (branch, heads, progressions)
     """
 
     name: Any
-    tiles: list[tuple[int, Regions, slice]]
-    boxes: list[bytes]
+    tiles: tuple[_Tiles, ...]
     lattices: tuple[tuple[int, tuple[int, ...], Strided], ...]
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class _Tiles:
+    """The rectangles of one branch and some heads between two ranks: (q0, q1, k0, k1) of each, and as bytes."""
+
+    name: Any
+    branch: int
+    heads: tuple[int, ...]
+    boxes: Array
+    times: Array
+    text: bytes
 
 
 _Alike: TypeAlias = tuple[tuple[tuple[bytes, ...], tuple[Strided, ...], tuple[int, ...]], ...]
@@ -60,8 +79,9 @@ class Tiled:
 
     def __init__(
         self, plan: Plan, branches: Sequence[int], placement: Placement, group: int, tables: Mapping[str, Any],
-        counted: bool = True,
+        counted: bool = True, like: Tiled | None = None,
     ) -> None:  # fmt: skip
+        """`like`: the same tiled branches with other lattices beside them, of which what was found is taken over."""
         self.plan = plan
         self.placement = placement
         self.group = group
@@ -70,26 +90,42 @@ class Tiled:
         self.found: list[tuple[int, Regions]] = []
         self.local = np.zeros(placement.ranks)
         self.has = np.zeros((placement.ranks, placement.ranks), bool)
-        for number in branches:
-            branch = plan.branches[number]
-            if isinstance(branch, Tiles):
-                for heads in alike_heads(branch):
-                    self._add(number, branch, heads, tables)
+        self._tiles: dict[Any, _Tiles] = {}
+        self._within: dict[Any, tuple[Transfer, Homes | None]] = {}
         self._known: dict[Any, Met] = {}
         self._covers: dict[Any, tuple[Chosen, tuple[Rows, ...]]] = {}
+        self.sorted: Sorted | None = None
+        if like is not None and bool(like.lattices) == bool(self.lattices):
+            self.found, self.local, self.has, self.sorted = like.found, like.local, like.has, like.sorted
+            return
+        tiles = [(i, branch) for i in branches if isinstance(branch := plan.branches[i], Tiles)]
+        self._search(tiles, tables)
 
-    def _add(self, number: int, branch: Tiles, heads: tuple[int, ...], tables: Mapping[str, Any]) -> None:
-        n = self.placement.n
-        scope = scope_of(self.plan, n, heads[0], tables)
-        own = self._own(branch, heads[0], scope) if self.counted else self.local
-        found = regions(branch.relation, n, scope, self.placement, heads, own=own is None)
-        self.local += (found.local if own is None else own) * len(heads)
-        self.found.append((number, found))
-        a, b = np.divmod(np.unique(found.pair), self.placement.ranks)
-        self.has[a, b] = True
+    def _search(self, tiles: list[tuple[int, Tiles]], tables: Mapping[str, Any]) -> None:
+        n, ranks = self.placement.n, self.placement.ranks
+        parts = [(i, branch, heads) for i, branch in tiles for heads in alike_heads(branch)]
+        scopes = [scope_of(self.plan, n, heads[0], tables) for _, _, heads in parts]
+        quotients = [quotient(branch.relation, n, scope) for (_, branch, _), scope in zip(parts, scopes, strict=True)]
+        first = quotients[0]
+        alike = first is not None and all(q is not None and q.axes == first.axes for q in quotients)
+        owns = [self._own(branch, heads[0], scope) for (_, branch, heads), scope in zip(parts, scopes, strict=True)]
+        if first is not None and alike and not self.lattices and not any(own is None for own in owns):
+            self.sorted = Sorted(first, self.placement)
+        for (i, branch, heads), scope, q, own in zip(parts, scopes, quotients, owns, strict=True):
+            relation, length, where = branch.relation, n, self.placement
+            if self.sorted is not None and q is not None:
+                relation, length, where = q.relation, q.n, self.sorted.classes
+            name = namer(relation, length, heads[0], self.plan.heads, scope)
+            found = regions(relation, length, scope, where, heads, own=own is None, name=name)
+            self.local += (found.local if own is None else own) * len(heads)
+            self.found.append((i, found))
+            a, b = np.divmod(np.unique(found.pair), ranks)
+            self.has[a, b] = True
 
     def _own(self, branch: Tiles, head: int, scope: Mapping[str, Any]) -> Array | None:
         """The pairs of each rank with itself, counted by structure; None where the pattern has none."""
+        if not self.counted:
+            return np.zeros(self.placement.ranks, np.int64)
         tables = {name: content for name, content in scope.items() if name not in ("N", "H", "h")}
         counter, n = Counter(tables), self.placement.n
         total = np.zeros(self.placement.ranks, np.int64)
@@ -104,11 +140,34 @@ class Tiled:
             return None
         return total
 
-    def cover(self, weights: tuple[int, int]) -> None:
-        """Find the least covers of all pairs of ranks that have tiles, many at once."""
+    def covered(self, a: int, b: int, transfer: Transfer) -> Homes | None:
+        """Pairs of tiles at either home, by branch, where a transfer covers all of them from one side; else None."""
+        parts = self._parts(a, b)
+        name = tuple(part.name for part in parts), id(transfer)
+        if name not in self._within:
+            self._within[name] = transfer, self._homes(parts, transfer)
+        return self._within[name][1]
+
+    def _homes(self, parts: tuple[_Tiles, ...], transfer: Transfer) -> Homes | None:
+        homes = [0.0] * len(self.plan.branches), [0.0] * len(self.plan.branches)
+        for part in parts:
+            kv_heads = {head // self.group for head in part.heads}
+            by_keys = all(_within(part.boxes[:, 2:], transfer.keys, head) for head in kv_heads)
+            by_queries = not transfer.keys and all(
+                _within(part.boxes[:, :2], transfer.queries, head) for head in part.heads
+            )
+            if not by_keys and not by_queries:
+                return None
+            q0, q1, k0, k1 = part.boxes.T
+            pairs = int(((q1 - q0 + 1) * (k1 - k0 + 1) * part.times).sum()) * len(part.heads)
+            homes[0 if by_keys else 1][part.branch] += pairs
+        return tuple(homes[0]), tuple(homes[1])
+
+    def cover(self, weights: tuple[int, int], meetings: Sequence[tuple[int, int]]) -> None:
+        """Find the least covers of these pairs of ranks, many at once."""
         jobs: dict[Any, Job] = {}
-        for a, b in np.argwhere(self.has):
-            between = self._between(int(a), int(b))
+        for a, b in meetings:
+            between = self._between(a, b)
             for kv_head in range(self.plan.heads // self.group):
                 alike = self._alike(kv_head, between)
                 key = _name(alike, weights)
@@ -131,19 +190,37 @@ class Tiled:
         met = self._known.get(key)
         if met is None:
             met = self._known[key] = self._met(between, weights, queries_stay)
-        return met
+        if self.sorted is None:
+            return met
+        return replace(met, keys=self._put_back(b, met.keys), queries=self._put_back(a, met.queries))
+
+    def _put_back(self, rank: int, moved: Moved) -> Moved:
+        """Rows sorted by class as those that they are."""
+        assert self.sorted is not None
+        return tuple((heads, self.sorted.rows(rank, parts)) for heads, parts in moved)
 
     def _between(self, a: int, b: int) -> _Between:
-        pair = a * self.placement.ranks + b
-        tiles = [(number, r, r.between(pair)) for number, r in self.found]
-        tiles = [(number, r, part) for number, r, part in tiles if part.start < part.stop]
-        boxes = [np.stack([x[part] for x in (r.q0, r.q1, r.k0, r.k1)], 1) for _, r, part in tiles]
-        name = tuple(
-            (number, r.heads, box.tobytes(), r.times[part].tobytes())
-            for (number, r, part), box in zip(tiles, boxes, strict=True)
-        )
-        lattices = tuple(self._lattices(a, b))
-        return _Between((name, lattices), tiles, [box.tobytes() for box in boxes], lattices)
+        tiles, lattices = self._parts(a, b), tuple(self._lattices(a, b))
+        return _Between((tuple(part.name for part in tiles), lattices), tiles, lattices)
+
+    def _parts(self, a: int, b: int) -> tuple[_Tiles, ...]:
+        tiles: list[_Tiles] = []
+        for place, (_, found) in enumerate(self.found):
+            rectangles = found.name(a * self.placement.ranks + b)
+            if rectangles is None:
+                continue
+            name = place, rectangles, self.sorted and (self.sorted.kinds[a], self.sorted.kinds[b])
+            if name not in self._tiles:
+                self._tiles[name] = self._part(name, a, b)
+            tiles.append(self._tiles[name])
+        return tuple(tiles)
+
+    def _part(self, name: Any, a: int, b: int) -> _Tiles:
+        number, found = self.found[name[0]]
+        boxes, times = found.between(name[1])
+        if self.sorted is not None:
+            boxes = self.sorted.boxes(a, b, boxes)
+        return _Tiles(name, number, found.heads, boxes, times, boxes.tobytes())
 
     def _lattices(self, a: int, b: int) -> Iterator[tuple[int, tuple[int, ...], Strided]]:
         for number in self.lattices:
@@ -157,33 +234,62 @@ class Tiled:
                         yield number, pairs.heads, part
 
     def _met(self, between: _Between, weights: tuple[int, int], queries_stay: bool) -> Met:
-        keys: list[tuple[int, Rows]] = []
-        queries: list[tuple[int, Rows]] = []
+        keys: dict[tuple[Rows, ...], list[int]] = {}
+        queries: dict[tuple[Rows, ...], list[int]] = {}
         weight = bound = 0
         here, there = [0.0] * len(self.plan.branches), [0.0] * len(self.plan.branches)
+        groups: dict[_Alike, list[int]] = {}
         for kv_head in range(self.plan.heads // self.group):
-            alike = self._alike(kv_head, between)
+            groups.setdefault(self._alike(kv_head, between), []).append(kv_head)
+        for alike, kv_heads in groups.items():
             if not alike:
                 continue
             chosen, every = self._covers[_name(alike, weights)]
             sent, shipped = (every, ()) if queries_stay else (chosen.keys, chosen.queries)
-            heads = range(kv_head * self.group, (kv_head + 1) * self.group)
-            keys += [(kv_head, rows) for rows in sent]
-            queries += [(heads[place], rows) for places, parts in shipped for rows in parts for place in places]
-            weight, bound = weight + chosen.weight, bound + chosen.bound
+            firsts = [kv_head * self.group for kv_head in kv_heads]
+            if sent:
+                keys.setdefault(sent, []).extend(kv_heads)
+            for places, parts in shipped:
+                queries.setdefault(parts, []).extend(first + place for first in firsts for place in places)
+            weight, bound = weight + chosen.weight * len(kv_heads), bound + chosen.bound * len(kv_heads)
+            heads = {first + place for first in firsts for place in range(self.group)}
             _count(heads, between, sent, bool(shipped), (here, there))
-        return Met(tuple(keys), tuple(queries), weight, bound, tuple(here), tuple(there))
+        of_keys, of_queries = (
+            tuple((tuple(heads), parts) for parts, heads in side.items()) for side in (keys, queries)
+        )
+        return Met(of_keys, of_queries, weight, bound, tuple(here), tuple(there))
 
     def _alike(self, kv_head: int, between: _Between) -> _Alike:
         """The pairs of heads of q that share a head of k: (rectangles, progressions) and whose they are."""
         found: dict[tuple[tuple[bytes, ...], tuple[Strided, ...]], list[int]] = {}
         for place in range(self.group):
             head = kv_head * self.group + place
-            boxes = tuple(text for (_, r, _), text in zip(between.tiles, between.boxes, strict=True) if head in r.heads)
+            boxes = tuple(part.text for part in between.tiles if head in part.heads)
             strided = tuple(part for _, heads, part in between.lattices if head in heads)
             if boxes or strided:
                 found.setdefault((boxes, strided), []).append(place)
         return tuple((*content, tuple(places)) for content, places in found.items())
+
+
+def _within(ends: Array, parts: Sequence[HeadRows], head: int) -> bool:
+    """Whether stretches of rows of a head, (first, last) of each, lie in the longest stretch among some rows of it."""
+    stretches = [part.rows for part in parts if head in part.heads and part.rows.step == 1]
+    longest = max(stretches, key=lambda rows: rows.count, default=None)
+    return longest is not None and bool(((ends[:, 0] >= longest.first) & (ends[:, 1] <= longest.last)).all())
+
+
+def namer(relation: Relation, n: int, head: int, heads: int, scope: Mapping[str, Any]) -> Name | None:
+    """How two stretches meet, by the relation's simplest term between them; None for what has no term."""
+    counter = Counter({name: content for name, content in scope.items() if name not in ("N", "H", "h")})
+
+    def name(q: Rows, k: Rows) -> Hashable:
+        return counter.meeting(relation, n, head, heads, q, k)
+
+    try:
+        name(Rows(0, 1), Rows(0, 1))
+    except NoTermError:
+        return None
+    return name
 
 
 def _name(alike: _Alike, weights: tuple[int, int]) -> Any:
@@ -198,24 +304,25 @@ def _job(alike: _Alike) -> Job:
 
 
 def _count(
-    heads: range, between: _Between, sent: tuple[Rows, ...], shipped: bool, homes: tuple[list[float], list[float]]
+    heads: set[int], between: _Between, sent: tuple[Rows, ...], shipped: bool, homes: tuple[list[float], list[float]]
 ) -> None:
-    """Add the pairs of a head of k that are computed at either home, by branch."""
+    """Add the pairs of some heads that are computed at either home, by branch."""
     rows = np.sort(np.concatenate([numbers(part) for part in sent])) if sent and shipped else np.zeros(0, np.int64)
     here, there = homes
-    for number, r, part in between.tiles:
-        count = sum(head in r.heads for head in heads)
+    for part in between.tiles:
+        count = len(heads.intersection(part.heads))
         if not count:
             continue
-        tall = (r.q1[part] - r.q0[part] + 1) * r.times[part] * count
-        total = at_query = int((tall * (r.k1[part] - r.k0[part] + 1)).sum())
+        q0, q1, k0, k1 = part.boxes.T
+        tall = (q1 - q0 + 1) * part.times * count
+        total = at_query = int((tall * (k1 - k0 + 1)).sum())
         if shipped:
-            among = np.searchsorted(rows, r.k1[part] + 1) - np.searchsorted(rows, r.k0[part])
+            among = np.searchsorted(rows, k1 + 1) - np.searchsorted(rows, k0)
             at_query = int((tall * among).sum())
-        here[number] += at_query
-        there[number] += total - at_query
+        here[part.branch] += at_query
+        there[part.branch] += total - at_query
     for number, of, strided in between.lattices:
-        count = sum(head in of for head in heads)
+        count = len(heads.intersection(of))
         if not count:
             continue
         low, high = strided.keys_of()

@@ -1,0 +1,136 @@
+"""What is to be scheduled, and what was found: transfers, and what every rank computes and moves."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from attnc.schedule.tiled import Tiled
+from attnlang.plan import Plan, Tiles
+from attnlang.schedule import Certificate, Exchange, Placement, RowBytes, Schedule, Transfer
+
+Array = NDArray[Any]
+NOTHING = Transfer((), ())
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What is to be scheduled: a plan on a placement, and what a row costs.
+
+    queries_stay  every pair is computed where its query lives: more may move, but work stays as the placement has it
+    counted       whether to count the pairs of every rank with itself, too
+    known         what was found of tiled branches, for all solutions of one problem
+    """
+
+    plan: Plan
+    placement: Placement
+    kv_heads: int
+    row: RowBytes
+    backward: bool = True
+    tables: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    queries_stay: bool = False
+    counted: bool = True
+    known: dict[tuple[int, ...], Tiled] = field(default_factory=dict[tuple[int, ...], Tiled], compare=False, repr=False)
+
+    def tiled(self, branches: Sequence[int]) -> Tiled | None:
+        """The regions of tiled branches, with others beside them; None where there are none."""
+        if not any(isinstance(self.plan.branches[i], Tiles) for i in branches):
+            return None
+        key = tuple(branches)
+        if key not in self.known:
+            like = next(iter(self.known.values()), None)
+            self.known[key] = Tiled(self.plan, branches, self.placement, self.group, self.tables, self.counted, like)
+        return self.known[key]
+
+    @property
+    def group(self) -> int:
+        return self.plan.heads // self.kv_heads
+
+    @cached_property
+    def weights(self) -> tuple[int, int]:
+        """Bytes that a row of q costs, and a row of k and v."""
+        return self.row.query(self.backward), self.row.key(self.backward)
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """One ordered pair of ranks: its transfer, what that weighs, and pairs computed at either home, by branch."""
+
+    transfer: Transfer
+    weight: int
+    bound: int
+    at_query: tuple[float, ...]
+    at_key: tuple[float, ...]
+
+
+@dataclass
+class Solution:
+    """Transfers for all ranks, and what every rank computes and moves. Arrays are by rank; rows are over all heads."""
+
+    problem: Problem
+    gathered: tuple[int, ...]
+    transfers: list[Transfer] = field(default_factory=list[Transfer])
+    which: Array = field(default_factory=lambda: np.zeros((0, 0), np.int32))
+    certificate: Certificate = field(default_factory=lambda: Certificate(0, 0))
+    local: Array = field(default_factory=lambda: np.zeros(0))
+    at_query: Array = field(default_factory=lambda: np.zeros(0))
+    at_key: Array = field(default_factory=lambda: np.zeros(0))
+    owned: Array = field(default_factory=lambda: np.zeros(0))
+    keys_in: Array = field(default_factory=lambda: np.zeros(0, np.int64))
+    keys_out: Array = field(default_factory=lambda: np.zeros(0, np.int64))
+    queries_in: Array = field(default_factory=lambda: np.zeros(0, np.int64))
+    queries_out: Array = field(default_factory=lambda: np.zeros(0, np.int64))
+    peers: Array = field(default_factory=lambda: np.zeros(0, np.int64))
+    kinds: list[set[str]] = field(default_factory=list[set[str]])
+
+    @property
+    def bytes_total(self) -> int:
+        """Bytes that cross between ranks, forward and, where counted, backward, for one sequence."""
+        query, key = self.problem.weights
+        return int(self.keys_in.sum()) * key + int(self.queries_in.sum()) * query
+
+    @property
+    def bytes_busiest(self) -> int:
+        """The most that any rank receives and sends, as the larger of the two."""
+        row, backward = self.problem.row, self.problem.backward
+        key_back = row.key_backward_back if backward else 0
+        back = row.query_forward_back + (row.query_backward_back if backward else 0)
+        there = row.query_forward + (row.query_backward if backward else 0)
+        received = (
+            self.keys_in * row.key_forward
+            + self.queries_in * there
+            + self.keys_out * key_back
+            + self.queries_out * back
+        )
+        sent = (
+            self.keys_out * row.key_forward
+            + self.queries_out * there
+            + self.keys_in * key_back
+            + self.queries_in * back
+        )
+        return int(max(received.max(initial=0), sent.max(initial=0)))
+
+    def exchanges(self) -> tuple[tuple[Exchange, ...], ...]:
+        """The transfers of each rank by ranges of ranks."""
+        return tuple(tuple(_ranges(self.which[a])) for a in range(self.problem.placement.ranks))
+
+    def schedule(self, **more: Any) -> Schedule:
+        """The solution as plain data."""
+        problem = self.problem
+        return Schedule(
+            problem.plan, problem.placement, problem.kv_heads, problem.row.head_dim, backward=problem.backward,
+            transfers=tuple(self.transfers), exchanges=self.exchanges(), gathered=self.gathered,
+            certificate=self.certificate, **more,
+        )  # fmt: skip
+
+
+def _ranges(row: Array) -> Iterator[Exchange]:
+    edges = np.flatnonzero(np.diff(row)) + 1
+    for low, high in zip((0, *edges), (*edges, len(row)), strict=True):
+        if row[low] >= 0:
+            yield Exchange(int(low), int(high) - 1, int(row[low]))
