@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import attnc
+import numpy as np
 import pytest
 import torch
 
@@ -146,6 +147,19 @@ def test_tables_are_read_again_only_when_they_change() -> None:
     entries = [len(found.prepared[0].lists.blocks) for found in (before, after) if found.prepared[0].lists]
     assert entries == [3, 6]
     assert work(plan, shape, "forward", 64, contents_of({"doc": torch.arange(192) // 64}), cpu) is before
+
+
+@pytest.mark.parametrize("masks", [1, 2, 3])
+@pytest.mark.parametrize("block", [32, 64])
+@pytest.mark.parametrize("by_key", [False, True])
+def test_words_of_masks_hold_their_bits(masks: int, block: int, by_key: bool) -> None:
+    from attnlang.runtime.triton.lists import _words  # pyright: ignore[reportPrivateUsage] - what the kernel reads
+
+    bits = np.random.default_rng(masks).integers(0, 256, (masks, block, block // 8), np.uint8)
+    pairs = np.unpackbits(bits, axis=-1, bitorder="little").reshape(masks, block, block)
+    words = _words(bits, by_key).astype(np.int64)  # (masks, words, fixed rows)
+    found = ((words[..., None] >> np.arange(32)) & 1).swapaxes(1, 2).reshape(masks, block, block)
+    assert np.array_equal(found, pairs.swapaxes(1, 2) if by_key else pairs)
 
 
 # tile shapes and refusals -------------------------------------------------------------------------------------------

@@ -100,6 +100,7 @@ def _words(bits: NDArray[np.uint8], by_key: bool) -> NDArray[np.int32]:
         if by_key:
             pairs = np.unpackbits(some, axis=-1, bitorder="little").swapaxes(1, 2)
             some = np.packbits(pairs, axis=-1, bitorder="little")
+            some = np.ascontiguousarray(some)  # (packbits keeps the order in memory where an axis is 1 long)
         words[at : at + MASKS_AT_ONCE] = some.view(np.int32).swapaxes(1, 2)
     return words
 
