@@ -10,9 +10,10 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor
 
-from attnlang.runtime.direct import call_for
+from attnlang.runtime.direct import Direct, call_for
 
 
 def traced_forward(
@@ -26,7 +27,7 @@ def traced_forward(
     scale: float | None,
 ) -> Callable[[], Any] | None:
     """What a compiler is given in place of a forward call; None for the operator."""
-    call = call_for(q, k, v, tables, lengths, backend, program)
+    call = _call(q, k, v, tables, lengths, backend, program)
     return None if call is None else partial(call.forward, q, k, v, scale)
 
 
@@ -44,10 +45,15 @@ def traced_backward(
     scale: float | None,
 ) -> Callable[[], Any] | None:
     """The same of a backward call: the operator too, if the kernel cares how d_out will lie in the end."""
-    call = call_for(q, k, v, tables, lengths, backend, program)
+    call = _call(q, k, v, tables, lengths, backend, program)
     if call is None or not call.any_gradient:
         return None
     return partial(call.backward, dout, q, k, v, out, lse, scale)
+
+
+def _call(q: Tensor, *rest: Any) -> Direct | None:
+    """The call of torch's, but for float64: compilers before torch 2.12 believe that its lse is float32."""
+    return None if q.dtype == torch.float64 else call_for(q, *rest)
 
 
 def rule(traced: Callable[..., Callable[[], Any] | None]) -> Callable[..., Any]:

@@ -50,10 +50,12 @@ def hopper(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         cache.cache_clear()
 
 
-def tensors(n: int = 40, heads: int = 4, batch: int = 2, grad: bool = True) -> list[Tensor]:
+def tensors(
+    n: int = 40, heads: int = 4, batch: int = 2, grad: bool = True, dtype: torch.dtype = torch.float64
+) -> list[Tensor]:
     generator = torch.Generator().manual_seed(n)
     shapes = (batch, 4, n, 8), (batch, heads, n, 8), (batch, heads, n, 8)
-    return [torch.randn(shape, generator=generator, dtype=torch.float64).requires_grad_(grad) for shape in shapes]
+    return [torch.randn(shape, generator=generator, dtype=dtype).requires_grad_(grad) for shape in shapes]
 
 
 def with_grads(module: Callable[..., Any], inputs: list[Tensor], **rest: Any) -> list[Tensor]:
@@ -63,7 +65,7 @@ def with_grads(module: Callable[..., Any], inputs: list[Tensor], **rest: Any) ->
 
 def same(mine: list[Tensor], true: list[Tensor]) -> None:
     for a, b in zip(mine, true, strict=True):
-        torch.testing.assert_close(a, b, **ROUNDING)
+        torch.testing.assert_close(a, b, **(ROUNDING if a.dtype == torch.float64 else {}))
 
 
 class _Graphs:
@@ -247,19 +249,21 @@ def test_every_d_out_comes_to_cudnn_in_the_layout_of_out(monkeypatch: pytest.Mon
 def test_a_compiler_is_given_torchs_call() -> None:
     module, graphs = attnc.compile("causal", heads=4), _Graphs()
     compiled = torch.compile(module, fullgraph=True, backend=graphs)
-    same(with_grads(compiled, tensors()), with_grads(module, tensors()))
+    inputs = tensors(dtype=torch.float32)
+    same(with_grads(compiled, inputs), with_grads(module, inputs))
     with torch.no_grad():
-        torch.testing.assert_close(compiled(*tensors()), module(*tensors()), **ROUNDING)
+        torch.testing.assert_close(compiled(*inputs), module(*inputs))
     assert len(graphs.forward) == 2
     for graph in (*graphs.forward, *graphs.backward):
         assert f"aten.{ON_CPU}" in graph
         assert "attnlang" not in graph
 
 
-@pytest.mark.parametrize("case", ["lengths", "grouped heads", "any head dimension", "window"])
+@pytest.mark.parametrize("case", ["lengths", "grouped heads", "any head dimension", "window", "float64"])
 def test_a_compiler_is_given_the_operator_for_the_rest(case: str) -> None:
     module = attnc.compile("sliding", heads=4, w=8) if case == "window" else attnc.compile("causal", heads=4)
-    inputs, graphs = tensors(heads=2 if case == "grouped heads" else 4), _Graphs()
+    dtype = torch.float64 if case == "float64" else torch.float32
+    inputs, graphs = tensors(heads=2 if case == "grouped heads" else 4, dtype=dtype), _Graphs()
     rest: dict[str, Any] = {"lengths": torch.tensor([40, 3])} if case == "lengths" else {}
     compiled = torch.compile(module, fullgraph=True, backend=graphs, dynamic=case == "any head dimension" or None)
     same(with_grads(compiled, inputs, **rest), with_grads(module, inputs, **rest))
@@ -271,7 +275,7 @@ def test_a_compiler_is_given_the_operator_for_the_rest(case: str) -> None:
 def test_one_graph_for_any_length() -> None:
     module, graphs = attnc.compile("causal", heads=4), _Graphs()
     compiled = torch.compile(module, fullgraph=True, backend=graphs)
-    inputs = [tensors(n) for n in (40, 33, 64)]
+    inputs = [tensors(n, dtype=torch.float32) for n in (40, 33, 64)]
     for given in inputs:
         for x in given:
             torch._dynamo.mark_dynamic(x, 2)
@@ -300,9 +304,10 @@ def test_compiled_as_often_as_by_hand() -> None:
 
 
 def test_checkpoint_policies_inside_compile_are_asked_about_the_operator() -> None:
-    module, inputs = attnc.compile("causal", heads=4), tensors()
+    module, inputs = attnc.compile("causal", heads=4), tensors(dtype=torch.float32)
     keep = partial(create_selective_checkpoint_contexts, [torch.ops.attnlang.forward.default])
-    for context, recomputed in ((keep, 0), (None, 1)):
+    without = int(torch.__version__ >= "2.12")  # (before, torch kept what a plain checkpoint in a graph computes)
+    for context, recomputed in ((keep, 0), (None, without)):
         torch._dynamo.reset()
         graphs = _Graphs()
         options: dict[str, Any] = {} if context is None else {"context_fn": context}
