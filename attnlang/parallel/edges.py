@@ -9,7 +9,7 @@ Shape legend: B batch, H heads, C rows of this rank, E rows at its edges, D head
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -18,46 +18,82 @@ from attnlang.parallel.engine import Partial, Work, add_rows, run, run_backward
 from attnlang.runtime.merge import accumulator_dtype
 
 
+class _Rows:
+    """Some flat rows of tensors (B, H, C, ..): the same stretch of every head, as an edge mostly is, or any."""
+
+    def __init__(self, rows: Tensor, count: int) -> None:
+        self.rows = rows
+        self._head, self._row = rows // count, rows % count
+        self._count = count
+
+    @cached_property
+    def _stretch(self) -> tuple[int, slice] | None:
+        """Of how many heads, and which rows of each."""
+        if not len(self.rows):
+            return None
+        heads = int(self._head[-1]) + 1
+        first, each = int(self._row[0]), len(self.rows) // heads
+        device = self.rows.device
+        expected = torch.arange(heads, device=device)[:, None] * self._count + first + torch.arange(each, device=device)
+        same = expected.numel() == len(self.rows) and bool(torch.equal(expected.flatten(), self.rows))
+        return (heads, slice(first, first + each)) if same and first + each <= self._count else None
+
+    def of(self, x: Tensor) -> Tensor:
+        """These rows (B, E, ..) of (B, H, C, ..)."""
+        if self._stretch is not None and self._stretch[0] == x.size(1):
+            return x[:, :, self._stretch[1]].flatten(1, 2)
+        return x[:, self._head, self._row]
+
+    def put(self, x: Tensor, values: Tensor) -> None:
+        """Make values (B, E, ..) these rows of (B, H, C, ..), in its dtype."""
+        if self._stretch is not None and self._stretch[0] == x.size(1):
+            heads, part = self._stretch
+            x[:, :, part] = values.unflatten(1, (heads, part.stop - part.start))
+        else:
+            x[:, self._head, self._row] = values.to(x.dtype)
+
+
 class Edges:
     """What a rank does at its edges, with rows numbered among these alone."""
 
     def __init__(self, work: Sequence[Work], key_rows: Sequence[Tensor], rows: int, device: torch.device) -> None:
-        self._count = rows
-        self._queries = _together([part.q for part in work], device)
-        self._keys = _together(key_rows, device)
-        self._work = [replace(part, q=torch.searchsorted(self._queries, part.q)) for part in work]
-        self._sent = [torch.searchsorted(self._keys, rows_) for rows_ in key_rows]
+        self._queries = _Rows(_together([part.q for part in work], device), rows)
+        self._keys = _Rows(_together(key_rows, device), rows)
+        self._work = [
+            Work.of(torch.searchsorted(self._queries.rows, part.q), part.k, part.call, part.times) for part in work
+        ]
+        self._sent = [torch.searchsorted(self._keys.rows, rows_) for rows_ in key_rows]
 
     def merge_(self, out: Tensor, lse: Tensor, q: Tensor, k: Tensor, v: Tensor, scale: float) -> None:
         """Merge what the rows meet in keys (B, R, D) that came into out (B, H, C, D) and lse (B, H, C)."""
         if not self._work:
             return
-        mine = Partial.of(self._of(out, self._queries), self._of(lse, self._queries))
-        run(self._of(q, self._queries), k, v, mine, self._work, scale)
-        self._put(out, self._queries, mine.out)
-        self._put(lse, self._queries, mine.lse)
+        mine = Partial.of(self._queries.of(out), self._queries.of(lse))
+        run(self._queries.of(q), k, v, mine, self._work, scale)
+        self._queries.put(out, mine.out)
+        self._queries.put(lse, mine.lse)
 
     def backward(
         self, dout: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, scale: float
     ) -> tuple[Tensor, Tensor, Tensor]:
         """The share of dq at the edges (B, E, D), and dk and dv of the keys (B, R, D) that came, in float32."""
         kind = accumulator_dtype(q.dtype)
-        dout_, q_, out_, lse_ = (self._of(x, self._queries) for x in (dout, q, out, lse))
+        dout_, q_, out_, lse_ = (self._queries.of(x) for x in (dout, q, out, lse))
         dq, dk, dv = (x.new_zeros(x.shape, dtype=kind) for x in (q_, k, v))
         run_backward(dout_, q_, k, v, out_, lse_, (dq, dk, dv), self._work, scale)
         return dq, dk, dv
 
     def add_queries_(self, dq: Tensor, share: Tensor) -> None:
         """Add a share (B, E, D) to dq (B, H, C, D)."""
-        if len(self._queries):
-            self._put(dq, self._queries, self._of(dq, self._queries).to(share.dtype) + share)
+        if len(self._queries.rows):
+            self._queries.put(dq, self._queries.of(dq).to(share.dtype) + share)
 
     def add_keys_(self, dk: Tensor, dv: Tensor, data: Tensor, parts: Sequence[Sequence[int]]) -> None:
         """Add gradients that came back, of each message's keys and then values, to dk and dv (B, H, C, D)."""
-        if not len(self._keys):
+        if not len(self._keys.rows):
             return
         batch, dim, at = dk.size(0), dk.size(-1), 0
-        totals = [self._of(x, self._keys).to(data.dtype) for x in (dk, dv)]
+        totals = [self._keys.of(x).to(data.dtype) for x in (dk, dv)]
         for rows, counts in zip(self._sent, parts, strict=True):
             for total in totals:
                 added = data[at : at + batch * len(rows) * dim].view(batch, len(rows), dim)
@@ -68,14 +104,7 @@ class Edges:
                     add_rows(total, rows[part], added[:, part], True)
                     first += count
         for x, total in zip((dk, dv), totals, strict=True):
-            self._put(x, self._keys, total)
-
-    def _of(self, x: Tensor, rows: Tensor) -> Tensor:
-        """Some rows (B, E, ..) of (B, H, C, ..)."""
-        return x[:, rows // self._count, rows % self._count]
-
-    def _put(self, x: Tensor, rows: Tensor, values: Tensor) -> None:
-        x[:, rows // self._count, rows % self._count] = values.to(x.dtype)
+            self._keys.put(x, total)
 
 
 def _together(rows: Sequence[Tensor], device: torch.device) -> Tensor:

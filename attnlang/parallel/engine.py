@@ -55,13 +55,23 @@ class Partial:
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Work:
-    """A part of a group on a device."""
+    """A part of a group on a device.
+
+    q_first, k_first  the first row where rows of q, or of k, are one stretch in order: then they are not gathered
+    """
 
     q: Tensor
     k: Tensor
     call: Call
     times: Tensor | None
     keys_differ: bool
+    q_first: int | None
+    k_first: int | None
+
+    @staticmethod
+    def of(q: Tensor, k: Tensor, call: Call, times: Tensor | None) -> Work:
+        """Rows of q (X, Q) and of k (X, K) under a call, or as often as `times` (X, Q, K) says."""
+        return Work(q, k, call, times, times is None, first_of_stretch(q), first_of_stretch(k))
 
 
 def prepared(groups: Sequence[Group], device: torch.device, head_dim: int) -> list[Work]:
@@ -79,7 +89,21 @@ def _prepared(group: Group, device: torch.device, head_dim: int) -> Iterator[Wor
         times = None if group.times is None else torch.from_numpy(group.times[part]).to(device)
         size = len(group.q[part])
         axes = (Axis(size, 0, 0, 1),) if size > 1 else ()
-        yield Work(q, k, Call(0, 0, 0, q_len, k_len, 1, axes, group.band), times, times is None)
+        yield Work.of(q, k, Call(0, 0, 0, q_len, k_len, 1, axes, group.band), times)
+
+
+def first_of_stretch(rows: Tensor) -> int | None:
+    """The first of some rows if they follow one another in order; None if not."""
+    if not rows.numel():
+        return None
+    first = int(rows.flatten()[0])
+    expected = torch.arange(first, first + rows.numel(), device=rows.device)
+    return first if torch.equal(rows.flatten(), expected) else None
+
+
+def _take(x: Tensor, rows: Tensor, first: int | None) -> Tensor:
+    """Rows (X, Q) of (B, R, ..) as (B, X, Q, ..): a view where they are one stretch."""
+    return x[:, rows] if first is None else x[:, first : first + rows.numel()].unflatten(1, rows.shape)
 
 
 @lru_cache(maxsize=1024)
@@ -141,9 +165,14 @@ def _add_(total: Tensor, part: Tensor) -> None:
 def run(q: Tensor, k: Tensor, v: Tensor, into: Partial, work: Sequence[Work], scale: float) -> None:
     """Merge groups into a partial result. q, k and v are (B, R, D), each with rows of its own."""
     for part in work:
-        q_, k_, v_ = q[:, part.q], k[:, part.k], v[:, part.k]  # (B, X, Q, D), (B, X, K, D)
+        q_ = _take(q, part.q, part.q_first)  # (B, X, Q, D)
+        k_, v_ = (_take(x, part.k, part.k_first) for x in (k, v))  # (B, X, K, D)
         if part.times is None:
             kernel = kernel_for(q.device, q.dtype, q.size(-1))
+            if part.q_first is not None:
+                out, lse = (_take(x, part.q, part.q_first) for x in (into.out, into.lse))
+                run_calls(q_, k_, v_, out, lse, _cut(part.call, kernel.windows), scale, kernel)
+                continue
             out = q_.new_zeros(q_.shape, dtype=into.out.dtype)
             lse = out.new_full(out.shape[:3], float("-inf"))
             run_calls(q_, k_, v_, out, lse, _cut(part.call, kernel.windows), scale, kernel)
@@ -159,13 +188,18 @@ def run_backward(
 ) -> None:  # fmt: skip
     """Add the gradients of groups, from the merged out and lse, to dq (B, R, D), dk and dv."""
     for part in work:
-        q_, dout_, out_, lse_ = (x[:, part.q] for x in (q, dout, out, lse))
-        k_, v_ = k[:, part.k], v[:, part.k]
+        q_, dout_, out_, lse_ = (_take(x, part.q, part.q_first) for x in (q, dout, out, lse))
+        k_, v_ = (_take(x, part.k, part.k_first) for x in (k, v))
         kind = grads[0].dtype
         if part.times is None:
             kernel = kernel_for(q.device, q.dtype, q.size(-1))
-            parts = tuple(x.new_zeros(x.shape, dtype=kind) for x in (q_, k_, v_))
             calls = _cut(part.call, kernel.windows)
+            if part.q_first is not None and part.k_first is not None:
+                dq_ = _take(grads[0], part.q, part.q_first)
+                dk_, dv_ = (_take(x, part.k, part.k_first) for x in grads[1:])
+                run_calls_backward(dout_, q_, k_, v_, out_, lse_, (dq_, dk_, dv_), calls, scale, kernel)
+                continue
+            parts = tuple(x.new_zeros(x.shape, dtype=kind) for x in (q_, k_, v_))
             run_calls_backward(dout_, q_, k_, v_, out_, lse_, (parts[0], parts[1], parts[2]), calls, scale, kernel)
             dq_, dk_, dv_ = parts
         else:

@@ -1,0 +1,117 @@
+"""Rows at a rank's edges: taken as a view where they are one stretch, gathered where not, with the same results."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+
+from attnlang.parallel.edges import Edges, _Rows  # pyright: ignore[reportPrivateUsage] - what the module is made of
+from attnlang.parallel.engine import Partial, Work, first_of_stretch, run, run_backward
+from attnlang.plan import Band
+from attnlang.runtime.calls import Axis, Call
+
+HEADS, ROWS, EDGE, DIM = 3, 20, 6, 4
+
+
+def work(q_rows: Tensor, k_rows: Tensor) -> Work:
+    return Work.of(q_rows, k_rows, Call(0, 0, 0, EDGE, EDGE, 1, (Axis(HEADS, 0, 0, 1),), Band(0, None)), None)
+
+
+def of_every_head(first: int) -> Tensor:
+    return torch.arange(HEADS)[:, None] * ROWS + first + torch.arange(EDGE)
+
+
+def tensors(*shape: int, count: int = 1) -> list[Tensor]:
+    generator = torch.Generator().manual_seed(len(shape))
+    return [torch.randn(shape, generator=generator, dtype=torch.float64) for _ in range(count)]
+
+
+@pytest.mark.parametrize("first", [0, 5, ROWS - EDGE])
+def test_the_same_stretch_of_every_head_is_a_view(first: int) -> None:
+    (x,) = tensors(2, HEADS, ROWS, DIM)
+    rows = _Rows(of_every_head(first).flatten(), ROWS)
+    expected = x.flatten(1, 2)[:, rows.rows]
+    assert torch.equal(rows.of(x), expected)
+    assert rows._stretch == (HEADS, slice(first, first + EDGE))
+    rows.put(x, expected + 1)
+    assert torch.equal(x.flatten(1, 2)[:, rows.rows], expected + 1)
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        torch.tensor([1, 2, 4, 21, 22, 24]),  # with a gap
+        torch.tensor([18, 19, 20, 21]),  # over the end of a head
+        torch.tensor([25, 26, 45, 46]),  # not in the first head
+        torch.tensor([0, 1, 20]),  # fewer in one head
+        torch.zeros(0, dtype=torch.int64),
+    ],
+)
+def test_other_rows_are_gathered(rows: Tensor) -> None:
+    (x,) = tensors(2, HEADS, ROWS, DIM)
+    some = _Rows(rows, ROWS)
+    assert some._stretch is None
+    expected = x.flatten(1, 2)[:, rows]
+    assert torch.equal(some.of(x), expected)
+    some.put(x, expected + 1)
+    assert torch.equal(x.flatten(1, 2)[:, rows], expected + 1)
+
+
+def test_a_stretch_for_other_heads_than_there_are_is_gathered() -> None:
+    (x,) = tensors(2, HEADS + 1, ROWS, DIM)
+    rows = _Rows(of_every_head(2).flatten(), ROWS)
+    assert torch.equal(rows.of(x), x.flatten(1, 2)[:, rows.rows])
+
+
+def test_first_of_stretch() -> None:
+    assert first_of_stretch(torch.arange(6).view(2, 3) + 4) == 4
+    assert first_of_stretch(torch.tensor([[0, 1], [3, 4]])) is None
+    assert first_of_stretch(torch.zeros((0, 3), dtype=torch.int64)) is None
+
+
+@pytest.mark.parametrize("q_first", [0, 3])
+@pytest.mark.parametrize("k_first", [0, 2])
+def test_stretches_run_in_place_with_the_same_results(q_first: int, k_first: int) -> None:
+    each = torch.arange(HEADS * EDGE).view(HEADS, EDGE)
+    in_place = work(each + q_first, each + k_first)
+    gathered = replace(in_place, q_first=None, k_first=None)
+    assert (in_place.q_first, in_place.k_first) == (q_first, k_first)
+    q, dout, out, k, v = tensors(2, HEADS * EDGE + 5, DIM, count=5)
+    (lse,) = tensors(2, HEADS * EDGE + 5)
+    found: list[list[Tensor]] = []
+    for part in (in_place, gathered):
+        into = Partial(out.clone(), lse.clone())
+        run(q, k, v, into, [part], 0.5)
+        grads = torch.ones_like(q), torch.ones_like(k), torch.ones_like(v)
+        run_backward(dout, q, k, v, out, lse, grads, [part], 0.5)
+        found.append([into.out, into.lse, *grads])
+    for a, b in zip(*found, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
+    assert not torch.equal(found[0][0], out)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_edges_merge_into_what_is_there(dtype: torch.dtype) -> None:
+    """Against one softmax over both sets of keys."""
+    q, out, k, v = (x.to(dtype) for x in tensors(1, HEADS, ROWS, DIM, count=4))
+    first_k = torch.arange(HEADS * EDGE).view(HEADS, EDGE)
+    edges = Edges([work(of_every_head(0), first_k)], [], ROWS, torch.device("cpu"))
+    s0 = (q.double() * out.double()).sum(-1)  # one key for every query: its value is `out`
+    lse = s0.to(torch.float64 if dtype == torch.float64 else torch.float32)
+    mine, mine_lse = out.clone(), lse.clone()
+    came_k, came_v = k[:, :, :EDGE].flatten(1, 2), v[:, :, :EDGE].flatten(1, 2)
+    edges.merge_(mine, mine_lse, q, came_k, came_v, 0.5)
+    s = 0.5 * q[:, :, :EDGE].double() @ k[:, :, :EDGE].double().mT
+    s = s.masked_fill(torch.ones(EDGE, EDGE, dtype=torch.bool).tril(-1), float("-inf"))  # k - q >= 0
+    s = torch.cat([s0[:, :, :EDGE, None], s], -1)
+    p = s.softmax(-1)
+    expected = p[..., :1] * out[:, :, :EDGE].double() + p[..., 1:] @ v[:, :, :EDGE].double()
+    tolerance = {torch.float64: 1e-12, torch.float32: 1e-5, torch.bfloat16: 3e-2}[dtype]
+    torch.testing.assert_close(mine[:, :, :EDGE].double(), expected, rtol=tolerance, atol=tolerance)
+    torch.testing.assert_close(
+        mine_lse[:, :, :EDGE].double(), s.logsumexp(-1), rtol=max(tolerance, 1e-5), atol=tolerance
+    )
+    assert torch.equal(mine[:, :, EDGE:], out[:, :, EDGE:])
