@@ -16,7 +16,7 @@ from bisect import bisect_right
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 from attnlang.plan import Plan
 from attnlang.rows import Rows
@@ -105,9 +105,8 @@ class Transfer:
         return sum(part.count for part in self.queries)
 
 
-@dataclass(frozen=True, slots=True)
-class Exchange:
-    """One transfer, by its number, for all ranks b from first to last."""
+class Exchange(NamedTuple):
+    """One transfer, by its number, for all ranks b from first to last. (A schedule can hold millions.)"""
 
     first: int
     last: int

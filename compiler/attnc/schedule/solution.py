@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -117,7 +118,13 @@ class Solution:
 
     def exchanges(self) -> tuple[tuple[Exchange, ...], ...]:
         """The transfers of each rank by ranges of ranks."""
-        return tuple(tuple(_ranges(self.which[a])) for a in range(self.problem.placement.ranks))
+        collects = gc.isenabled()
+        gc.disable()  # millions of tuples, none of them in a circle, are looked through again and again otherwise
+        try:
+            return tuple(tuple(_ranges(self.which[a])) for a in range(self.problem.placement.ranks))
+        finally:
+            if collects:
+                gc.enable()
 
     def schedule(self, **more: Any) -> Schedule:
         """The solution as plain data."""
@@ -130,7 +137,7 @@ class Solution:
 
 
 def _ranges(row: Array) -> Iterator[Exchange]:
-    edges = np.flatnonzero(np.diff(row)) + 1
-    for low, high in zip((0, *edges), (*edges, len(row)), strict=True):
-        if row[low] >= 0:
-            yield Exchange(int(low), int(high) - 1, int(row[low]))
+    first = np.concatenate(([0], np.flatnonzero(np.diff(row)) + 1))
+    last = np.append(first[1:], len(row)) - 1
+    some = row[first] >= 0
+    return map(Exchange, *(side[some].tolist() for side in (first, last, row[first])))
