@@ -76,8 +76,8 @@ def check_lengths(lengths: Tensor | None, q: Tensor, k: Tensor) -> None:
     """Raise ValueError unless lengths are integers (B,), given for queries and keys of one length."""
     if lengths is None:
         return
-    if not isinstance(lengths, Tensor) or _is_no_integer(lengths):  # pyright: ignore[reportUnnecessaryIsInstance]
-        kind = _name(lengths.dtype) if isinstance(lengths, Tensor) else type(lengths).__name__  # pyright: ignore[reportUnnecessaryIsInstance]
+    if not isinstance(lengths, Tensor) or _is_no_integer(lengths):  # pyright: ignore[reportUnnecessaryIsInstance] - as above
+        kind = _name(lengths.dtype) if isinstance(lengths, Tensor) else type(lengths).__name__  # pyright: ignore[reportUnnecessaryIsInstance] - as above
         raise ValueError(f"lengths must be a tensor of integers, one for each sequence of the batch, not {kind}")
     if tuple(lengths.shape) != (q.size(0),):
         raise ValueError(
@@ -95,7 +95,7 @@ def check_tables(pattern: Pattern, tables: Mapping[str, Tensor], batch: int) -> 
     check_names(pattern.tables, tables, f"pattern {pattern.name}")
     for name, axes in pattern.tables:
         table = tables[name]
-        if not isinstance(table, Tensor):  # pyright: ignore[reportUnnecessaryIsInstance]
+        if not isinstance(table, Tensor):  # pyright: ignore[reportUnnecessaryIsInstance] - as above
             raise ValueError(f"table {name} must be a tensor of integers, not {type(table).__name__}")
         if _is_no_integer(table):
             raise ValueError(f"table {name} must hold integers, but is {_name(table.dtype)}")

@@ -218,11 +218,11 @@ def _compiled(
         return compiler()(pattern, heads=heads, backend=backend or "auto", **parameters)
     if parameters:
         raise ValueError(f"the pattern is compiled already: {', '.join(parameters)} cannot be set any more")
-    if isinstance(pattern, type) and issubclass(pattern, PatternAttention):  # pyright: ignore[reportUnnecessaryIsInstance]
+    if isinstance(pattern, type) and issubclass(pattern, PatternAttention):  # pyright: ignore[reportUnnecessaryIsInstance] - not everyone checks types
         pattern = pattern() if backend is None else pattern(backend)  # pyright: ignore[reportCallIssue, reportArgumentType]
     elif backend is not None:
         raise ValueError(f"the pattern is compiled already, for backend {pattern.backend!r}: leave backend= out")
-    if not isinstance(pattern, PatternAttention):  # pyright: ignore[reportUnnecessaryIsInstance]
+    if not isinstance(pattern, PatternAttention):  # pyright: ignore[reportUnnecessaryIsInstance] - not everyone checks types
         raise ValueError(f"pattern must be a compiled pattern, a Pattern, a name or a file, not {pattern!r}")
     if pattern.heads != heads:
         raise ValueError(f"the pattern was compiled for {pattern.heads} heads, but num_heads is {heads}")

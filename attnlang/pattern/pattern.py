@@ -55,7 +55,7 @@ class Pattern:
         """
         from attnlang.pattern.oracle import multiplicity
 
-        if not (isinstance(n, SupportsIndex) and isinstance(heads, SupportsIndex)):  # pyright: ignore[reportUnnecessaryIsInstance]
+        if not (isinstance(n, SupportsIndex) and isinstance(heads, SupportsIndex)):  # pyright: ignore[reportUnnecessaryIsInstance] - not everyone checks types
             raise ValueError(f"n and heads must be integers, not n = {n!r} and heads = {heads!r}")
         n, heads = index(n), index(heads)
         if n < 0 or heads < 1:

@@ -110,7 +110,9 @@ def forward(q: Tensor, k: Tensor, v: Tensor, causal: bool, scale: float | None) 
     """
     out, lse, *_ = _forward(q, k, v, None, True, 0.0, causal, scale=scale)
     if out.requires_grad:
-        out.grad_fn.register_prehook(_into_layout(out.stride()))  # pyright: ignore[reportOptionalMemberAccess]
+        node = out.grad_fn
+        assert node is not None
+        node.register_prehook(_into_layout(out.stride()))
     return out, lse.squeeze(-1) if lse.dim() == 4 else lse
 
 

@@ -86,8 +86,9 @@ def attention(
 
 
 _PLAIN = {Tensor}
-_modes: Callable[[], int] = torch._C._len_torch_dispatch_stack  # pyright: ignore[reportPrivateUsage]
-_transforms: Callable[[], bool] = torch._C._are_functorch_transforms_active  # pyright: ignore[reportPrivateUsage]
+# (torch has no public way to ask for modes, transforms or forward gradients)
+_modes: Callable[[], int] = torch._C._len_torch_dispatch_stack  # pyright: ignore[reportPrivateUsage] - see above
+_transforms: Callable[[], bool] = torch._C._are_functorch_transforms_active  # pyright: ignore[reportPrivateUsage] - see above
 
 
 def _unobserved(*tensors: Tensor) -> bool:
@@ -99,7 +100,7 @@ def _unobserved(*tensors: Tensor) -> bool:
     return not (
         _modes()
         or _transforms()
-        or forward_ad._current_level >= 0  # pyright: ignore[reportPrivateUsage]
+        or forward_ad._current_level >= 0  # pyright: ignore[reportPrivateUsage] - see above
         or set(map(type, tensors)) != _PLAIN
         or tensors[0].is_meta
     )

@@ -6,7 +6,7 @@ which sees the call. torch.export traces neither, so that an exported program ch
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -16,36 +16,19 @@ from torch import Tensor
 from attnlang.runtime.direct import Direct, call_for
 
 
-def traced_forward(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    tables: Sequence[Tensor],
-    lengths: Tensor | None,
-    backend: str,
-    program: str,
-    scale: float | None,
-) -> Callable[[], Any] | None:
-    """What a compiler is given in place of a forward call; None for the operator."""
-    call = _call(q, k, v, tables, lengths, backend, program)
-    return None if call is None else partial(call.forward, q, k, v, scale)
+def traced_forward(*given: Any) -> Callable[[], Any] | None:
+    """What a compiler is given in place of a call of the forward operator; None for the operator."""
+    *inputs, scale = given
+    call = _call(*inputs)
+    return None if call is None else partial(call.forward, *inputs[:3], scale)
 
 
 def traced_backward(
-    dout: Tensor,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    out: Tensor,
-    lse: Tensor,
-    tables: Sequence[Tensor],
-    lengths: Tensor | None,
-    backend: str,
-    program: str,
-    scale: float | None,
+    dout: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, *rest: Any
 ) -> Callable[[], Any] | None:
     """The same of a backward call: the operator too, if the kernel cares how d_out will lie in the end."""
-    call = _call(q, k, v, tables, lengths, backend, program)
+    *inputs, scale = rest
+    call = _call(q, k, v, *inputs)
     if call is None or not call.any_gradient:
         return None
     return partial(call.backward, dout, q, k, v, out, lse, scale)
