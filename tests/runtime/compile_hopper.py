@@ -32,6 +32,7 @@ def compiled(dim: int, kind: Kind, split: Split) -> triton.compiler.CompiledKern
         "HAS_LO": kind == "window",
         "HAS_HI": kind != "full",
         "Q_SHARED": split.q_shared,
+        "HOW": split.how,
         "REGISTERS": split.consumer_registers,
         "LOADER_REGISTERS": LOADER_REGISTERS,
     }

@@ -28,7 +28,7 @@ from triton.experimental.gluon.language.nvidia.hopper import (
 )
 
 from attnlang.runtime.triton import hopper_slots as slots
-from attnlang.runtime.triton.hopper_slots import ROWS, advance, finish, skip
+from attnlang.runtime.triton.hopper_slots import BARE, ROWS, TWICE, advance, finish, skip
 
 LOG2_E = gl.constexpr(1.4426950408889634)
 LN_2 = gl.constexpr(0.6931471805599453)
@@ -173,6 +173,7 @@ def _walk(
     BIASED: gl.constexpr,
     HAS_LO: gl.constexpr,
     HAS_HI: gl.constexpr,
+    HOW: gl.constexpr,
 ):
     """Everything that a consumer's queries `row`.. of a piece meet: sums of p V, largest scores, sums of p, next slot.
 
@@ -201,33 +202,54 @@ def _walk(
     full_from = gl.minimum(gl.maximum(gl.cdiv(all_from - begin, S), first), full_to)
 
     acc = gl.full([ROWS, D], 0.0, gl.float32, mma)
-    largest = gl.full([ROWS], float("-inf"), gl.float32, s_rows)
-    total = gl.full([ROWS], 0.0, gl.float32, s_rows)
+    largest, total = slots.nothing(S, HOW)
     fixed = (queries, lower, upper, scale, ring)
     if tiles > 0:
         for _ in range(tiles - to):
             slot = skip(slot, ring, STAGES)
-        state = slots.start((acc, 0, largest, total, slot), begin + (to - 1) * S, fixed, S, D, STAGES, BIASED)
+        state = (acc, 0, largest, total, slot)
+        if (HOW & BARE) == 0:
+            state = slots.start(state, begin + (to - 1) * S, fixed, S, D, STAGES, True, BIASED, HOW)
+        elif (full_from < to) & (all_to >= begin + to * S):
+            state = slots.start(state, 0, fixed, S, D, STAGES, False, BIASED, HOW)
+        else:
+            state = slots.start(state, begin + (to - 1) * S, fixed, S, D, STAGES, True, BIASED, HOW)
         for i in range(to - 1 - full_to):
-            state = advance(state, begin + (to - 2 - i) * S, fixed, S, D, STAGES, True, BIASED)
-        for _ in range(full_to - full_from + weighted):
-            state = advance(state, 0, fixed, S, D, STAGES, False, BIASED)
+            state = advance(state, begin + (to - 2 - i) * S, fixed, S, D, STAGES, True, BIASED, HOW)
+        state = _plainly(state, full_to - full_from + weighted, fixed, S, D, STAGES, BIASED, HOW)
         if BIASED:
-            for _ in range(plain):
-                state = advance(state, 0, fixed, S, D, STAGES, False, False)
+            state = _plainly(state, plain, fixed, S, D, STAGES, False, HOW)
         if HAS_LO:
             for i in range(full_from - first):
-                state = advance(state, begin + (full_from - 1 - i) * S, fixed, S, D, STAGES, True, BIASED)
+                state = advance(state, begin + (full_from - 1 - i) * S, fixed, S, D, STAGES, True, BIASED, HOW)
         acc, _p, largest, total, slot = finish(state, fixed, STAGES)
         for _ in range(first):
             slot = skip(slot, ring, STAGES)
+    largest, total = slots.together(largest, total, S, HOW)
     return acc, largest, total, slot
+
+
+@gluon.jit
+def _plainly(
+    state, count, fixed, S: gl.constexpr, D: gl.constexpr, STAGES: gl.constexpr, BIASED: gl.constexpr, HOW: gl.constexpr
+):  # fmt: skip
+    """So many slots without a mask."""
+    if HOW & TWICE:
+        for _ in range(count // 2):
+            state = advance(state, 0, fixed, S, D, STAGES, False, BIASED, HOW)
+            state = advance(state, 0, fixed, S, D, STAGES, False, BIASED, HOW)
+        if count % 2 != 0:
+            state = advance(state, 0, fixed, S, D, STAGES, False, BIASED, HOW)
+    else:
+        for _ in range(count):
+            state = advance(state, 0, fixed, S, D, STAGES, False, BIASED, HOW)
+    return state
 
 
 @gluon.jit
 def consume(
     tensors, work, ring, q_room, lo, hi, index, D: gl.constexpr, S: gl.constexpr, STAGES: gl.constexpr,
-    BIASED: gl.constexpr, HAS_LO: gl.constexpr, HAS_HI: gl.constexpr, Q_SHARED: gl.constexpr,
+    BIASED: gl.constexpr, HAS_LO: gl.constexpr, HAS_HI: gl.constexpr, Q_SHARED: gl.constexpr, HOW: gl.constexpr,
 ):  # fmt: skip
     """A consumer: its 64 queries of every piece, all tiles that they meet, their results."""
     table, pieces = work
@@ -244,7 +266,7 @@ def consume(
         if not Q_SHARED:
             queries = q_room.index(index).load(gl.DotOperandLayout(0, s_mma, 2))
         acc, largest, total, slot = _walk(
-            queries, piece, row, slot, ring, lo, hi, tensors[8], D, S, STAGES, BIASED, HAS_LO, HAS_HI)  # fmt: skip
+            queries, piece, row, slot, ring, lo, hi, tensors[8], D, S, STAGES, BIASED, HAS_LO, HAS_HI, HOW)  # fmt: skip
         gl.thread_barrier()
         _begin_queries(tensors, table, number + gl.num_programs(0), pieces, q_room, index, D)
         _put(tensors, piece, row, acc, largest, total, D, S)
@@ -308,7 +330,7 @@ def attend(
     q, out, lse, acc0, q_stride, out_stride,
     xs0, xs1, xs2, xs3, xs4, xs5, ys0, ys1, ys2, ys3, ys4, ys5, log_m, table, pieces, n, query_heads, lo, hi, scale,
     D: gl.constexpr, CONSUMERS: gl.constexpr, S: gl.constexpr, STAGES: gl.constexpr, PARTS: gl.constexpr,
-    BIASED: gl.constexpr, HAS_LO: gl.constexpr, HAS_HI: gl.constexpr, Q_SHARED: gl.constexpr,
+    BIASED: gl.constexpr, HAS_LO: gl.constexpr, HAS_HI: gl.constexpr, Q_SHARED: gl.constexpr, HOW: gl.constexpr,
     REGISTERS: gl.constexpr, LOADER_REGISTERS: gl.constexpr,
 ):  # fmt: skip
     """Pieces of work, each CONSUMERS times 64 queries of one head and everything that streams past them."""
@@ -332,19 +354,19 @@ def attend(
     tensors = (q, out, lse, acc0, q_stride, out_stride, query_heads, n, scale)
     if CONSUMERS == 1:
         gl.warp_specialize(
-            [(consume, (tensors, work, ring, q_room, lo, hi, 0, D, S, STAGES, BIASED, HAS_LO, HAS_HI, Q_SHARED)),
+            [(consume, (tensors, work, ring, q_room, lo, hi, 0, D, S, STAGES, BIASED, HAS_LO, HAS_HI, Q_SHARED, HOW)),
              (load, (matrices, work, ring, S, STAGES, PARTS, BIASED))],
             [1], [LOADER_REGISTERS])  # fmt: skip
     elif CONSUMERS == 2:
         gl.warp_specialize(
-            [(consume, (tensors, work, ring, q_room, lo, hi, 0, D, S, STAGES, BIASED, HAS_LO, HAS_HI, Q_SHARED)),
-             (consume, (tensors, work, ring, q_room, lo, hi, 1, D, S, STAGES, BIASED, HAS_LO, HAS_HI, Q_SHARED)),
+            [(consume, (tensors, work, ring, q_room, lo, hi, 0, D, S, STAGES, BIASED, HAS_LO, HAS_HI, Q_SHARED, HOW)),
+             (consume, (tensors, work, ring, q_room, lo, hi, 1, D, S, STAGES, BIASED, HAS_LO, HAS_HI, Q_SHARED, HOW)),
              (load, (matrices, work, ring, S, STAGES, PARTS, BIASED))],
             [4, 1], [REGISTERS, LOADER_REGISTERS])  # fmt: skip
     else:
         gl.warp_specialize(
-            [(consume, (tensors, work, ring, q_room, lo, hi, 0, D, S, STAGES, BIASED, HAS_LO, HAS_HI, Q_SHARED)),
-             (consume, (tensors, work, ring, q_room, lo, hi, 1, D, S, STAGES, BIASED, HAS_LO, HAS_HI, Q_SHARED)),
-             (consume, (tensors, work, ring, q_room, lo, hi, 2, D, S, STAGES, BIASED, HAS_LO, HAS_HI, Q_SHARED)),
+            [(consume, (tensors, work, ring, q_room, lo, hi, 0, D, S, STAGES, BIASED, HAS_LO, HAS_HI, Q_SHARED, HOW)),
+             (consume, (tensors, work, ring, q_room, lo, hi, 1, D, S, STAGES, BIASED, HAS_LO, HAS_HI, Q_SHARED, HOW)),
+             (consume, (tensors, work, ring, q_room, lo, hi, 2, D, S, STAGES, BIASED, HAS_LO, HAS_HI, Q_SHARED, HOW)),
              (load, (matrices, work, ring, S, STAGES, PARTS, BIASED))],
             [4, 4, 1], [REGISTERS, REGISTERS, LOADER_REGISTERS])  # fmt: skip

@@ -1,9 +1,21 @@
 """One slot of the Hopper kernel's ring, as a consumer works on it: see `hopper`.
 
-A consumer's state is (acc, p, largest, total, slot): sums of p V without the last tile, the last tile's p, the largest
-score of each query, the sum of p, and the slot that comes next. What stays the same for a piece of work is
-(queries, lower, upper, scale, ring): query i meets rows lower[i]..upper[i]-1 of its own run.
+A consumer's state is (acc, p, largest, total, slot): sums of p V without the last tile, the last tile's p, the score
+of each query that its exponentials are relative to, the sum of p, and the slot that comes next. What stays the same for
+a piece of work is (queries, lower, upper, scale, ring): query i meets rows lower[i]..upper[i]-1 of its own run.
+
+`HOW` says how the softmax is worked out, a sum of
+
+    APART  a row's four threads add up their own columns, and meet once a piece instead of once a tile; `largest` and
+           `total` are then (ROWS, 4)
+    LAZY   (with APART) `largest` stays what it is until a score exceeds it by more than MOST_OVER: any reference is
+           exact, sums need not shrink with every new maximum, and most tiles need not exchange maxima
+    TWICE  slots in twos, so that p of one and p of the next stay in registers of their own
+    BARE   the first slot of a piece is masked only where its tile needs it
 """
+
+import struct
+
 
 from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
@@ -11,10 +23,64 @@ from triton.experimental.gluon.language.nvidia.hopper import mbarrier, warpgroup
 
 ROWS = gl.constexpr(64)
 """Queries of a consumer: rows of a warp group's product."""
+APART = gl.constexpr(1)
+LAZY = gl.constexpr(2)
+TWICE = gl.constexpr(4)
+BARE = gl.constexpr(8)
+LEAST = gl.constexpr(-3.4028234663852886e38)
+"""Below every score: the first reference. It is finite, so that -inf less it is -inf."""
+
+
+def _settle(most_over: float = 8.0) -> str:
+    """References of a thread's two rows ($0, $1), and by how much sums shrink ($2, $3).
+
+    $4 and $5 are the largest scores that the thread has seen, $6 and $7 the references. A row's four threads are in one
+    warp, which goes the long way together if any of its threads has to.
+    """
+    lines = ["{ .reg .pred a, b; .reg .f32 x, y, z;"]
+    lines += [f"add.f32 x, $6, 0f{_bits(most_over)}; add.f32 y, $7, 0f{_bits(most_over)};"]
+    lines += ["setp.gt.f32 a, $4, x; setp.gt.or.f32 a, $5, y, a; vote.sync.any.pred b, a, 0xffffffff;"]
+    lines += ["mov.f32 $0, $6; mov.f32 $1, $7; mov.f32 $2, 0f3F800000; mov.f32 $3, 0f3F800000;", "@!b bra.uni settled;"]
+    for largest, before, after, shrink in (("$4", "$6", "$0", "$2"), ("$5", "$7", "$1", "$3")):
+        lines += [f"max.f32 x, {largest}, {before};"]
+        for distance in (2, 1):
+            lines += [f"shfl.sync.bfly.b32 y, x, {distance}, 31, 0xffffffff; max.f32 x, x, y;"]
+        lines += [f"sub.f32 z, {before}, x; mov.f32 {after}, x; ex2.approx.ftz.f32 {shrink}, z;"]
+    return " ".join([*lines, "settled: }"])
+
+
+def _shrunk(values: int) -> str:
+    """Values $n.. times what they shrink by, $2n..; untouched if no thread of a warp has any that shrinks.
+
+    A thread's values are of two rows, two by two.
+    """
+    of = range(values)
+    lines = ["{ .reg .pred a, b;", f"setp.neu.f32 a, ${2 * values}, 0f3F800000;"]
+    lines += [f"setp.neu.or.f32 a, ${2 * values + 2}, 0f3F800000, a; vote.sync.any.pred b, a, 0xffffffff;"]
+    lines += [f"mov.f32 ${i}, ${values + i};" for i in of] + ["@!b bra.uni same;"]
+    lines += [f"mul.f32 ${i}, ${values + i}, ${2 * values + i};" for i in of]
+    return " ".join([*lines, "same: }"])
+
+
+def _operands(results: int, given: int) -> str:
+    """Constraints of an assembler text on floats whose results are written before all that is given has been read."""
+    return ",".join(["=&f"] * results + ["f"] * given)
+
+
+def _bits(x: float) -> str:
+    return f"{struct.unpack('<I', struct.pack('<f', x))[0]:08X}"
+
+
+SETTLE, OF_FOUR = gl.constexpr(_settle()), gl.constexpr(_operands(4, 4))
+SHRINK_32, OF_32 = gl.constexpr(_shrunk(32)), gl.constexpr(_operands(32, 64))
+SHRINK_64, OF_64 = gl.constexpr(_shrunk(64)), gl.constexpr(_operands(64, 128))
 
 
 @gluon.jit
-def start(state, at, fixed, S: gl.constexpr, D: gl.constexpr, STAGES: gl.constexpr, BIASED: gl.constexpr):
+def start(
+    state, at, fixed, S: gl.constexpr, D: gl.constexpr, STAGES: gl.constexpr, MASKED: gl.constexpr, BIASED: gl.constexpr,
+    HOW: gl.constexpr,
+):  # fmt: skip
     """The first slot of a piece: the scores of its tile alone."""
     acc, _p, largest, total, slot = state
     queries, lower, upper, scale, ring = fixed
@@ -26,7 +92,7 @@ def start(state, at, fixed, S: gl.constexpr, D: gl.constexpr, STAGES: gl.constex
     s = warpgroup_mma(queries, k_ring.index(place).permute((1, 0)), zero, use_acc=False)
     bias = _bias(m_ring, place, S, BIASED)
     p, largest, total, _shrink = _softmax(
-        s, largest, total, at, lower, upper, bias, scale, True, BIASED, k_ring.dtype, D
+        s, largest, total, at, lower, upper, bias, scale, MASKED, BIASED, k_ring.dtype, D, HOW
     )
     mbarrier.arrive(empty.index(place))
     return acc, p, largest, total, slot + 1
@@ -34,14 +100,14 @@ def start(state, at, fixed, S: gl.constexpr, D: gl.constexpr, STAGES: gl.constex
 
 @gluon.jit
 def advance(
-    state, at, fixed, S: gl.constexpr, D: gl.constexpr, STAGES: gl.constexpr, MASKED: gl.constexpr, BIASED: gl.constexpr
+    state, at, fixed, S: gl.constexpr, D: gl.constexpr, STAGES: gl.constexpr, MASKED: gl.constexpr, BIASED: gl.constexpr,
+    HOW: gl.constexpr,
 ):  # fmt: skip
     """A slot: the scores of its tile, and under their softmax the product of the tile before with its V."""
     acc, p, largest, total, slot = state
     queries, lower, upper, scale, ring = fixed
     k_ring, v_ring, m_ring, full, empty = ring
     mma: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, S, 16])
-    rows: gl.constexpr = gl.SliceLayout(1, gl.NVMMADistributedLayout([3, 0], [4, 1], [16, D, 16]))
     place = slot % STAGES
     mbarrier.wait(full.index(place), slot // STAGES & 1)
     zero = gl.full([ROWS, S], 0.0, gl.float32, mma)
@@ -50,12 +116,12 @@ def advance(
     bias = _bias(m_ring, place, S, BIASED)
     s = warpgroup_mma_wait(1, [s])
     p_next, largest, total, shrink = _softmax(
-        s, largest, total, at, lower, upper, bias, scale, MASKED, BIASED, k_ring.dtype, D
+        s, largest, total, at, lower, upper, bias, scale, MASKED, BIASED, k_ring.dtype, D, HOW
     )
     total = _here(total)
     acc, p, p_next = warpgroup_mma_wait(0, [sums, p, p_next])
     mbarrier.arrive(empty.index(place))
-    acc = acc * gl.convert_layout(shrink, rows)[:, None]
+    acc = _shrink(acc, shrink, HOW)
     return acc, p_next, largest, total, slot + 1
 
 
@@ -94,6 +160,7 @@ def _softmax(
     BIASED: gl.constexpr,
     dtype: gl.constexpr,
     D: gl.constexpr,
+    HOW: gl.constexpr,
 ):
     """Exponentials of a tile's scores, as the left side of a product; and the state: maximum, sum, and what shrinks."""
     S: gl.constexpr = s.shape[1]
@@ -107,13 +174,85 @@ def _softmax(
     if BIASED:
         s = s * scale + bias[None, :]
         factor = 1.0
-    before = largest
-    largest = gl.maximum(before, gl.max(s, 1) * factor)
-    shift = gl.where(largest == float("-inf"), 0.0, largest)
-    p = gl.exp2(s * factor - shift[:, None])
-    shrink = gl.exp2(before - shift)
-    total = total * shrink + gl.sum(p, 1)
-    return gl.convert_layout(p.to(dtype), left), largest, total, shrink
+    if HOW & APART:
+        x = _apart(s)
+        if HOW & LAZY:
+            largest, shrink = _settled(gl.max(gl.max(x, 1), 2) * factor, largest)
+        else:
+            before = largest
+            most = gl.max(gl.max(gl.max(x, 1), 2), 1)
+            largest = gl.maximum(before, gl.expand_dims(most, 1) * factor)
+            shrink = gl.exp2(before - largest)
+        p = gl.exp2(x * factor - gl.expand_dims(gl.expand_dims(largest, 2), 1))
+        total = total * shrink + gl.sum(gl.sum(p, 1), 2)
+        p = p.to(dtype).reshape([ROWS, S])
+        return gl.convert_layout(p, left), largest, total, shrink
+    else:
+        before = largest
+        largest = gl.maximum(before, gl.max(s, 1) * factor)
+        shift = gl.where(largest == float("-inf"), 0.0, largest)
+        p = gl.exp2(s * factor - shift[:, None])
+        shrink = gl.exp2(before - shift)
+        total = total * shrink + gl.sum(p, 1)
+        return gl.convert_layout(p.to(dtype), left), largest, total, shrink
+
+
+@gluon.jit
+def _apart(x):
+    """(ROWS, 8 n) as (ROWS, n, 4, 2): a thread has the columns of one of four, and rows i and i + 8."""
+    return x.reshape([ROWS, x.shape[1] // 8, 4, 2])
+
+
+@gluon.jit
+def nothing(S: gl.constexpr, HOW: gl.constexpr):
+    """`largest` and `total` before the first tile."""
+    mma: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, S, 16])
+    if HOW & APART:
+        none = gl.sum(gl.sum(_apart(gl.full([ROWS, S], 0.0, gl.float32, mma)), 1), 2)
+        return none + LEAST, none
+    else:
+        rows: gl.constexpr = gl.SliceLayout(1, mma)
+        return gl.full([ROWS], float("-inf"), gl.float32, rows), gl.full([ROWS], 0.0, gl.float32, rows)
+
+
+@gluon.jit
+def together(largest, total, S: gl.constexpr, HOW: gl.constexpr):
+    """`largest` and `total` of each query after the last tile."""
+    rows: gl.constexpr = gl.SliceLayout(1, gl.NVMMADistributedLayout([3, 0], [4, 1], [16, S, 16]))
+    if HOW & APART:
+        largest = gl.convert_layout(gl.max(largest, 1), rows)
+        total = gl.convert_layout(gl.sum(total, 1), rows)
+    return largest, total
+
+
+@gluon.jit
+def _settled(seen, largest):
+    """References that no score of a tile exceeds by more than 2^8, and what sums shrink by where they are new ones."""
+    return gl.inline_asm_elementwise(
+        SETTLE, OF_FOUR, [seen, largest], dtype=(gl.float32, gl.float32), is_pure=False, pack=2
+    )
+
+
+@gluon.jit
+def _shrink(acc, shrink, HOW: gl.constexpr):
+    """Sums of p V that are relative to new references."""
+    D: gl.constexpr = acc.shape[1]
+    mma: gl.constexpr = acc.type.layout
+    if HOW & APART:
+        x = _apart(acc)
+        by = gl.convert_layout(shrink, gl.SliceLayout(2, gl.SliceLayout(1, x.type.layout)), assert_trivial=True)
+        by = gl.expand_dims(gl.expand_dims(by, 2), 1)
+        if HOW & LAZY:
+            by = gl.broadcast(x, by)[1]
+            if D == 64:
+                x = gl.inline_asm_elementwise(SHRINK_32, OF_32, [x, by], dtype=gl.float32, is_pure=False, pack=32)
+            else:
+                x = gl.inline_asm_elementwise(SHRINK_64, OF_64, [x, by], dtype=gl.float32, is_pure=False, pack=64)
+        else:
+            x = x * by
+        return gl.convert_layout(x.reshape([ROWS, D]), mma, assert_trivial=True)
+    else:
+        return acc * gl.convert_layout(shrink, gl.SliceLayout(1, mma))[:, None]
 
 
 @gluon.jit

@@ -40,6 +40,7 @@ class Split:
     stages: int
     registers: int
     q_shared: bool = False
+    how: int = 0
 
     @property
     def resident(self) -> int:
@@ -138,7 +139,7 @@ def _call(launch: Launch, q: Form, k: Form, v: Form, scale: float, split: Split,
         {
             "D": dim, "CONSUMERS": split.consumers, "S": split.streamed, "STAGES": split.stages, "PARTS": launch.parts,
             "BIASED": launch.weighted, "HAS_LO": band.lo is not None, "HAS_HI": band.hi is not None,
-            "Q_SHARED": split.q_shared, "REGISTERS": split.consumer_registers, "LOADER_REGISTERS": LOADER_REGISTERS,
+            "Q_SHARED": split.q_shared, "HOW": split.how, "REGISTERS": split.consumer_registers, "LOADER_REGISTERS": LOADER_REGISTERS,
             "num_warps": 4, "maxnreg": split.registers,
         },
     )  # fmt: skip
