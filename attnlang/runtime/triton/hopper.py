@@ -207,13 +207,13 @@ def _walk(
     if tiles > 0:
         for _ in range(tiles - to):
             slot = skip(slot, ring, STAGES)
-        state = (acc, 0, largest, total, slot)
+        none = (acc, 0, largest, total, slot)
         if (HOW & BARE) == 0:
-            state = slots.start(state, begin + (to - 1) * S, fixed, S, D, STAGES, True, BIASED, HOW)
-        elif (full_from < to) & (all_to >= begin + to * S):
-            state = slots.start(state, 0, fixed, S, D, STAGES, False, BIASED, HOW)
+            state = slots.start(none, begin + (to - 1) * S, fixed, S, D, STAGES, True, BIASED, HOW)
+        elif (all_from <= begin + (to - 1) * S) & (all_to >= begin + to * S):
+            state = slots.start(none, 0, fixed, S, D, STAGES, False, BIASED, HOW)
         else:
-            state = slots.start(state, begin + (to - 1) * S, fixed, S, D, STAGES, True, BIASED, HOW)
+            state = slots.start(none, begin + (to - 1) * S, fixed, S, D, STAGES, True, BIASED, HOW)
         for i in range(to - 1 - full_to):
             state = advance(state, begin + (to - 2 - i) * S, fixed, S, D, STAGES, True, BIASED, HOW)
         state = _plainly(state, full_to - full_from + weighted, fixed, S, D, STAGES, BIASED, HOW)
@@ -222,7 +222,7 @@ def _walk(
         if HAS_LO:
             for i in range(full_from - first):
                 state = advance(state, begin + (full_from - 1 - i) * S, fixed, S, D, STAGES, True, BIASED, HOW)
-        acc, _p, largest, total, slot = finish(state, fixed, STAGES)
+        acc, largest, total, slot = finish(state, fixed, D, STAGES, HOW)
         for _ in range(first):
             slot = skip(slot, ring, STAGES)
     largest, total = slots.together(largest, total, S, HOW)

@@ -12,6 +12,8 @@ a piece of work is (queries, lower, upper, scale, ring): query i meets rows lowe
            exact, sums need not shrink with every new maximum, and most tiles need not exchange maxima
     TWICE  slots in twos, so that p of one and p of the next stay in registers of their own
     BARE   the first slot of a piece is masked only where its tile needs it
+    UNDER  (with APART) exponentials of a tile run under the scores of the next, and maxima under the product with V; a
+           state then has the scores of the last tile in place of p, and `largest` covers them
 """
 
 import struct
@@ -27,6 +29,7 @@ APART = gl.constexpr(1)
 LAZY = gl.constexpr(2)
 TWICE = gl.constexpr(4)
 BARE = gl.constexpr(8)
+UNDER = gl.constexpr(16)
 LEAST = gl.constexpr(-3.4028234663852886e38)
 """Below every score: the first reference. It is finite, so that -inf less it is -inf."""
 
@@ -91,11 +94,17 @@ def start(
     zero = gl.full([ROWS, S], 0.0, gl.float32, mma)
     s = warpgroup_mma(queries, k_ring.index(place).permute((1, 0)), zero, use_acc=False)
     bias = _bias(m_ring, place, S, BIASED)
-    p, largest, total, _shrink = _softmax(
-        s, largest, total, at, lower, upper, bias, scale, MASKED, BIASED, k_ring.dtype, D, HOW
-    )
-    mbarrier.arrive(empty.index(place))
-    return acc, p, largest, total, slot + 1
+    if HOW & UNDER:
+        s, largest, _by = _maxima(s, largest, at, lower, upper, bias, scale, MASKED, BIASED, HOW)
+        _await(slot + 1, full, STAGES)
+        mbarrier.arrive(empty.index(place))
+        return acc, s, largest, total, slot + 1
+    else:
+        p, largest, total, _by = _softmax(
+            s, largest, total, at, lower, upper, bias, scale, MASKED, BIASED, k_ring.dtype, D, HOW
+        )
+        mbarrier.arrive(empty.index(place))
+        return acc, p, largest, total, slot + 1
 
 
 @gluon.jit
@@ -109,32 +118,56 @@ def advance(
     k_ring, v_ring, m_ring, full, empty = ring
     mma: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, S, 16])
     place = slot % STAGES
-    mbarrier.wait(full.index(place), slot // STAGES & 1)
+    if (HOW & UNDER) == 0:
+        mbarrier.wait(full.index(place), slot // STAGES & 1)
     zero = gl.full([ROWS, S], 0.0, gl.float32, mma)
-    s = warpgroup_mma(queries, k_ring.index(place).permute((1, 0)), zero, use_acc=False, is_async=True)
-    sums = warpgroup_mma(p, v_ring.index(place), acc, is_async=True)
-    bias = _bias(m_ring, place, S, BIASED)
-    s = warpgroup_mma_wait(1, [s])
-    p_next, largest, total, shrink = _softmax(
-        s, largest, total, at, lower, upper, bias, scale, MASKED, BIASED, k_ring.dtype, D, HOW
-    )
-    total = _here(total)
-    acc, p, p_next = warpgroup_mma_wait(0, [sums, p, p_next])
-    mbarrier.arrive(empty.index(place))
-    acc = _shrink(acc, shrink, HOW)
-    return acc, p_next, largest, total, slot + 1
+    if HOW & UNDER:
+        after = warpgroup_mma(queries, k_ring.index(place).permute((1, 0)), zero, use_acc=False, is_async=True)
+        p, total = _exponentials(p, largest, total, scale, k_ring.dtype, D)
+        bias = _bias(m_ring, place, S, BIASED)
+        after = warpgroup_mma_wait(0, [after])
+        sums = warpgroup_mma(p, v_ring.index(place), acc, is_async=True)
+        after, largest, shrink = _maxima(after, largest, at, lower, upper, bias, scale, MASKED, BIASED, HOW)
+        if (HOW & LAZY) == 0:
+            shrink = _here(shrink)
+        _await(slot + 1, full, STAGES)
+        acc, p = warpgroup_mma_wait(0, [sums, p])
+        mbarrier.arrive(empty.index(place))
+        return _shrink(acc, shrink, HOW), after, largest, total * shrink, slot + 1
+    else:
+        s = warpgroup_mma(queries, k_ring.index(place).permute((1, 0)), zero, use_acc=False, is_async=True)
+        sums = warpgroup_mma(p, v_ring.index(place), acc, is_async=True)
+        bias = _bias(m_ring, place, S, BIASED)
+        s = warpgroup_mma_wait(1, [s])
+        p_next, largest, total, shrink = _softmax(
+            s, largest, total, at, lower, upper, bias, scale, MASKED, BIASED, k_ring.dtype, D, HOW
+        )
+        total = _here(total)
+        acc, p, p_next = warpgroup_mma_wait(0, [sums, p, p_next])
+        mbarrier.arrive(empty.index(place))
+        acc = _shrink(acc, shrink, HOW)
+        return acc, p_next, largest, total, slot + 1
 
 
 @gluon.jit
-def finish(state, fixed, STAGES: gl.constexpr):
+def finish(state, fixed, D: gl.constexpr, STAGES: gl.constexpr, HOW: gl.constexpr):
     """The last slot of a piece: the product of the last tile with its V."""
     acc, p, largest, total, slot = state
-    _queries, _lower, _upper, _scale, ring = fixed
+    _queries, _lower, _upper, scale, ring = fixed
     _k_ring, v_ring, _m_ring, full, empty = ring
-    mbarrier.wait(full.index(slot % STAGES), slot // STAGES & 1)
+    if HOW & UNDER:
+        p, total = _exponentials(p, largest, total, scale, v_ring.dtype, D)
+    else:
+        _await(slot, full, STAGES)
     acc = warpgroup_mma(p, v_ring.index(slot % STAGES), acc)
     mbarrier.arrive(empty.index(slot % STAGES))
-    return acc, p, largest, total, slot + 1
+    return acc, largest, total, slot + 1
+
+
+@gluon.jit
+def _await(slot, full, STAGES: gl.constexpr):
+    """Wait until a slot has been filled."""
+    mbarrier.wait(full.index(slot % STAGES), slot // STAGES & 1)
 
 
 @gluon.jit
@@ -195,6 +228,41 @@ def _softmax(
         shrink = gl.exp2(before - shift)
         total = total * shrink + gl.sum(p, 1)
         return gl.convert_layout(p.to(dtype), left), largest, total, shrink
+
+
+@gluon.jit
+def _maxima(
+    s, largest, at, lower, upper, bias, scale, MASKED: gl.constexpr, BIASED: gl.constexpr, HOW: gl.constexpr
+):  # fmt: skip
+    """A tile's scores, -inf where masked; references that hold for them too; and what sums shrink by.
+
+    Weights are in units of scores before they are scaled.
+    """
+    S: gl.constexpr = s.shape[1]
+    mma: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, S, 16])
+    if MASKED:
+        row = gl.arange(0, S, gl.SliceLayout(0, mma))
+        keep = (row[None, :] < (upper - at)[:, None]) & (row[None, :] >= (lower - at)[:, None])
+        s = gl.where(keep, s, float("-inf"))
+    if BIASED:
+        s = s + bias[None, :]
+    most = gl.max(gl.max(_apart(s), 1), 2)
+    if HOW & LAZY:
+        largest, shrink = _settled(most * scale, largest)
+    else:
+        before = largest
+        largest = gl.maximum(before, gl.expand_dims(gl.max(most, 1), 1) * scale)
+        shrink = gl.exp2(before - largest)
+    return s, largest, shrink
+
+
+@gluon.jit
+def _exponentials(s, largest, total, scale, dtype: gl.constexpr, D: gl.constexpr):
+    """Exponentials of scores relative to references, as the left side of a product; and their sums added to others."""
+    left: gl.constexpr = gl.DotOperandLayout(0, gl.NVMMADistributedLayout([3, 0], [4, 1], [16, D, 16]), 2)
+    p = gl.exp2(_apart(s) * scale - gl.expand_dims(gl.expand_dims(largest, 2), 1))
+    total = total + gl.sum(gl.sum(p, 1), 2)
+    return gl.convert_layout(p.to(dtype).reshape([ROWS, s.shape[1]]), left), total
 
 
 @gluon.jit
@@ -259,10 +327,11 @@ def _shrink(acc, shrink, HOW: gl.constexpr):
 def _here(total):
     """The same sums (never negative), and a place that the assembler does not move a wait across.
 
-    Without it the wait for a product goes up to where the product begins, above all the exponentials.
+    Without it the wait for a product goes up to where the product begins, above all the exponentials. (The assembler
+    knows that an exponential is not below 0, but not that its bits are not those of a small negative number.)
     """
     return gl.inline_asm_elementwise(
-        "{ .reg .pred p; setp.lt.f32 p, $1, 0f00000000; @p exit; mov.b32 $0, $1; }", "=r,r", [total],
+        "{ .reg .pred p; setp.eq.s32 p, $1, 0x80000001; @p exit; mov.b32 $0, $1; }", "=r,r", [total],
         dtype=gl.float32, is_pure=False, pack=1)  # fmt: skip
 
 

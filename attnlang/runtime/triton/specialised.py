@@ -9,6 +9,7 @@ from functools import lru_cache
 from importlib import import_module
 from typing import Any
 
+import numpy as np
 import torch
 import triton
 from torch import Tensor
@@ -26,6 +27,7 @@ ROWS = 64
 """Queries of a consumer."""
 HEAD_DIMS = (64, 128)
 LOADER_REGISTERS = 24
+UNDER = 16
 HOPPER = (9, 0)
 VERSIONS = ((3, 6),)
 """Versions of triton whose Gluon the kernel is written in and tested with; others run the kernel for all GPUs."""
@@ -126,7 +128,8 @@ def _call(launch: Launch, q: Form, k: Form, v: Form, scale: float, split: Split,
     seen = matrices((k, v), (2, 3), _rates(launch), split.streamed, gluon=True)
     assert seen is not None
     x, y = (Seen(form.strides[2], place) for form, place in zip((k, v), seen.places, strict=True))
-    table, log_m = _tables(launch, n, batch, split, x, y, device)
+    factor = scale * math.log2(math.e)
+    table, log_m = _tables(launch, n, batch, split, x, y, 1 / factor if split.how & UNDER else 1.0, device)
     if not len(table):
         return None  # (a residue class that no position of so short a sequence is in)
     return Call(
@@ -134,7 +137,7 @@ def _call(launch: Launch, q: Form, k: Form, v: Form, scale: float, split: Split,
         (min(len(table), split.resident * _multiprocessors(device)),),
         (
             *map(Pointer, (0, 6, 4, 8)), q.strides[:3], out.strides[:3], *seen.descriptors,
-            log_m, table, len(table), n, heads, band.lo or 0, band.hi or 0, scale * math.log2(math.e),
+            log_m, table, len(table), n, heads, band.lo or 0, band.hi or 0, factor,
         ),
         {
             "D": dim, "CONSUMERS": split.consumers, "S": split.streamed, "STAGES": split.stages, "PARTS": launch.parts,
@@ -151,13 +154,13 @@ def _rates(launch: Launch) -> tuple[int, ...]:
 
 @lru_cache(maxsize=64)
 def _tables(
-    launch: Launch, n: int, batch: int, split: Split, x: Seen, y: Seen, device: torch.device
+    launch: Launch, n: int, batch: int, split: Split, x: Seen, y: Seen, unit: float, device: torch.device
 ) -> tuple[Tensor, Any]:
-    """The pieces of a launch, and a descriptor of its weights, on the device."""
+    """The pieces of a launch, and a descriptor of its weights (times a unit), on the device."""
     from triton.experimental.gluon import language
     from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 
     table = pieces(launch, launch.band or Band(), n, batch, split.fixed, split.streamed, x, y)
-    rows = torch.from_numpy(weights(launch, log_m(launch).numpy(), split.streamed)).to(device).flatten()
+    rows = torch.from_numpy(weights(launch, log_m(launch).numpy(), split.streamed) * np.float32(unit)).to(device).flatten()
     layout = language.NVMMASharedLayout(swizzle_byte_width=0, element_bitwidth=32, rank=1)
     return torch.from_numpy(table).to(device), TensorDescriptor(rows, [len(rows)], [1], [split.streamed], layout)
