@@ -31,6 +31,7 @@ def compiled(dim: int, kind: Kind, split: Split) -> triton.compiler.CompiledKern
         "BIASED": kind != "window",
         "HAS_LO": kind == "window",
         "HAS_HI": kind != "full",
+        "WIDE": True,
         "Q_SHARED": split.q_shared,
         "HOW": split.how,
         "REGISTERS": split.consumer_registers,

@@ -28,7 +28,7 @@ from triton.experimental.gluon.language.nvidia.hopper import (
 )
 
 from attnlang.runtime.triton import hopper_slots as slots
-from attnlang.runtime.triton.hopper_slots import BARE, ROWS, TWICE, advance, finish, skip
+from attnlang.runtime.triton.hopper_slots import BARE, BEGINNING, END, ROWS, TWICE, advance, finish, skip
 
 LOG2_E = gl.constexpr(1.4426950408889634)
 LN_2 = gl.constexpr(0.6931471805599453)
@@ -173,11 +173,13 @@ def _walk(
     BIASED: gl.constexpr,
     HAS_LO: gl.constexpr,
     HAS_HI: gl.constexpr,
+    WIDE: gl.constexpr,
     HOW: gl.constexpr,
 ):
     """Everything that a consumer's queries `row`.. of a piece meet: sums of p V, largest scores, sums of p, next slot.
 
     Of the tiles of the own run, first..to-1 are its own (counted from the beginning), full_from..full_to-1 unmasked.
+    WIDE: no tile is at both ends of the band.
     """
     mma: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, D, 16])
     s_rows: gl.constexpr = gl.SliceLayout(1, gl.NVMMADistributedLayout([3, 0], [4, 1], [16, S, 16]))
@@ -201,6 +203,8 @@ def _walk(
     full_to = gl.maximum(gl.minimum((all_to - begin) // S, to - 1), first)
     full_from = gl.minimum(gl.maximum(gl.cdiv(all_from - begin, S), first), full_to)
 
+    AFTER: gl.constexpr = END if WIDE else END + BEGINNING
+    BEFORE: gl.constexpr = BEGINNING if WIDE else END + BEGINNING
     acc = gl.full([ROWS, D], 0.0, gl.float32, mma)
     largest, total = slots.nothing(S, HOW)
     fixed = (queries, lower, upper, scale, ring)
@@ -209,19 +213,19 @@ def _walk(
             slot = skip(slot, ring, STAGES)
         none = (acc, 0, largest, total, slot)
         if (HOW & BARE) == 0:
-            state = slots.start(none, begin + (to - 1) * S, fixed, S, D, STAGES, True, BIASED, HOW)
+            state = slots.start(none, begin + (to - 1) * S, fixed, S, D, STAGES, AFTER, BIASED, HOW)
         elif (all_from <= begin + (to - 1) * S) & (all_to >= begin + to * S):
-            state = slots.start(none, 0, fixed, S, D, STAGES, False, BIASED, HOW)
+            state = slots.start(none, 0, fixed, S, D, STAGES, 0, BIASED, HOW)
         else:
-            state = slots.start(none, begin + (to - 1) * S, fixed, S, D, STAGES, True, BIASED, HOW)
+            state = slots.start(none, begin + (to - 1) * S, fixed, S, D, STAGES, AFTER, BIASED, HOW)
         for i in range(to - 1 - full_to):
-            state = advance(state, begin + (to - 2 - i) * S, fixed, S, D, STAGES, True, BIASED, HOW)
+            state = advance(state, begin + (to - 2 - i) * S, fixed, S, D, STAGES, AFTER, BIASED, HOW)
         state = _plainly(state, full_to - full_from + weighted, fixed, S, D, STAGES, BIASED, HOW)
         if BIASED:
             state = _plainly(state, plain, fixed, S, D, STAGES, False, HOW)
         if HAS_LO:
             for i in range(full_from - first):
-                state = advance(state, begin + (full_from - 1 - i) * S, fixed, S, D, STAGES, True, BIASED, HOW)
+                state = advance(state, begin + (full_from - 1 - i) * S, fixed, S, D, STAGES, BEFORE, BIASED, HOW)
         acc, largest, total, slot = finish(state, fixed, D, STAGES, HOW)
         for _ in range(first):
             slot = skip(slot, ring, STAGES)
@@ -236,20 +240,21 @@ def _plainly(
     """So many slots without a mask."""
     if HOW & TWICE:
         for _ in range(count // 2):
-            state = advance(state, 0, fixed, S, D, STAGES, False, BIASED, HOW)
-            state = advance(state, 0, fixed, S, D, STAGES, False, BIASED, HOW)
+            state = advance(state, 0, fixed, S, D, STAGES, 0, BIASED, HOW)
+            state = advance(state, 0, fixed, S, D, STAGES, 0, BIASED, HOW)
         if count % 2 != 0:
-            state = advance(state, 0, fixed, S, D, STAGES, False, BIASED, HOW)
+            state = advance(state, 0, fixed, S, D, STAGES, 0, BIASED, HOW)
     else:
         for _ in range(count):
-            state = advance(state, 0, fixed, S, D, STAGES, False, BIASED, HOW)
+            state = advance(state, 0, fixed, S, D, STAGES, 0, BIASED, HOW)
     return state
 
 
 @gluon.jit
 def consume(
     tensors, work, ring, q_room, lo, hi, index, D: gl.constexpr, S: gl.constexpr, STAGES: gl.constexpr,
-    BIASED: gl.constexpr, HAS_LO: gl.constexpr, HAS_HI: gl.constexpr, Q_SHARED: gl.constexpr, HOW: gl.constexpr,
+    BIASED: gl.constexpr, HAS_LO: gl.constexpr, HAS_HI: gl.constexpr, WIDE: gl.constexpr,
+    Q_SHARED: gl.constexpr, HOW: gl.constexpr,
 ):  # fmt: skip
     """A consumer: its 64 queries of every piece, all tiles that they meet, their results."""
     table, pieces = work
@@ -266,7 +271,7 @@ def consume(
         if not Q_SHARED:
             queries = q_room.index(index).load(gl.DotOperandLayout(0, s_mma, 2))
         acc, largest, total, slot = _walk(
-            queries, piece, row, slot, ring, lo, hi, tensors[8], D, S, STAGES, BIASED, HAS_LO, HAS_HI, HOW)  # fmt: skip
+            queries, piece, row, slot, ring, lo, hi, tensors[8], D, S, STAGES, BIASED, HAS_LO, HAS_HI, WIDE, HOW)  # fmt: skip
         gl.thread_barrier()
         _begin_queries(tensors, table, number + gl.num_programs(0), pieces, q_room, index, D)
         _put(tensors, piece, row, acc, largest, total, D, S)
@@ -330,7 +335,8 @@ def attend(
     q, out, lse, acc0, q_stride, out_stride,
     xs0, xs1, xs2, xs3, xs4, xs5, ys0, ys1, ys2, ys3, ys4, ys5, log_m, table, pieces, n, query_heads, lo, hi, scale,
     D: gl.constexpr, CONSUMERS: gl.constexpr, S: gl.constexpr, STAGES: gl.constexpr, PARTS: gl.constexpr,
-    BIASED: gl.constexpr, HAS_LO: gl.constexpr, HAS_HI: gl.constexpr, Q_SHARED: gl.constexpr, HOW: gl.constexpr,
+    BIASED: gl.constexpr, HAS_LO: gl.constexpr, HAS_HI: gl.constexpr, WIDE: gl.constexpr,
+    Q_SHARED: gl.constexpr, HOW: gl.constexpr,
     REGISTERS: gl.constexpr, LOADER_REGISTERS: gl.constexpr,
 ):  # fmt: skip
     """Pieces of work, each CONSUMERS times 64 queries of one head and everything that streams past them."""
@@ -354,19 +360,19 @@ def attend(
     tensors = (q, out, lse, acc0, q_stride, out_stride, query_heads, n, scale)
     if CONSUMERS == 1:
         gl.warp_specialize(
-            [(consume, (tensors, work, ring, q_room, lo, hi, 0, D, S, STAGES, BIASED, HAS_LO, HAS_HI, Q_SHARED, HOW)),
+            [(consume, (tensors, work, ring, q_room, lo, hi, 0, D, S, STAGES, BIASED, HAS_LO, HAS_HI, WIDE, Q_SHARED, HOW)),
              (load, (matrices, work, ring, S, STAGES, PARTS, BIASED))],
             [1], [LOADER_REGISTERS])  # fmt: skip
     elif CONSUMERS == 2:
         gl.warp_specialize(
-            [(consume, (tensors, work, ring, q_room, lo, hi, 0, D, S, STAGES, BIASED, HAS_LO, HAS_HI, Q_SHARED, HOW)),
-             (consume, (tensors, work, ring, q_room, lo, hi, 1, D, S, STAGES, BIASED, HAS_LO, HAS_HI, Q_SHARED, HOW)),
+            [(consume, (tensors, work, ring, q_room, lo, hi, 0, D, S, STAGES, BIASED, HAS_LO, HAS_HI, WIDE, Q_SHARED, HOW)),
+             (consume, (tensors, work, ring, q_room, lo, hi, 1, D, S, STAGES, BIASED, HAS_LO, HAS_HI, WIDE, Q_SHARED, HOW)),
              (load, (matrices, work, ring, S, STAGES, PARTS, BIASED))],
             [4, 1], [REGISTERS, LOADER_REGISTERS])  # fmt: skip
     else:
         gl.warp_specialize(
-            [(consume, (tensors, work, ring, q_room, lo, hi, 0, D, S, STAGES, BIASED, HAS_LO, HAS_HI, Q_SHARED, HOW)),
-             (consume, (tensors, work, ring, q_room, lo, hi, 1, D, S, STAGES, BIASED, HAS_LO, HAS_HI, Q_SHARED, HOW)),
-             (consume, (tensors, work, ring, q_room, lo, hi, 2, D, S, STAGES, BIASED, HAS_LO, HAS_HI, Q_SHARED, HOW)),
+            [(consume, (tensors, work, ring, q_room, lo, hi, 0, D, S, STAGES, BIASED, HAS_LO, HAS_HI, WIDE, Q_SHARED, HOW)),
+             (consume, (tensors, work, ring, q_room, lo, hi, 1, D, S, STAGES, BIASED, HAS_LO, HAS_HI, WIDE, Q_SHARED, HOW)),
+             (consume, (tensors, work, ring, q_room, lo, hi, 2, D, S, STAGES, BIASED, HAS_LO, HAS_HI, WIDE, Q_SHARED, HOW)),
              (load, (matrices, work, ring, S, STAGES, PARTS, BIASED))],
             [4, 4, 1], [REGISTERS, REGISTERS, LOADER_REGISTERS])  # fmt: skip

@@ -30,6 +30,9 @@ LAZY = gl.constexpr(2)
 TWICE = gl.constexpr(4)
 BARE = gl.constexpr(8)
 UNDER = gl.constexpr(16)
+END = gl.constexpr(1)
+BEGINNING = gl.constexpr(2)
+"""What of a tile is masked: keys after a band, keys before it."""
 LEAST = gl.constexpr(-3.4028234663852886e38)
 """Below every score: the first reference. It is finite, so that -inf less it is -inf."""
 
@@ -53,15 +56,14 @@ def _settle(most_over: float = 8.0) -> str:
 
 
 def _shrunk(values: int) -> str:
-    """Values $n.. times what they shrink by, $2n..; untouched if no thread of a warp has any that shrinks.
+    """Values $0.. times what they shrink by, $2n..; untouched if no thread of a warp has any that shrinks.
 
     A thread's values are of two rows, two by two.
     """
     of = range(values)
     lines = ["{ .reg .pred a, b;", f"setp.neu.f32 a, ${2 * values}, 0f3F800000;"]
     lines += [f"setp.neu.or.f32 a, ${2 * values + 2}, 0f3F800000, a; vote.sync.any.pred b, a, 0xffffffff;"]
-    lines += [f"mov.f32 ${i}, ${values + i};" for i in of] + ["@!b bra.uni same;"]
-    lines += [f"mul.f32 ${i}, ${values + i}, ${2 * values + i};" for i in of]
+    lines += ["@!b bra.uni same;", *(f"mul.f32 ${i}, ${i}, ${2 * values + i};" for i in of)]
     return " ".join([*lines, "same: }"])
 
 
@@ -70,13 +72,18 @@ def _operands(results: int, given: int) -> str:
     return ",".join(["=&f"] * results + ["f"] * given)
 
 
+def _in_place(values: int) -> str:
+    """Constraints of an assembler text that changes values where they are, by as many others."""
+    return ",".join(["=&f"] * values + [str(i) for i in range(values)] + ["f"] * values)
+
+
 def _bits(x: float) -> str:
     return f"{struct.unpack('<I', struct.pack('<f', x))[0]:08X}"
 
 
 SETTLE, OF_FOUR = gl.constexpr(_settle()), gl.constexpr(_operands(4, 4))
-SHRINK_32, OF_32 = gl.constexpr(_shrunk(32)), gl.constexpr(_operands(32, 64))
-SHRINK_64, OF_64 = gl.constexpr(_shrunk(64)), gl.constexpr(_operands(64, 128))
+SHRINK_32, OF_32 = gl.constexpr(_shrunk(32)), gl.constexpr(_in_place(32))
+SHRINK_64, OF_64 = gl.constexpr(_shrunk(64)), gl.constexpr(_in_place(64))
 
 
 @gluon.jit
@@ -199,10 +206,7 @@ def _softmax(
     S: gl.constexpr = s.shape[1]
     mma: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, S, 16])
     left: gl.constexpr = gl.DotOperandLayout(0, gl.NVMMADistributedLayout([3, 0], [4, 1], [16, D, 16]), 2)
-    if MASKED:
-        row = gl.arange(0, S, gl.SliceLayout(0, mma))
-        keep = (row[None, :] < (upper - at)[:, None]) & (row[None, :] >= (lower - at)[:, None])
-        s = gl.where(keep, s, float("-inf"))
+    s = _masked(s, at, lower, upper, MASKED)
     factor = scale
     if BIASED:
         s = s * scale + bias[None, :]
@@ -231,6 +235,17 @@ def _softmax(
 
 
 @gluon.jit
+def _masked(s, at, lower, upper, MASKED: gl.constexpr):
+    """Scores of a tile at row `at` of the run, -inf outside of rows lower..upper-1: of the sides that a tile can reach."""
+    row = gl.arange(0, s.shape[1], gl.SliceLayout(0, s.type.layout))
+    if MASKED & END:
+        s = gl.where(row[None, :] < (upper - at)[:, None], s, float("-inf"))
+    if MASKED & BEGINNING:
+        s = gl.where(row[None, :] >= (lower - at)[:, None], s, float("-inf"))
+    return s
+
+
+@gluon.jit
 def _maxima(
     s, largest, at, lower, upper, bias, scale, MASKED: gl.constexpr, BIASED: gl.constexpr, HOW: gl.constexpr
 ):  # fmt: skip
@@ -240,10 +255,7 @@ def _maxima(
     """
     S: gl.constexpr = s.shape[1]
     mma: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, S, 16])
-    if MASKED:
-        row = gl.arange(0, S, gl.SliceLayout(0, mma))
-        keep = (row[None, :] < (upper - at)[:, None]) & (row[None, :] >= (lower - at)[:, None])
-        s = gl.where(keep, s, float("-inf"))
+    s = _masked(s, at, lower, upper, MASKED)
     if BIASED:
         s = s + bias[None, :]
     most = gl.max(gl.max(_apart(s), 1), 2)

@@ -142,10 +142,25 @@ def _call(launch: Launch, q: Form, k: Form, v: Form, scale: float, split: Split,
         {
             "D": dim, "CONSUMERS": split.consumers, "S": split.streamed, "STAGES": split.stages, "PARTS": launch.parts,
             "BIASED": launch.weighted, "HAS_LO": band.lo is not None, "HAS_HI": band.hi is not None,
-            "Q_SHARED": split.q_shared, "HOW": split.how, "REGISTERS": split.consumer_registers, "LOADER_REGISTERS": LOADER_REGISTERS,
+            "WIDE": _is_wide(launch, band, split), "Q_SHARED": split.q_shared, "HOW": split.how, "REGISTERS": split.consumer_registers, "LOADER_REGISTERS": LOADER_REGISTERS,
             "num_warps": 4, "maxnreg": split.registers,
         },
     )  # fmt: skip
+
+
+def _is_wide(launch: Launch, band: Band, split: Split) -> bool:
+    """Whether no tile of keys is at both ends of the band of any consumer's queries.
+
+    It is not if there is a multiple of a tile between the first key that all of a consumer's queries meet and the end
+    of those that all of them meet: at the beginning of a run 0 is one; at its end keys reach back from the queries.
+    """
+    if band.lo is None:
+        return True
+    rate = launch.chain[0][1] if launch.chain else 1
+    span = (ROWS - 1) * max(tile.step for tile in launch.tiles)
+    back = -band.lo // rate
+    common = back if band.hi is None else (band.hi - band.lo - span) // rate
+    return (band.hi is None or band.hi >= 0) and min(back, common) > split.streamed
 
 
 def _rates(launch: Launch) -> tuple[int, ...]:
