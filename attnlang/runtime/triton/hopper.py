@@ -28,7 +28,7 @@ from triton.experimental.gluon.language.nvidia.hopper import (
 )
 
 from attnlang.runtime.triton import hopper_slots as slots
-from attnlang.runtime.triton.hopper_slots import BARE, BEGINNING, END, ROWS, TWICE, advance, finish, skip
+from attnlang.runtime.triton.hopper_slots import BARE, BEGINNING, END, ROWS, TWICE, UNIT, advance, finish, skip
 
 LOG2_E = gl.constexpr(1.4426950408889634)
 LN_2 = gl.constexpr(0.6931471805599453)
@@ -187,6 +187,8 @@ def _walk(
     tiles, begin = gl.load(piece + 7), gl.load(piece + 8)
     start, rate, limit = gl.load(piece + 9), gl.load(piece + 10), gl.load(piece + 11)
     weighted, plain = gl.load(piece + 12), gl.load(piece + 13)
+    if HOW & UNIT:
+        rate = 1
 
     token = base + (row + gl.arange(0, ROWS, s_rows)) * step
     lower = gl.full([ROWS], 0, gl.int32, s_rows)
@@ -293,10 +295,10 @@ def _put(tensors, piece, row0, acc, largest, total, D: gl.constexpr, S: gl.const
     acc_column = gl.arange(0, D, gl.SliceLayout(0, mma))
     accumulated = acc0 + (rows_before + base + acc_row * step)[:, None] * D + acc_column[None, :]
     acc_inside = (acc_row < rows)[:, None] & (acc_column < D)[None, :]
-    nothing = total == 0.0
+    nothing = total < 1e-30  # (the largest score alone makes about 1; polynomials leave 2^-126 for what is masked)
     total = gl.where(nothing, 1.0, total)
     here = gl.where(nothing, float("-inf"), largest + gl.log2(total))
-    factor = 1.0 / total
+    factor = gl.where(nothing, 0.0, 1.0 / total)
     if (flags & 1) != 0:
         before = gl.load(lse_place, row < rows, other=float("-inf")) * LOG2_E
         greater = gl.maximum(here, before)

@@ -27,7 +27,7 @@ ROWS = 64
 """Queries of a consumer."""
 HEAD_DIMS = (64, 128)
 LOADER_REGISTERS = 24
-UNDER = 16
+UNDER, UNIT = 16, 32
 HOPPER = (9, 0)
 VERSIONS = ((3, 6),)
 """Versions of triton whose Gluon the kernel is written in and tested with; others run the kernel for all GPUs."""
@@ -142,10 +142,15 @@ def _call(launch: Launch, q: Form, k: Form, v: Form, scale: float, split: Split,
         {
             "D": dim, "CONSUMERS": split.consumers, "S": split.streamed, "STAGES": split.stages, "PARTS": launch.parts,
             "BIASED": launch.weighted, "HAS_LO": band.lo is not None, "HAS_HI": band.hi is not None,
-            "WIDE": _is_wide(launch, band, split), "Q_SHARED": split.q_shared, "HOW": split.how, "REGISTERS": split.consumer_registers, "LOADER_REGISTERS": LOADER_REGISTERS,
+            "WIDE": _is_wide(launch, band, split), "Q_SHARED": split.q_shared, "HOW": _how(launch, split),
+            "REGISTERS": split.consumer_registers, "LOADER_REGISTERS": LOADER_REGISTERS,
             "num_warps": 4, "maxnreg": split.registers,
         },
     )  # fmt: skip
+
+
+def _how(launch: Launch, split: Split) -> int:
+    return split.how if all(rate == 1 for rate in _rates(launch)[:1]) else split.how & ~UNIT
 
 
 def _is_wide(launch: Launch, band: Band, split: Split) -> bool:
@@ -176,6 +181,7 @@ def _tables(
     from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 
     table = pieces(launch, launch.band or Band(), n, batch, split.fixed, split.streamed, x, y)
-    rows = torch.from_numpy(weights(launch, log_m(launch).numpy(), split.streamed) * np.float32(unit)).to(device).flatten()
+    table_of_weights = weights(launch, log_m(launch).numpy(), split.streamed) * np.float32(unit)
+    rows = torch.from_numpy(table_of_weights).to(device).flatten()
     layout = language.NVMMASharedLayout(swizzle_byte_width=0, element_bitwidth=32, rank=1)
     return torch.from_numpy(table).to(device), TensorDescriptor(rows, [len(rows)], [1], [split.streamed], layout)
