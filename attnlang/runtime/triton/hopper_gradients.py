@@ -1,0 +1,327 @@
+"""The gradients on Hopper GPUs: dS is computed once, written down, and dq is made of it. Five products a pair, not seven.
+
+Each program is a warp that loads and two groups of four warps, the consumers, as in `hopper`; all work is in squares
+of 64 keys and 64 queries, which `squares` enumerates on the host:
+
+    key_gradients    a program owns 128 keys and walks past all queries that they meet; each consumer has 64 of them:
+                     P^T = exp2(k q^T - lse),  dv += P^T d_out,  dS^T = P^T (v d_out^T - delta),  dk += dS^T q
+                     and, if there is room for it, dS^T goes to memory, 8 KiB a square, by the copy engine
+    query_gradients  a program owns 128 queries and walks past the squares that `key_gradients` has left:  dq += dS k
+
+Each program alone writes its rows, and adds in one order: no atomics, and two runs agree bit by bit. Rows of a tile are
+all in the same of some nested lattices, so a square has one multiplicity m, whose log2 is added to its scores.
+"""
+
+# ruff: noqa: E501 - calls keep one argument order, and gluon reads only plain statements
+from triton.experimental import gluon
+from triton.experimental.gluon import language as gl
+from triton.experimental.gluon.language.nvidia.hopper import (
+    fence_async_shared,
+    mbarrier,
+    tma,
+    warpgroup_mma,
+    warpgroup_mma_wait,
+)
+
+KEYS = gl.constexpr(128)
+"""Keys of a program, and queries of one."""
+SQUARE = gl.constexpr(64)
+"""Rows of a consumer, and of what streams past it."""
+COLUMNS = gl.constexpr(32)
+"""Integers of a piece of work: see `squares`."""
+ENTRY = gl.constexpr(8)
+"""Integers of a step: see `squares`."""
+GROUPS = gl.constexpr(20)
+"""Where the groups of a piece begin: so many steps, and log2 m."""
+BUFFERS = gl.constexpr(3)
+"""Squares of dS in shared memory, for each consumer."""
+INTEGERS = ["pieces"]
+
+
+@gluon.jit
+def _fetch(matrices, rate, row, column, bar, room, RATES: gl.constexpr):
+    """A tile of the matrix of one of several rates."""
+    for number in gl.static_range(RATES):
+        if rate == number:
+            tma.async_copy_global_to_shared(matrices[number], [row, column], bar, room)
+
+
+# gradients of keys --------------------------------------------------------------------------------------------------
+
+
+@gluon.jit
+def _load_keys(matrices, work, strides, rooms, bars, STAGES: gl.constexpr, RATES: gl.constexpr):
+    """K and V of every piece, and what its steps need, in order."""
+    ks, vs, qs, douts, lses, deltas = matrices
+    table, entries, pieces = work
+    q_stride, dout_stride = strides
+    k_room, v_room, q_ring, dout_ring, lse_ring, delta_ring = rooms[0], rooms[1], rooms[2], rooms[3], rooms[4], rooms[5]
+    full, empty, keys_full, keys_empty = bars
+    BYTES: gl.constexpr = qs[0].block_type.nbytes + douts[0].block_type.nbytes + lses.block_type.nbytes + deltas.block_type.nbytes
+    slot = pieces * 0
+    turn = pieces * 0
+    for number in range(gl.program_id(0), pieces, gl.num_programs(0)):
+        piece = table + number * COLUMNS
+        steps, first, rate = gl.load(piece), gl.load(piece + 3), gl.load(piece + 8)
+        q_token, q_column = gl.load(piece + 9), gl.load(piece + 10)
+        dout_token, dout_column = gl.load(piece + 11), gl.load(piece + 12)
+        plane, start = gl.load(piece + 13), gl.load(piece + 14)
+        if steps > 0:
+            mbarrier.wait(keys_empty.index(0), (turn & 1) ^ 1)
+            mbarrier.expect(keys_full.index(0), ks[0].block_type.nbytes + vs[0].block_type.nbytes)
+            _fetch(ks, rate, gl.load(piece + 4), gl.load(piece + 5), keys_full.index(0), k_room, RATES)
+            _fetch(vs, rate, gl.load(piece + 6), gl.load(piece + 7), keys_full.index(0), v_room, RATES)
+            turn += 1
+        for step in range(steps):
+            entry = entries + (first + step) * ENTRY
+            rate, shift = gl.load(entry), gl.load(entry + 1)
+            row, residue, place = gl.load(entry + 2), gl.load(entry + 3), gl.load(entry + 4)
+            place += plane + (start >> shift)
+            stage = slot % STAGES
+            bar = full.index(stage)
+            mbarrier.wait(empty.index(stage), (slot // STAGES & 1) ^ 1)
+            mbarrier.expect(bar, BYTES)
+            _fetch(qs, rate, (q_token >> shift) + row, q_column + residue * q_stride, bar, q_ring.index(stage), RATES)
+            tma.async_copy_global_to_shared(lses, [place], bar, lse_ring.index(stage))
+            _fetch(douts, rate, (dout_token >> shift) + row, dout_column + residue * dout_stride, bar, dout_ring.index(stage), RATES)
+            tma.async_copy_global_to_shared(deltas, [place], bar, delta_ring.index(stage))
+            slot += 1
+
+
+@gluon.jit
+def _step(
+    dk, dv, slot, blob, offset, q_step, k_step, log_m, own, rooms, bars, squares, index, scale, lo, hi, D: gl.constexpr,
+    STAGES: gl.constexpr, MASKED: gl.constexpr, HAS_LO: gl.constexpr, HAS_HI: gl.constexpr, STORE: gl.constexpr, EARLY: gl.constexpr,
+):  # fmt: skip
+    """64 queries past 64 keys. `offset` is the first query's position less the first key's."""
+    own_k, own_v = own
+    q_ring, dout_ring, lse_ring, delta_ring, ds_ring = rooms[2], rooms[3], rooms[4], rooms[5], rooms[6]
+    full, empty, _keys_full, _keys_empty = bars
+    dtype: gl.constexpr = q_ring.dtype
+    mma: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, SQUARE, 16])
+    left: gl.constexpr = gl.DotOperandLayout(0, gl.NVMMADistributedLayout([3, 0], [4, 1], [16, D, 16]), 2)
+    by_query: gl.constexpr = gl.SliceLayout(0, mma)
+    stage = slot % STAGES
+    mbarrier.wait(full.index(stage), slot // STAGES & 1)
+    zero = gl.full([SQUARE, SQUARE], 0.0, gl.float32, mma)
+    s = warpgroup_mma(own_k, q_ring.index(stage).permute((1, 0)), zero, use_acc=False, is_async=True)
+    if EARLY:
+        dp = warpgroup_mma(own_v, dout_ring.index(stage).permute((1, 0)), zero, use_acc=False, is_async=True)
+    lse = lse_ring.index(stage).load(by_query) - log_m
+    if EARLY:
+        s = warpgroup_mma_wait(1, [s])
+    else:
+        s = warpgroup_mma_wait(0, [s])
+    p = gl.exp2(s * scale - lse[None, :])
+    if MASKED:
+        key = gl.arange(0, SQUARE, gl.SliceLayout(1, mma)) * k_step
+        query = gl.arange(0, SQUARE, by_query) * q_step + offset
+        apart = key[:, None] - query[None, :]
+        if HAS_LO:
+            p = gl.where(apart >= lo, p, 0.0)
+        if HAS_HI:
+            p = gl.where(apart <= hi, p, 0.0)
+    if not EARLY:
+        dp = warpgroup_mma(own_v, dout_ring.index(stage).permute((1, 0)), zero, use_acc=False, is_async=True)
+    p16 = gl.convert_layout(p.to(dtype), left)
+    dv = warpgroup_mma(p16, dout_ring.index(stage), dv, is_async=True)
+    delta = delta_ring.index(stage).load(by_query)
+    dp = warpgroup_mma_wait(1, [dp])
+    ds = (p * (dp - delta[None, :])).to(dtype)
+    ds16 = gl.convert_layout(ds, left)
+    dk = warpgroup_mma(ds16, q_ring.index(stage), dk, is_async=True)
+    if STORE:
+        # the copy engine has read what this room held two steps ago before any warp passed the last barrier
+        room = ds_ring.index(slot % BUFFERS)
+        room.store(ds)
+        fence_async_shared()
+        tma.store_wait(1)
+        gl.thread_barrier()
+        tma.async_copy_shared_to_global(squares, [blob * KEYS + index * SQUARE, 0], room)
+    dk, dv, p16, ds16 = warpgroup_mma_wait(0, [dk, dv, p16, ds16])
+    mbarrier.arrive(empty.index(stage))
+    return dk, dv, slot + 1
+
+
+@gluon.jit
+def _consume_keys(
+    results, work, rooms, bars, squares, ds_ring, scale, gradient_scale, lo, hi, index, D: gl.constexpr,
+    STAGES: gl.constexpr, HAS_LO: gl.constexpr, HAS_HI: gl.constexpr, STORE: gl.constexpr, EARLY: gl.constexpr,
+):  # fmt: skip
+    """A consumer: its 64 keys of every piece, past all squares of the piece."""
+    table, entries, pieces = work
+    dk_out, dv_out, dk_stride, dv_stride = results
+    keys_full, keys_empty = bars[2], bars[3]
+    mma: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, D, 16])
+    rooms = (rooms[0], rooms[1], rooms[2], rooms[3], rooms[4], rooms[5], ds_ring)
+    own = (rooms[0].slice(SQUARE * index, SQUARE, 0), rooms[1].slice(SQUARE * index, SQUARE, 0))
+    slot = pieces * 0
+    turn = pieces * 0
+    for number in range(gl.program_id(0), pieces, gl.num_programs(0)):
+        piece = table + number * COLUMNS
+        steps, groups, masked, first = gl.load(piece), gl.load(piece + 1), gl.load(piece + 2), gl.load(piece + 3)
+        first_key, k_step, blob = gl.load(piece + 17), gl.load(piece + 18), gl.load(piece + 19)
+        dk = gl.full([SQUARE, D], 0.0, gl.float32, mma)
+        dv = gl.full([SQUARE, D], 0.0, gl.float32, mma)
+        if steps > 0:
+            mbarrier.wait(keys_full.index(0), turn & 1)
+            begin = slot
+            for group in range(groups):
+                count = gl.load(piece + GROUPS + 2 * group)
+                log_m = gl.load(piece + GROUPS + 2 * group + 1).to(gl.float32, bitcast=True)
+                for _ in range(count):
+                    dk, dv, slot = _step(
+                        dk, dv, slot, blob + slot - begin, 0, 1, 1, log_m, own, rooms, bars, squares, index, scale, lo, hi, D,
+                        STAGES, False, HAS_LO, HAS_HI, STORE, EARLY)  # fmt: skip
+            if HAS_LO or HAS_HI:
+                for step in range(steps - masked, steps):
+                    entry = entries + (first + step) * ENTRY
+                    q_step, offset = 1 << gl.load(entry + 1), gl.load(entry + 5) + gl.load(piece + 14) - first_key - index * SQUARE * k_step
+                    log_m = gl.load(entry + 6).to(gl.float32, bitcast=True)
+                    dk, dv, slot = _step(
+                        dk, dv, slot, blob + slot - begin, offset, q_step, k_step, log_m, own, rooms, bars, squares, index, scale, lo, hi, D,
+                        STAGES, True, HAS_LO, HAS_HI, STORE, EARLY)  # fmt: skip
+            mbarrier.arrive(keys_empty.index(0))
+            turn += 1
+            _put(dk_out, dk_stride, piece, dk * gradient_scale, first_key, k_step, index, D)
+            _put(dv_out, dv_stride, piece, dv, first_key, k_step, index, D)
+    if STORE:
+        tma.store_wait(0)
+
+
+@gluon.jit
+def _put(out, stride, piece, acc, first, step, index, D: gl.constexpr):
+    """A consumer's rows of a result."""
+    mma: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, D, 16])
+    batch, head = gl.load(piece + 15).to(gl.int64), gl.load(piece + 16).to(gl.int64)
+    token = (first + (index * SQUARE + gl.arange(0, SQUARE, gl.SliceLayout(1, mma))) * step).to(gl.int64)
+    column = gl.arange(0, D, gl.SliceLayout(0, mma))
+    place = (batch * stride[0] + head * stride[1] + token * stride[2])[:, None] + column[None, :]
+    gl.store(out + place, acc.to(out.dtype.element_ty))
+
+
+@gluon.jit(do_not_specialize=INTEGERS)
+def key_gradients(
+    k0, k1, k2, k3, k4, v0, v1, v2, v3, v4, q0, q1, q2, q3, q4, d0, d1, d2, d3, d4, lses, deltas, squares,
+    dk_out, dv_out, dk_stride, dv_stride, q_stride, dout_stride, table, entries, pieces, scale, gradient_scale, lo, hi,
+    D: gl.constexpr, STAGES: gl.constexpr, RATES: gl.constexpr, HAS_LO: gl.constexpr, HAS_HI: gl.constexpr,
+    STORE: gl.constexpr, EARLY: gl.constexpr, REGISTERS: gl.constexpr, LOADER_REGISTERS: gl.constexpr,
+):  # fmt: skip
+    """dk and dv of pieces of work, each 128 keys of one head and all squares that they are in; dS of those."""
+    dtype: gl.constexpr = k0.dtype
+    gl.static_assert(gl.num_warps() == 4)
+    k_room = gl.allocate_shared_memory(dtype, [KEYS, D], k0.layout)
+    v_room = gl.allocate_shared_memory(dtype, [KEYS, D], v0.layout)
+    q_ring = gl.allocate_shared_memory(dtype, [STAGES, SQUARE, D], q0.layout)
+    dout_ring = gl.allocate_shared_memory(dtype, [STAGES, SQUARE, D], d0.layout)
+    lse_ring = gl.allocate_shared_memory(gl.float32, [STAGES, SQUARE], lses.layout)
+    delta_ring = gl.allocate_shared_memory(gl.float32, [STAGES, SQUARE], deltas.layout)
+    full = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
+    empty = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
+    keys_full = gl.allocate_shared_memory(gl.int64, [1, 1], mbarrier.MBarrierLayout())
+    keys_empty = gl.allocate_shared_memory(gl.int64, [1, 1], mbarrier.MBarrierLayout())
+    for stage in gl.static_range(STAGES):
+        mbarrier.init(full.index(stage), count=1)
+        mbarrier.init(empty.index(stage), count=2)
+    mbarrier.init(keys_full.index(0), count=1)
+    mbarrier.init(keys_empty.index(0), count=2)
+    ds0 = lse_ring
+    ds1 = lse_ring
+    if STORE:
+        ds_layout: gl.constexpr = gl.NVMMASharedLayout.get_default_for([SQUARE, SQUARE], dtype)
+        ds0 = gl.allocate_shared_memory(dtype, [BUFFERS, SQUARE, SQUARE], ds_layout)
+        ds1 = gl.allocate_shared_memory(dtype, [BUFFERS, SQUARE, SQUARE], ds_layout)
+    rooms = (k_room, v_room, q_ring, dout_ring, lse_ring, delta_ring)
+    bars = (full, empty, keys_full, keys_empty)
+    matrices = ((k0, k1, k2, k3, k4), (v0, v1, v2, v3, v4), (q0, q1, q2, q3, q4), (d0, d1, d2, d3, d4), lses, deltas)
+    work = (table, entries, pieces)
+    results = (dk_out, dv_out, dk_stride, dv_stride)
+    gl.warp_specialize(
+        [(_consume_keys, (results, work, rooms, bars, squares, ds0, scale, gradient_scale, lo, hi, 0, D, STAGES, HAS_LO, HAS_HI, STORE, EARLY)),
+         (_consume_keys, (results, work, rooms, bars, squares, ds1, scale, gradient_scale, lo, hi, 1, D, STAGES, HAS_LO, HAS_HI, STORE, EARLY)),
+         (_load_keys, (matrices, work, (q_stride, dout_stride), rooms, bars, STAGES, RATES))],
+        [4, 1], [REGISTERS, LOADER_REGISTERS])  # fmt: skip
+
+
+# gradients of queries -----------------------------------------------------------------------------------------------
+
+
+@gluon.jit
+def _load_squares(matrices, squares, work, stride, rings, bars, STAGES: gl.constexpr, RATES: gl.constexpr):
+    """64 keys and the dS of both consumers' queries, step by step."""
+    table, entries, pieces = work
+    k_ring, ds_ring = rings
+    full, empty = bars
+    BYTES: gl.constexpr = matrices[0].block_type.nbytes + 2 * squares.block_type.nbytes
+    slot = pieces * 0
+    for number in range(gl.program_id(0), pieces, gl.num_programs(0)):
+        piece = table + number * COLUMNS
+        steps, first = gl.load(piece), gl.load(piece + 3)
+        token, column, blob = gl.load(piece + 9), gl.load(piece + 10), gl.load(piece + 19)
+        for step in range(steps):
+            entry = entries + (first + step) * ENTRY
+            rate, shift = gl.load(entry), gl.load(entry + 1)
+            row, residue = gl.load(entry + 2), gl.load(entry + 3)
+            one, two = gl.load(entry + 4), gl.load(entry + 5)
+            stage = slot % STAGES
+            bar = full.index(stage)
+            mbarrier.wait(empty.index(stage), (slot // STAGES & 1) ^ 1)
+            mbarrier.expect(bar, BYTES)
+            one = gl.where(one < 0, 0, one + blob * 2)
+            two = gl.where(two < 0, 0, two + blob * 2)
+            tma.async_copy_global_to_shared(squares, [one * SQUARE, 0], bar, ds_ring.index(2 * stage))
+            tma.async_copy_global_to_shared(squares, [two * SQUARE, 0], bar, ds_ring.index(2 * stage + 1))
+            _fetch(matrices, rate, (token >> shift) + row, column + residue * stride, bar, k_ring.index(stage), RATES)
+            slot += 1
+
+
+@gluon.jit
+def _consume_squares(result, work, rings, bars, scale, index, D: gl.constexpr, STAGES: gl.constexpr):
+    """A consumer: dq of its 64 queries of every piece."""
+    table, _entries, pieces = work
+    out, stride = result
+    k_ring, ds_ring = rings
+    full, empty = bars
+    mma: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, D, 16])
+    slot = pieces * 0
+    for number in range(gl.program_id(0), pieces, gl.num_programs(0)):
+        piece = table + number * COLUMNS
+        steps = gl.load(piece)
+        dq = gl.full([SQUARE, D], 0.0, gl.float32, mma)
+        for step in range(steps):
+            stage = slot % STAGES
+            mbarrier.wait(full.index(stage), slot // STAGES & 1)
+            dq = warpgroup_mma(ds_ring.index(2 * stage + index).permute((1, 0)), k_ring.index(stage), dq, is_async=True)
+            dq = warpgroup_mma_wait(1, [dq])
+            if step > 0:
+                mbarrier.arrive(empty.index((slot - 1) % STAGES))
+            slot += 1
+        if steps > 0:
+            dq = warpgroup_mma_wait(0, [dq])
+            mbarrier.arrive(empty.index((slot - 1) % STAGES))
+            _put(out, stride, piece, dq * scale, gl.load(piece + 17), gl.load(piece + 18), index, D)
+
+
+@gluon.jit(do_not_specialize=INTEGERS)
+def query_gradients(
+    k0, k1, k2, k3, k4, squares, dq_out, dq_stride, k_stride, table, entries, pieces, scale,
+    D: gl.constexpr, STAGES: gl.constexpr, RATES: gl.constexpr, REGISTERS: gl.constexpr, LOADER_REGISTERS: gl.constexpr,
+):  # fmt: skip
+    """dq of pieces of work, each 128 queries of one head and all squares that they are in."""
+    dtype: gl.constexpr = k0.dtype
+    gl.static_assert(gl.num_warps() == 4)
+    k_ring = gl.allocate_shared_memory(dtype, [STAGES, SQUARE, D], k0.layout)
+    ds_ring = gl.allocate_shared_memory(dtype, [2 * STAGES, SQUARE, SQUARE], squares.layout)
+    full = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
+    empty = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
+    for stage in gl.static_range(STAGES):
+        mbarrier.init(full.index(stage), count=1)
+        mbarrier.init(empty.index(stage), count=2)
+    rings = (k_ring, ds_ring)
+    bars = (full, empty)
+    work = (table, entries, pieces)
+    gl.warp_specialize(
+        [(_consume_squares, ((dq_out, dq_stride), work, rings, bars, scale, 0, D, STAGES)),
+         (_consume_squares, ((dq_out, dq_stride), work, rings, bars, scale, 1, D, STAGES)),
+         (_load_squares, ((k0, k1, k2, k3, k4), squares, work, k_stride, rings, bars, STAGES, RATES))],
+        [4, 1], [REGISTERS, LOADER_REGISTERS])  # fmt: skip
