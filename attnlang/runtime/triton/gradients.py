@@ -34,6 +34,7 @@ class Build:
 
     stages     tiles of queries in flight
     early      whether V d_out^T is begun together with K q^T
+    own        whether a consumer's K and V are in registers
     store      whether dS is written down, and dq is made of it; if not, dq is left to the kernel for all GPUs
     loads      steps in flight where dq is made
     registers  of a thread, as launched
@@ -42,6 +43,7 @@ class Build:
 
     stages: int
     early: bool
+    own: bool
     store: bool
     loads: int = 6
     registers: int = 168
@@ -53,7 +55,7 @@ class Build:
         return (self.registers * 3 - LOADER_REGISTERS) // 2 // 8 * 8
 
 
-TABLE: dict[int, Build] = {64: Build(4, True, store=False), 128: Build(2, False, store=True)}
+TABLE: dict[int, Build] = {64: Build(4, False, own=True, store=False), 128: Build(2, False, own=False, store=True)}
 """By head dimension; measured on an H100 (docs/kernels.md)."""
 
 
@@ -73,9 +75,7 @@ class Gradients:
     def run(self, tensors: tuple[Tensor, ...]) -> None:
         """Every launch on (q, k, v, d_out, log2 lse, delta, dq, dk, dv)."""
         if self.room:
-            room = tensors[Q].new_empty(self.room * SQUARE, SQUARE)
-            room[: 2 * SQUARE].zero_()
-            tensors = (*tensors, room)
+            tensors = (*tensors, tensors[Q].new_empty(self.room * SQUARE, SQUARE))
         launch(self.calls, tensors)
 
 
@@ -134,7 +134,7 @@ class _Given:
                 return None
             together = -(-len(whole) // -(-len(whole) // together))  # (chunks of one size)
         chunks = [whole[i : i + together] for i in range(0, len(whole), together)]
-        room = 2 * (together * most + 1) if self.build.store else 0
+        room = 2 * together * most if self.build.store else 0
         key_entries, query_entries = self._entries(keys), self._entries(queries)
         calls: list[Call] = []
         for chunk in chunks:
@@ -174,7 +174,7 @@ class _Given:
             {
                 "D": q.shape[-1], "STAGES": build.stages, "RATES": len(chain.matrices),
                 "HAS_LO": band.lo is not None, "HAS_HI": band.hi is not None, "STORE": build.store,
-                "EARLY": build.early, "REGISTERS": build.consumer_registers, "LOADER_REGISTERS": LOADER_REGISTERS,
+                "EARLY": build.early, "OWN": build.own, "REGISTERS": build.consumer_registers, "LOADER_REGISTERS": LOADER_REGISTERS,
                 "num_warps": 4, "maxnreg": build.registers,
             },
         )  # fmt: skip

@@ -90,7 +90,7 @@ def _load_keys(matrices, work, strides, rooms, bars, STAGES: gl.constexpr, RATES
 
 @gluon.jit
 def _step(
-    dk, dv, slot, blob, offset, q_step, k_step, log_m, own, rooms, bars, squares, index, scale, lo, hi, D: gl.constexpr,
+    dk, dv, slot, stored, blob, offset, q_step, k_step, log_m, own, rooms, bars, squares, index, scale, lo, hi, D: gl.constexpr,
     STAGES: gl.constexpr, MASKED: gl.constexpr, HAS_LO: gl.constexpr, HAS_HI: gl.constexpr, STORE: gl.constexpr, EARLY: gl.constexpr,
 ):  # fmt: skip
     """64 queries past 64 keys. `offset` is the first query's position less the first key's."""
@@ -131,8 +131,8 @@ def _step(
     ds16 = gl.convert_layout(ds, left)
     dk = warpgroup_mma(ds16, q_ring.index(stage), dk, is_async=True)
     if STORE:
-        # the copy engine has read what this room held two steps ago before any warp passed the last barrier
-        room = ds_ring.index(slot % BUFFERS)
+        # what this room held is read: before the last barrier the copy engine was waited for, but for its last square
+        room = ds_ring.index(stored % BUFFERS)
         room.store(ds)
         fence_async_shared()
         tma.store_wait(1)
@@ -140,13 +140,21 @@ def _step(
         tma.async_copy_shared_to_global(squares, [blob * KEYS + index * SQUARE, 0], room)
     dk, dv, p16, ds16 = warpgroup_mma_wait(0, [dk, dv, p16, ds16])
     mbarrier.arrive(empty.index(stage))
-    return dk, dv, slot + 1
+    return dk, dv, slot + 1, stored + 1
+
+
+@gluon.jit
+def _skip(slot, bars, STAGES: gl.constexpr):
+    """A step whose square only the other consumer has."""
+    mbarrier.wait(bars[0].index(slot % STAGES), slot // STAGES & 1)
+    mbarrier.arrive(bars[1].index(slot % STAGES))
+    return slot + 1
 
 
 @gluon.jit
 def _consume_keys(
     results, work, rooms, bars, squares, ds_ring, scale, gradient_scale, lo, hi, index, D: gl.constexpr,
-    STAGES: gl.constexpr, HAS_LO: gl.constexpr, HAS_HI: gl.constexpr, STORE: gl.constexpr, EARLY: gl.constexpr,
+    STAGES: gl.constexpr, HAS_LO: gl.constexpr, HAS_HI: gl.constexpr, STORE: gl.constexpr, EARLY: gl.constexpr, OWN: gl.constexpr,
 ):  # fmt: skip
     """A consumer: its 64 keys of every piece, past all squares of the piece."""
     table, entries, pieces = work
@@ -154,8 +162,9 @@ def _consume_keys(
     keys_full, keys_empty = bars[2], bars[3]
     mma: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, D, 16])
     rooms = (rooms[0], rooms[1], rooms[2], rooms[3], rooms[4], rooms[5], ds_ring)
-    own = (rooms[0].slice(SQUARE * index, SQUARE, 0), rooms[1].slice(SQUARE * index, SQUARE, 0))
+    left: gl.constexpr = gl.DotOperandLayout(0, gl.NVMMADistributedLayout([3, 0], [4, 1], [16, SQUARE, 16]), 2)
     slot = pieces * 0
+    stored = pieces * 0
     turn = pieces * 0
     for number in range(gl.program_id(0), pieces, gl.num_programs(0)):
         piece = table + number * COLUMNS
@@ -165,23 +174,36 @@ def _consume_keys(
         dv = gl.full([SQUARE, D], 0.0, gl.float32, mma)
         if steps > 0:
             mbarrier.wait(keys_full.index(0), turn & 1)
+            if OWN:
+                own_k = rooms[0].slice(SQUARE * index, SQUARE, 0).load(left)
+                own_v = rooms[1].slice(SQUARE * index, SQUARE, 0).load(left)
+                gl.thread_barrier()
+                mbarrier.arrive(keys_empty.index(0))
+            else:
+                own_k = rooms[0].slice(SQUARE * index, SQUARE, 0)
+                own_v = rooms[1].slice(SQUARE * index, SQUARE, 0)
+            own = (own_k, own_v)
             begin = slot
             for group in range(groups):
                 count = gl.load(piece + GROUPS + 2 * group)
                 log_m = gl.load(piece + GROUPS + 2 * group + 1).to(gl.float32, bitcast=True)
                 for _ in range(count):
-                    dk, dv, slot = _step(
-                        dk, dv, slot, blob + slot - begin, 0, 1, 1, log_m, own, rooms, bars, squares, index, scale, lo, hi, D,
+                    dk, dv, slot, stored = _step(
+                        dk, dv, slot, stored, blob + slot - begin, 0, 1, 1, log_m, own, rooms, bars, squares, index, scale, lo, hi, D,
                         STAGES, False, HAS_LO, HAS_HI, STORE, EARLY)  # fmt: skip
             if HAS_LO or HAS_HI:
                 for step in range(steps - masked, steps):
                     entry = entries + (first + step) * ENTRY
                     q_step, offset = 1 << gl.load(entry + 1), gl.load(entry + 5) + gl.load(piece + 14) - first_key - index * SQUARE * k_step
                     log_m = gl.load(entry + 6).to(gl.float32, bitcast=True)
-                    dk, dv, slot = _step(
-                        dk, dv, slot, blob + slot - begin, offset, q_step, k_step, log_m, own, rooms, bars, squares, index, scale, lo, hi, D,
-                        STAGES, True, HAS_LO, HAS_HI, STORE, EARLY)  # fmt: skip
-            mbarrier.arrive(keys_empty.index(0))
+                    if (gl.load(entry + 7) >> index & 1) != 0:
+                        dk, dv, slot, stored = _step(
+                            dk, dv, slot, stored, blob + slot - begin, offset, q_step, k_step, log_m, own, rooms, bars, squares, index, scale, lo, hi, D,
+                            STAGES, True, HAS_LO, HAS_HI, STORE, EARLY)  # fmt: skip
+                    else:
+                        slot = _skip(slot, bars, STAGES)
+            if not OWN:
+                mbarrier.arrive(keys_empty.index(0))
             turn += 1
             _put(dk_out, dk_stride, piece, dk * gradient_scale, first_key, k_step, index, D)
             _put(dv_out, dv_stride, piece, dv, first_key, k_step, index, D)
@@ -205,7 +227,7 @@ def key_gradients(
     k0, k1, k2, k3, k4, v0, v1, v2, v3, v4, q0, q1, q2, q3, q4, d0, d1, d2, d3, d4, lses, deltas, squares,
     dk_out, dv_out, dk_stride, dv_stride, q_stride, dout_stride, table, entries, pieces, scale, gradient_scale, lo, hi,
     D: gl.constexpr, STAGES: gl.constexpr, RATES: gl.constexpr, HAS_LO: gl.constexpr, HAS_HI: gl.constexpr,
-    STORE: gl.constexpr, EARLY: gl.constexpr, REGISTERS: gl.constexpr, LOADER_REGISTERS: gl.constexpr,
+    STORE: gl.constexpr, EARLY: gl.constexpr, OWN: gl.constexpr, REGISTERS: gl.constexpr, LOADER_REGISTERS: gl.constexpr,
 ):  # fmt: skip
     """dk and dv of pieces of work, each 128 keys of one head and all squares that they are in; dS of those."""
     dtype: gl.constexpr = k0.dtype
@@ -237,8 +259,8 @@ def key_gradients(
     work = (table, entries, pieces)
     results = (dk_out, dv_out, dk_stride, dv_stride)
     gl.warp_specialize(
-        [(_consume_keys, (results, work, rooms, bars, squares, ds0, scale, gradient_scale, lo, hi, 0, D, STAGES, HAS_LO, HAS_HI, STORE, EARLY)),
-         (_consume_keys, (results, work, rooms, bars, squares, ds1, scale, gradient_scale, lo, hi, 1, D, STAGES, HAS_LO, HAS_HI, STORE, EARLY)),
+        [(_consume_keys, (results, work, rooms, bars, squares, ds0, scale, gradient_scale, lo, hi, 0, D, STAGES, HAS_LO, HAS_HI, STORE, EARLY, OWN)),
+         (_consume_keys, (results, work, rooms, bars, squares, ds1, scale, gradient_scale, lo, hi, 1, D, STAGES, HAS_LO, HAS_HI, STORE, EARLY, OWN)),
          (_load_keys, (matrices, work, (q_stride, dout_stride), rooms, bars, STAGES, RATES))],
         [4, 1], [REGISTERS, LOADER_REGISTERS])  # fmt: skip
 
@@ -252,7 +274,7 @@ def _load_squares(matrices, squares, work, stride, rings, bars, STAGES: gl.const
     table, entries, pieces = work
     k_ring, ds_ring = rings
     full, empty = bars
-    BYTES: gl.constexpr = matrices[0].block_type.nbytes + 2 * squares.block_type.nbytes
+    BYTES: gl.constexpr = matrices[0].block_type.nbytes + squares.block_type.nbytes
     slot = pieces * 0
     for number in range(gl.program_id(0), pieces, gl.num_programs(0)):
         piece = table + number * COLUMNS
@@ -266,11 +288,14 @@ def _load_squares(matrices, squares, work, stride, rings, bars, STAGES: gl.const
             stage = slot % STAGES
             bar = full.index(stage)
             mbarrier.wait(empty.index(stage), (slot // STAGES & 1) ^ 1)
-            mbarrier.expect(bar, BYTES)
-            one = gl.where(one < 0, 0, one + blob * 2)
-            two = gl.where(two < 0, 0, two + blob * 2)
-            tma.async_copy_global_to_shared(squares, [one * SQUARE, 0], bar, ds_ring.index(2 * stage))
-            tma.async_copy_global_to_shared(squares, [two * SQUARE, 0], bar, ds_ring.index(2 * stage + 1))
+            if (one >= 0) & (two >= 0):
+                mbarrier.expect(bar, BYTES + squares.block_type.nbytes)
+            else:
+                mbarrier.expect(bar, BYTES)
+            if one >= 0:
+                tma.async_copy_global_to_shared(squares, [(one + blob * 2) * SQUARE, 0], bar, ds_ring.index(2 * stage))
+            if two >= 0:
+                tma.async_copy_global_to_shared(squares, [(two + blob * 2) * SQUARE, 0], bar, ds_ring.index(2 * stage + 1))
             _fetch(matrices, rate, (token >> shift) + row, column + residue * stride, bar, k_ring.index(stage), RATES)
             slot += 1
 
@@ -278,7 +303,7 @@ def _load_squares(matrices, squares, work, stride, rings, bars, STAGES: gl.const
 @gluon.jit
 def _consume_squares(result, work, rings, bars, scale, index, D: gl.constexpr, STAGES: gl.constexpr):
     """A consumer: dq of its 64 queries of every piece."""
-    table, _entries, pieces = work
+    table, entries, pieces = work
     out, stride = result
     k_ring, ds_ring = rings
     full, empty = bars
@@ -286,13 +311,16 @@ def _consume_squares(result, work, rings, bars, scale, index, D: gl.constexpr, S
     slot = pieces * 0
     for number in range(gl.program_id(0), pieces, gl.num_programs(0)):
         piece = table + number * COLUMNS
-        steps = gl.load(piece)
+        steps, first = gl.load(piece), gl.load(piece + 3)
         dq = gl.full([SQUARE, D], 0.0, gl.float32, mma)
         for step in range(steps):
             stage = slot % STAGES
             mbarrier.wait(full.index(stage), slot // STAGES & 1)
-            dq = warpgroup_mma(ds_ring.index(2 * stage + index).permute((1, 0)), k_ring.index(stage), dq, is_async=True)
-            dq = warpgroup_mma_wait(1, [dq])
+            if gl.load(entries + (first + step) * ENTRY + 4 + index) >= 0:
+                dq = warpgroup_mma(ds_ring.index(2 * stage + index).permute((1, 0)), k_ring.index(stage), dq, is_async=True)
+                dq = warpgroup_mma_wait(1, [dq])
+            else:
+                dq = warpgroup_mma_wait(0, [dq])
             if step > 0:
                 mbarrier.arrive(empty.index((slot - 1) % STAGES))
             slot += 1

@@ -226,7 +226,7 @@ def key_steps(chain: Chain, phase: int, n: int, planes: Planes) -> tuple[Steps, 
     """The steps of tiles of keys; for each square its step; and the squares. Entries:
 
     0 rate (its number), 1 log2 of it, 2 row and 3 residue of the first query, 4 its place in the planes of a vector,
-    5 its token, 6 bits of log2 m.
+    5 its token, 6 bits of log2 m, 7 which of the tile's two blocks of keys it meets (1, 2, or both: 3).
     """
     made = blocks(chain, phase)
     found = squares(chain, made)
@@ -234,13 +234,14 @@ def key_steps(chain: Chain, phase: int, n: int, planes: Planes) -> tuple[Steps, 
     name, at, both = np.unique(found.key // 2 * len(made.token) + found.query, return_inverse=True, return_counts=True)
     times = np.zeros_like(name)
     times[at] = found.times
+    who = np.bincount(at, 1 << found.key % 2, len(name)).astype(np.int64)
     part = np.bincount(at, ~found.whole, len(name)) > 0
     part |= both < 2
     tile, query = name // len(made.token), name % len(made.token)
     order = np.lexsort((query, times, part, tile))
     place = np.empty_like(order)
     place[order] = np.arange(len(order))
-    tile, query, times, part = tile[order], query[order], times[order], part[order]
+    tile, query, times, part, who = tile[order], query[order], times[order], part[order], who[order]
     step, token = made.step[query], made.token[query]
     rates = np.array(chain.matrices)
     rate = np.searchsorted(rates, step)
@@ -248,7 +249,7 @@ def key_steps(chain: Chain, phase: int, n: int, planes: Planes) -> tuple[Steps, 
     lies = np.array(planes.rates).searchsorted(step) * planes.size + residue * (n // step) + row
     shift = np.log2(step).astype(np.int64)
     bits = np.log2(times).astype(np.float32).view(np.int32).astype(np.int64)
-    entries = np.stack((rate, shift, row, residue, lies, token, bits, np.zeros_like(bits)), 1)
+    entries = np.stack((rate, shift, row, residue, lies, token, bits, who), 1)
     tiles = len(made.token) // 2
     first = np.searchsorted(tile, np.arange(tiles + 1))
     groups = np.zeros((tiles, 1 + 2 * MOST_GROUPS), np.int64)
@@ -336,7 +337,7 @@ def key_pieces(
         table[:, 9:11], table[:, 11:13] = _origin(q, unit), _origin(dout, unit)
         table[:, 13:17] = (unit.batch * heads + unit.head) * n, unit.start, unit.batch, unit.head
         table[:, 17], table[:, 18] = token, one.step
-        table[:, 19] = 1 + number * room + one.first[:-1]  # (before the first there is one of zeros)
+        table[:, 19] = number * room + one.first[:-1]
         table[:, GROUPS:] = one.groups[:, 1:]
         found.append(table)
     return np.concatenate(found)
@@ -356,7 +357,7 @@ def query_pieces(steps: Sequence[Steps], some: Sequence[Unit], room: int, k: See
         table[:, 0], table[:, 3] = np.diff(one.first), ahead[unit.phase] + one.first[:-1]
         table[:, 9:11] = _origin(k, unit)
         table[:, 15:17] = unit.batch, unit.head
-        table[:, 17], table[:, 18], table[:, 19] = unit.start + one.token, one.step, 1 + number * room
+        table[:, 17], table[:, 18], table[:, 19] = unit.start + one.token, one.step, number * room
         found.append(table)
     return np.concatenate(found)
 
