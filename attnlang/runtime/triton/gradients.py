@@ -33,7 +33,7 @@ class Build:
     """How programs are made up.
 
     stages     tiles of queries in flight
-    early      whether V d_out^T is begun together with K q^T
+    ahead      products of the next step that are begun in a step: none, K q^T, or V d_out^T as well
     own        whether a consumer's K and V are in registers
     store      whether dS is written down, and dq is made of it; if not, dq is left to the kernel for all GPUs
     loads      steps in flight where dq is made
@@ -42,7 +42,7 @@ class Build:
     """
 
     stages: int
-    early: bool
+    ahead: int
     own: bool
     store: bool
     loads: int = 6
@@ -55,7 +55,7 @@ class Build:
         return (self.registers * 3 - LOADER_REGISTERS) // 2 // 8 * 8
 
 
-TABLE: dict[int, Build] = {64: Build(4, False, own=True, store=False), 128: Build(2, False, own=False, store=True)}
+TABLE: dict[int, Build] = {64: Build(4, 2, own=True, store=False), 128: Build(3, 1, own=False, store=True)}
 """By head dimension; measured on an H100 (docs/kernels.md)."""
 
 
@@ -125,6 +125,8 @@ class _Given:
         batch, heads, n, _ = q.shape
         kinds = sorted(set(chain.phases))
         keys, queries = zip(*(_steps(chain, phase, n, self.planes) for phase in kinds), strict=True)
+        if any((np.diff(one.first) == 0).any() for one in (*keys, *queries)):
+            return None  # (nobody would write the rows that meet none)
         most = max(len(one.entries) for one in keys)
         whole = squares.units(chain, batch, n)
         together = len(whole)
@@ -174,7 +176,7 @@ class _Given:
             {
                 "D": q.shape[-1], "STAGES": build.stages, "RATES": len(chain.matrices),
                 "HAS_LO": band.lo is not None, "HAS_HI": band.hi is not None, "STORE": build.store,
-                "EARLY": build.early, "OWN": build.own, "REGISTERS": build.consumer_registers, "LOADER_REGISTERS": LOADER_REGISTERS,
+                "AHEAD": build.ahead, "OWN": build.own, "REGISTERS": build.consumer_registers, "LOADER_REGISTERS": LOADER_REGISTERS,
                 "num_warps": 4, "maxnreg": build.registers,
             },
         )  # fmt: skip

@@ -27,7 +27,7 @@ KEYS = gl.constexpr(128)
 """Keys of a program, and queries of one."""
 SQUARE = gl.constexpr(64)
 """Rows of a consumer, and of what streams past it."""
-COLUMNS = gl.constexpr(32)
+COLUMNS = gl.constexpr(40)
 """Integers of a piece of work: see `squares`."""
 ENTRY = gl.constexpr(8)
 """Integers of a step: see `squares`."""
@@ -89,29 +89,46 @@ def _load_keys(matrices, work, strides, rooms, bars, STAGES: gl.constexpr, RATES
 
 
 @gluon.jit
+def _products(slot, more, own, rooms, bars, D: gl.constexpr, STAGES: gl.constexpr, AHEAD: gl.constexpr):
+    """Begin K q^T of a slot, and V d_out^T with it if AHEAD is 2. Without `more` there is no such slot: it is nobody's result."""
+    mma: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, SQUARE, 16])
+    stage = slot % STAGES
+    if more:
+        mbarrier.wait(bars[0].index(stage), slot // STAGES & 1)
+    zero = gl.full([SQUARE, SQUARE], 0.0, gl.float32, mma)
+    s = warpgroup_mma(own[0], rooms[2].index(stage).permute((1, 0)), zero, use_acc=False, is_async=True)
+    dp = s
+    if AHEAD == 2:
+        dp = warpgroup_mma(own[1], rooms[3].index(stage).permute((1, 0)), zero, use_acc=False, is_async=True)
+    return s, dp
+
+
+@gluon.jit
+def _begin(slot, more, own, rooms, bars, D: gl.constexpr, STAGES: gl.constexpr, AHEAD: gl.constexpr):
+    """The products with which the first step of a piece begins."""
+    s, dp = _products(slot, more, own, rooms, bars, D, STAGES, AHEAD)
+    if AHEAD == 2:
+        s, dp = warpgroup_mma_wait(0, [s, dp])
+    else:
+        s = warpgroup_mma_wait(0, [s])
+        dp = s
+    return s, dp
+
+
+@gluon.jit
 def _step(
-    dk, dv, slot, stored, blob, offset, q_step, k_step, log_m, own, rooms, bars, squares, index, scale, lo, hi, D: gl.constexpr,
-    STAGES: gl.constexpr, MASKED: gl.constexpr, HAS_LO: gl.constexpr, HAS_HI: gl.constexpr, STORE: gl.constexpr, EARLY: gl.constexpr,
+    state, more, blob, offset, q_step, k_step, log_m, own, rooms, bars, squares, index, scale, lo, hi, D: gl.constexpr,
+    STAGES: gl.constexpr, MASKED: gl.constexpr, HAS_LO: gl.constexpr, HAS_HI: gl.constexpr, STORE: gl.constexpr, AHEAD: gl.constexpr,
 ):  # fmt: skip
-    """64 queries past 64 keys. `offset` is the first query's position less the first key's."""
-    own_k, own_v = own
+    """64 queries past 64 keys, and the first products of the next step. `offset`: the first query's position less the first key's."""
+    s, dp, dk, dv, slot, stored = state
     q_ring, dout_ring, lse_ring, delta_ring, ds_ring = rooms[2], rooms[3], rooms[4], rooms[5], rooms[6]
-    full, empty, _keys_full, _keys_empty = bars
     dtype: gl.constexpr = q_ring.dtype
     mma: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, SQUARE, 16])
     left: gl.constexpr = gl.DotOperandLayout(0, gl.NVMMADistributedLayout([3, 0], [4, 1], [16, D, 16]), 2)
     by_query: gl.constexpr = gl.SliceLayout(0, mma)
     stage = slot % STAGES
-    mbarrier.wait(full.index(stage), slot // STAGES & 1)
-    zero = gl.full([SQUARE, SQUARE], 0.0, gl.float32, mma)
-    s = warpgroup_mma(own_k, q_ring.index(stage).permute((1, 0)), zero, use_acc=False, is_async=True)
-    if EARLY:
-        dp = warpgroup_mma(own_v, dout_ring.index(stage).permute((1, 0)), zero, use_acc=False, is_async=True)
     lse = lse_ring.index(stage).load(by_query) - log_m
-    if EARLY:
-        s = warpgroup_mma_wait(1, [s])
-    else:
-        s = warpgroup_mma_wait(0, [s])
     p = gl.exp2(s * scale - lse[None, :])
     if MASKED:
         key = gl.arange(0, SQUARE, gl.SliceLayout(1, mma)) * k_step
@@ -121,15 +138,19 @@ def _step(
             p = gl.where(apart >= lo, p, 0.0)
         if HAS_HI:
             p = gl.where(apart <= hi, p, 0.0)
-    if not EARLY:
-        dp = warpgroup_mma(own_v, dout_ring.index(stage).permute((1, 0)), zero, use_acc=False, is_async=True)
+    if AHEAD < 2:
+        zero = gl.full([SQUARE, SQUARE], 0.0, gl.float32, mma)
+        dp = warpgroup_mma(own[1], dout_ring.index(stage).permute((1, 0)), zero, use_acc=False, is_async=True)
     p16 = gl.convert_layout(p.to(dtype), left)
     dv = warpgroup_mma(p16, dout_ring.index(stage), dv, is_async=True)
     delta = delta_ring.index(stage).load(by_query)
-    dp = warpgroup_mma_wait(1, [dp])
+    if AHEAD < 2:
+        dp = warpgroup_mma_wait(1, [dp])
     ds = (p * (dp - delta[None, :])).to(dtype)
     ds16 = gl.convert_layout(ds, left)
     dk = warpgroup_mma(ds16, q_ring.index(stage), dk, is_async=True)
+    if AHEAD > 0:
+        s, dp = _products(slot + 1, more, own, rooms, bars, D, STAGES, AHEAD)
     if STORE:
         # what this room held is read: before the last barrier the copy engine was waited for, but for its last square
         room = ds_ring.index(stored % BUFFERS)
@@ -138,9 +159,23 @@ def _step(
         tma.store_wait(1)
         gl.thread_barrier()
         tma.async_copy_shared_to_global(squares, [blob * KEYS + index * SQUARE, 0], room)
-    dk, dv, p16, ds16 = warpgroup_mma_wait(0, [dk, dv, p16, ds16])
-    mbarrier.arrive(empty.index(stage))
-    return dk, dv, slot + 1, stored + 1
+    if AHEAD == 2:
+        dk, dv, p16, ds16, s, dp = warpgroup_mma_wait(0, [dk, dv, p16, ds16, s, dp])
+        mbarrier.arrive(bars[1].index(stage))
+    elif AHEAD == 1:
+        dk, dv, p16, ds16, s = warpgroup_mma_wait(0, [dk, dv, p16, ds16, s])
+        mbarrier.arrive(bars[1].index(stage))
+        dp = s
+    else:
+        dk, dv, p16, ds16 = warpgroup_mma_wait(0, [dk, dv, p16, ds16])
+        mbarrier.arrive(bars[1].index(stage))
+        if more:
+            mbarrier.wait(bars[0].index((slot + 1) % STAGES), (slot + 1) // STAGES & 1)
+        zero = gl.full([SQUARE, SQUARE], 0.0, gl.float32, mma)
+        s = warpgroup_mma(own[0], q_ring.index((slot + 1) % STAGES).permute((1, 0)), zero, use_acc=False, is_async=True)
+        s = warpgroup_mma_wait(0, [s])
+        dp = s
+    return s, dp, dk, dv, slot + 1, stored + 1
 
 
 @gluon.jit
@@ -152,26 +187,48 @@ def _skip(slot, bars, STAGES: gl.constexpr):
 
 
 @gluon.jit
+def _masked(
+    state, count, begin, end, piece, entries, own, rooms, bars, squares, index, scale, lo, hi, D: gl.constexpr,
+    STAGES: gl.constexpr, HAS_LO: gl.constexpr, HAS_HI: gl.constexpr, STORE: gl.constexpr, AHEAD: gl.constexpr,
+):  # fmt: skip
+    """So many steps at the edges of the band; `begin` is the piece's first slot, `end` the last that this consumer has, and one."""
+    first, start = gl.load(piece + 3), gl.load(piece + 14)
+    first_key, k_step, blob = gl.load(piece + 17), gl.load(piece + 18), gl.load(piece + 19)
+    for _ in range(count):
+        step = state[4] - begin
+        entry = entries + (first + step) * ENTRY
+        q_step, offset = 1 << gl.load(entry + 1), gl.load(entry + 5) + start - first_key - index * SQUARE * k_step
+        log_m = gl.load(entry + 6).to(gl.float32, bitcast=True)
+        state = _step(
+            state, state[4] + 1 < end, blob + step, offset, q_step, k_step, log_m, own, rooms, bars, squares, index, scale, lo, hi, D,
+            STAGES, True, HAS_LO, HAS_HI, STORE, AHEAD)  # fmt: skip
+    return state
+
+
+@gluon.jit
 def _consume_keys(
     results, work, rooms, bars, squares, ds_ring, scale, gradient_scale, lo, hi, index, D: gl.constexpr,
-    STAGES: gl.constexpr, HAS_LO: gl.constexpr, HAS_HI: gl.constexpr, STORE: gl.constexpr, EARLY: gl.constexpr, OWN: gl.constexpr,
+    STAGES: gl.constexpr, HAS_LO: gl.constexpr, HAS_HI: gl.constexpr, STORE: gl.constexpr, AHEAD: gl.constexpr, OWN: gl.constexpr,
 ):  # fmt: skip
-    """A consumer: its 64 keys of every piece, past all squares of the piece."""
+    """A consumer: its 64 keys of every piece, past all squares of the piece.
+
+    Steps come in this order: those of the second consumer alone, those without a mask, those of both with one, those of
+    the first alone. So a consumer's own steps follow one another.
+    """
     table, entries, pieces = work
     dk_out, dv_out, dk_stride, dv_stride = results
     keys_full, keys_empty = bars[2], bars[3]
     mma: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, D, 16])
-    rooms = (rooms[0], rooms[1], rooms[2], rooms[3], rooms[4], rooms[5], ds_ring)
     left: gl.constexpr = gl.DotOperandLayout(0, gl.NVMMADistributedLayout([3, 0], [4, 1], [16, SQUARE, 16]), 2)
+    rooms = (rooms[0], rooms[1], rooms[2], rooms[3], rooms[4], rooms[5], ds_ring)
     slot = pieces * 0
     stored = pieces * 0
     turn = pieces * 0
     for number in range(gl.program_id(0), pieces, gl.num_programs(0)):
         piece = table + number * COLUMNS
-        steps, groups, masked, first = gl.load(piece), gl.load(piece + 1), gl.load(piece + 2), gl.load(piece + 3)
-        first_key, k_step, blob = gl.load(piece + 17), gl.load(piece + 18), gl.load(piece + 19)
-        dk = gl.full([SQUARE, D], 0.0, gl.float32, mma)
-        dv = gl.full([SQUARE, D], 0.0, gl.float32, mma)
+        steps, groups, masked = gl.load(piece), gl.load(piece + 1), gl.load(piece + 2)
+        blob = gl.load(piece + 19)
+        before, after = gl.load(piece + 32), gl.load(piece + 33)
         if steps > 0:
             mbarrier.wait(keys_full.index(0), turn & 1)
             if OWN:
@@ -184,27 +241,43 @@ def _consume_keys(
                 own_v = rooms[1].slice(SQUARE * index, SQUARE, 0)
             own = (own_k, own_v)
             begin = slot
+            end = begin + steps
+            if index == 0:
+                if HAS_LO:
+                    for _ in range(before):
+                        slot = _skip(slot, bars, STAGES)
+                before *= 0
+                masked += after
+                after *= 0
+            else:
+                end -= after
+            dk = gl.full([SQUARE, D], 0.0, gl.float32, mma)
+            dv = gl.full([SQUARE, D], 0.0, gl.float32, mma)
+            s, dp = _begin(slot, slot < end, own, rooms, bars, D, STAGES, AHEAD)
+            state = (s, dp, dk, dv, slot, stored)
+            if HAS_LO:
+                state = _masked(
+                    state, before, begin, end, piece, entries, own, rooms, bars, squares, index, scale, lo, hi, D,
+                    STAGES, HAS_LO, HAS_HI, STORE, AHEAD)  # fmt: skip
             for group in range(groups):
                 count = gl.load(piece + GROUPS + 2 * group)
                 log_m = gl.load(piece + GROUPS + 2 * group + 1).to(gl.float32, bitcast=True)
                 for _ in range(count):
-                    dk, dv, slot, stored = _step(
-                        dk, dv, slot, stored, blob + slot - begin, 0, 1, 1, log_m, own, rooms, bars, squares, index, scale, lo, hi, D,
-                        STAGES, False, HAS_LO, HAS_HI, STORE, EARLY)  # fmt: skip
+                    state = _step(
+                        state, state[4] + 1 < end, blob + state[4] - begin, 0, 1, 1, log_m, own, rooms, bars, squares, index, scale, lo, hi, D,
+                        STAGES, False, HAS_LO, HAS_HI, STORE, AHEAD)  # fmt: skip
             if HAS_LO or HAS_HI:
-                for step in range(steps - masked, steps):
-                    entry = entries + (first + step) * ENTRY
-                    q_step, offset = 1 << gl.load(entry + 1), gl.load(entry + 5) + gl.load(piece + 14) - first_key - index * SQUARE * k_step
-                    log_m = gl.load(entry + 6).to(gl.float32, bitcast=True)
-                    if (gl.load(entry + 7) >> index & 1) != 0:
-                        dk, dv, slot, stored = _step(
-                            dk, dv, slot, stored, blob + slot - begin, offset, q_step, k_step, log_m, own, rooms, bars, squares, index, scale, lo, hi, D,
-                            STAGES, True, HAS_LO, HAS_HI, STORE, EARLY)  # fmt: skip
-                    else:
-                        slot = _skip(slot, bars, STAGES)
+                state = _masked(
+                    state, masked, begin, end, piece, entries, own, rooms, bars, squares, index, scale, lo, hi, D,
+                    STAGES, HAS_LO, HAS_HI, STORE, AHEAD)  # fmt: skip
+            s, dp, dk, dv, slot, stored = state
+            if HAS_LO or HAS_HI:
+                for _ in range(after):
+                    slot = _skip(slot, bars, STAGES)
             if not OWN:
                 mbarrier.arrive(keys_empty.index(0))
             turn += 1
+            first_key, k_step = gl.load(piece + 17), gl.load(piece + 18)
             _put(dk_out, dk_stride, piece, dk * gradient_scale, first_key, k_step, index, D)
             _put(dv_out, dv_stride, piece, dv, first_key, k_step, index, D)
     if STORE:
@@ -227,7 +300,7 @@ def key_gradients(
     k0, k1, k2, k3, k4, v0, v1, v2, v3, v4, q0, q1, q2, q3, q4, d0, d1, d2, d3, d4, lses, deltas, squares,
     dk_out, dv_out, dk_stride, dv_stride, q_stride, dout_stride, table, entries, pieces, scale, gradient_scale, lo, hi,
     D: gl.constexpr, STAGES: gl.constexpr, RATES: gl.constexpr, HAS_LO: gl.constexpr, HAS_HI: gl.constexpr,
-    STORE: gl.constexpr, EARLY: gl.constexpr, OWN: gl.constexpr, REGISTERS: gl.constexpr, LOADER_REGISTERS: gl.constexpr,
+    STORE: gl.constexpr, AHEAD: gl.constexpr, OWN: gl.constexpr, REGISTERS: gl.constexpr, LOADER_REGISTERS: gl.constexpr,
 ):  # fmt: skip
     """dk and dv of pieces of work, each 128 keys of one head and all squares that they are in; dS of those."""
     dtype: gl.constexpr = k0.dtype
@@ -259,8 +332,8 @@ def key_gradients(
     work = (table, entries, pieces)
     results = (dk_out, dv_out, dk_stride, dv_stride)
     gl.warp_specialize(
-        [(_consume_keys, (results, work, rooms, bars, squares, ds0, scale, gradient_scale, lo, hi, 0, D, STAGES, HAS_LO, HAS_HI, STORE, EARLY, OWN)),
-         (_consume_keys, (results, work, rooms, bars, squares, ds1, scale, gradient_scale, lo, hi, 1, D, STAGES, HAS_LO, HAS_HI, STORE, EARLY, OWN)),
+        [(_consume_keys, (results, work, rooms, bars, squares, ds0, scale, gradient_scale, lo, hi, 0, D, STAGES, HAS_LO, HAS_HI, STORE, AHEAD, OWN)),
+         (_consume_keys, (results, work, rooms, bars, squares, ds1, scale, gradient_scale, lo, hi, 1, D, STAGES, HAS_LO, HAS_HI, STORE, AHEAD, OWN)),
          (_load_keys, (matrices, work, (q_stride, dout_stride), rooms, bars, STAGES, RATES))],
         [4, 1], [REGISTERS, LOADER_REGISTERS])  # fmt: skip
 

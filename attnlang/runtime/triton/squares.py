@@ -28,11 +28,13 @@ from attnlang.runtime.triton.pieces import Seen
 
 Ints: TypeAlias = npt.NDArray[np.int64]
 SQUARE, TILE = 64, 128
-COLUMNS, ENTRY = 32, 8
+COLUMNS, ENTRY = 40, 8
 """Integers of a piece and of an entry."""
 GROUPS = 20
 """Where the groups of a piece begin."""
-MOST_GROUPS = (COLUMNS - GROUPS) // 2
+MOST_GROUPS = 6
+ENDS = GROUPS + 2 * MOST_GROUPS
+"""And where its numbers of steps of one consumer alone are."""
 MOST_ENTRIES = 2**21
 """Entries of a table, 64 MiB of them; patterns with more squares in a unit run in the kernel for all GPUs."""
 
@@ -211,7 +213,9 @@ class Steps:
     entries  (steps, ENTRY), tile after tile
     first    of each tile: its first step; and one more, the number of steps
     token    of each tile: its first row, and `step` tokens from row to row
-    groups   of each tile of keys: so many groups of whole steps, (count, bits of log2 m) each; and masked steps
+    groups   of each tile of keys: so many groups of whole steps, (count, bits of log2 m) each
+    masked   and how many masked steps both of its blocks have
+    alone    and how many its second block has alone, and its first
     """
 
     entries: Ints
@@ -220,6 +224,7 @@ class Steps:
     step: Ints
     groups: Ints
     masked: Ints
+    alone: Ints
 
 
 def key_steps(chain: Chain, phase: int, n: int, planes: Planes) -> tuple[Steps, Ints, Squares, Blocks]:
@@ -238,7 +243,10 @@ def key_steps(chain: Chain, phase: int, n: int, planes: Planes) -> tuple[Steps, 
     part = np.bincount(at, ~found.whole, len(name)) > 0
     part |= both < 2
     tile, query = name // len(made.token), name % len(made.token)
-    order = np.lexsort((query, times, part, tile))
+    # steps of the second block alone, then those without a mask, of both blocks with one, of the first alone
+    place = np.where(who == 2, 0, np.where(part, np.where(who == 3, 2, 3), 1))
+    order = np.lexsort((query, times, place, tile))
+    alone = np.stack([np.bincount(tile[who == one], minlength=len(made.token) // 2) for one in (2, 1)], 1)
     place = np.empty_like(order)
     place[order] = np.arange(len(order))
     tile, query, times, part, who = tile[order], query[order], times[order], part[order], who[order]
@@ -260,8 +268,8 @@ def key_steps(chain: Chain, phase: int, n: int, planes: Planes) -> tuple[Steps, 
         groups[which, column] = many[which]
         groups[which, column + 1] = np.log2(times_).astype(np.float32).view(np.int32)
         groups[which, 0] += 1
-    masked = np.bincount(tile[part], minlength=tiles)
-    steps = Steps(entries, first, made.token[::2], made.step[::2], groups, masked)
+    masked = np.bincount(tile[part & (who == 3)], minlength=tiles)
+    steps = Steps(entries, first, made.token[::2], made.step[::2], groups, masked, alone)
     return steps, place[at], found, made
 
 
@@ -283,7 +291,7 @@ def query_steps(chain: Chain, at: Ints, found: Squares, made: Blocks) -> Steps:
     tiles = count // 2
     first = np.searchsorted(tile, np.arange(tiles + 1))
     none = np.zeros((tiles, 1 + 2 * MOST_GROUPS), np.int64)
-    return Steps(entries, first, made.token[::2], made.step[::2], none, none[:, 0])
+    return Steps(entries, first, made.token[::2], made.step[::2], none, none[:, 0], none[:, :2])
 
 
 # pieces of work -------------------------------------------------------------------------------------------------------
@@ -315,9 +323,10 @@ def key_pieces(
 ) -> Ints:
     """(pieces, COLUMNS) of tiles of keys, unit after unit. `room` is how many steps' squares a unit has room for.
 
-    0 steps, 1 groups, 2 masked steps, 3 first entry; row and column of 4 k and 6 v; 8 rate (its number);
+    0 steps, 1 groups, 2 masked steps of both blocks, 3 first entry; row and column of 4 k and 6 v; 8 rate (its number);
     of the unit: tokens and column of 9 q and 11 d_out, 13 place in a plane, 14 first token, 15 batch, 16 head;
-    17 first key, 18 tokens from key to key, 19 where its first square lies; 20.. groups: steps, bits of log2 m.
+    17 first key, 18 tokens from key to key, 19 where its first square lies; 20.. groups: steps, bits of log2 m;
+    32 steps of the second block alone, which come first, 33 of the first block alone, which come last.
     """
     k, v, q, dout = seen
     found: list[Ints] = []
@@ -338,7 +347,8 @@ def key_pieces(
         table[:, 13:17] = (unit.batch * heads + unit.head) * n, unit.start, unit.batch, unit.head
         table[:, 17], table[:, 18] = token, one.step
         table[:, 19] = number * room + one.first[:-1]
-        table[:, GROUPS:] = one.groups[:, 1:]
+        table[:, GROUPS:ENDS] = one.groups[:, 1:]
+        table[:, ENDS : ENDS + 2] = one.alone
         found.append(table)
     return np.concatenate(found)
 
