@@ -1,4 +1,4 @@
-"""Launching the kernels of `hopper_gradients`: what they can run, in which shapes, and with which arguments."""
+"""Launching the kernels of `hopper_gradients` and `hopper_queries`: what they can run, and with which arguments."""
 
 from __future__ import annotations
 
@@ -13,13 +13,14 @@ import torch
 from torch import Tensor
 
 from attnlang.plan import Plan
-from attnlang.runtime.triton import squares
+from attnlang.runtime.triton import square_steps, squares
 from attnlang.runtime.triton.kept import Call, Pointer, launch
 from attnlang.runtime.triton.matrices import Form, Matrix, layout_of, matrix, places_of, plane_size
 from attnlang.runtime.triton.nesting import Shape
 from attnlang.runtime.triton.pieces import Seen
 from attnlang.runtime.triton.specialised import HEAD_DIMS, LOADER_REGISTERS, available, multiprocessors
-from attnlang.runtime.triton.squares import SQUARE, TILE, Chain, Planes, Steps, Unit
+from attnlang.runtime.triton.square_steps import Planes, Steps
+from attnlang.runtime.triton.squares import SQUARE, TILE, Chain
 
 MOST_RATES = 5
 """Matrices of a tensor that a kernel takes."""
@@ -33,7 +34,7 @@ class Build:
     """How programs are made up.
 
     stages     tiles of queries in flight
-    ahead      products of the next step that are begun in a step: none, K q^T, or V d_out^T as well
+    ahead      whether K q^T and V d_out^T of a step are begun in the step before
     own        whether a consumer's K and V are in registers
     store      whether dS is written down, and dq is made of it; if not, dq is left to the kernel for all GPUs
     loads      steps in flight where dq is made
@@ -42,7 +43,7 @@ class Build:
     """
 
     stages: int
-    ahead: int
+    ahead: bool
     own: bool
     store: bool
     loads: int = 6
@@ -55,7 +56,10 @@ class Build:
         return (self.registers * 3 - LOADER_REGISTERS) // 2 // 8 * 8
 
 
-TABLE: dict[int, Build] = {64: Build(4, 2, own=True, store=False), 128: Build(3, 1, own=False, store=True)}
+TABLE: dict[int, Build] = {
+    64: Build(4, ahead=True, own=True, store=False),
+    128: Build(3, ahead=False, own=False, store=True),
+}
 """By head dimension; measured on an H100 (docs/kernels.md)."""
 
 
@@ -80,19 +84,24 @@ class Gradients:
 
 
 def gradients(
-    forms: tuple[Form, Form, Form, Form], plan: Plan, scale: float, build: Build | None, nest: bool, device: torch.device
+    forms: tuple[Form, Form, Form, Form],
+    plan: Plan,
+    scale: float,
+    build: Build | None,
+    nest: bool,
+    device: torch.device,
 ) -> Gradients | None:
-    """The launches on tensors like q, k, v and d_out, with a given build or the table's; None if these cannot be run."""
+    """The launches on tensors like q, k, v and d_out, with a given build or the table's; None if they cannot be run."""
     q, k = forms[:2]
     dim, n = q.shape[-1], q.shape[2]
     if not available(device) or q.dtype == torch.float32 or dim not in HEAD_DIMS or scale <= 0 or not nest:
         return None
     chains = squares.chains_of(plan, Shape(n, q.shape[1], k.shape[1], TILE, SQUARE), MOST_RATES)
-    if chains is None or any(squares.count_squares(chain) > squares.MOST_ENTRIES for chain in chains):
+    if chains is None or any(squares.count_squares(chain) > square_steps.MOST_ENTRIES for chain in chains):
         return None
     rates = tuple(sorted({1, *(rate for chain in chains for rate in chain.matrices)}))
     build = build or TABLE[dim]
-    given = _Given(forms, scale, build, Planes(rates, plane_size(*q.shape[:3], rates)), device)
+    given = _Given(forms, scale, build, Planes(rates, plane_size(q.shape[0], q.shape[1], n, rates)), device)
     made = [given.launches(chain) for chain in chains]
     if any(one is None for one in made):
         return None
@@ -114,10 +123,10 @@ class _Given:
         """The launches of a chain, and how many squares there has to be room for."""
         q, k, v, dout = self.forms
         rates = chain.matrices
-        seen = places_of((q, dout), rates), places_of((k, v), rates)
-        if seen[0] is None or seen[1] is None:
+        of_queries, of_keys = places_of((q, dout), rates), places_of((k, v), rates)
+        if of_queries is None or of_keys is None:
             return None
-        (q_place, dout_place), (k_place, v_place) = seen
+        (q_place, dout_place), (k_place, v_place) = of_queries, of_keys
         views = tuple(
             Seen(x.strides[2], place)
             for x, place in zip(self.forms, (q_place, k_place, v_place, dout_place), strict=True)
@@ -128,7 +137,7 @@ class _Given:
         if any((np.diff(one.first) == 0).any() for one in (*keys, *queries)):
             return None  # (nobody would write the rows that meet none)
         most = max(len(one.entries) for one in keys)
-        whole = squares.units(chain, batch, n)
+        whole = square_steps.units(chain, batch, n)
         together = len(whole)
         if self.build.store:
             together = min(together, self.build.room * _bytes(q) // (2 * most * SQUARE_BYTES))
@@ -140,10 +149,10 @@ class _Given:
         key_entries, query_entries = self._entries(keys), self._entries(queries)
         calls: list[Call] = []
         for chunk in chunks:
-            pieces = squares.key_pieces(keys, chunk, heads, n, most, (views[1], views[2], views[0], views[3]))
+            pieces = square_steps.key_pieces(keys, chunk, heads, n, most, (views[1], views[2], views[0], views[3]))
             calls.append(self._keys(chain, (q_place, k_place, v_place, dout_place), pieces, key_entries, room))
             if self.build.store:
-                pieces = squares.query_pieces(queries, chunk, most, views[1])
+                pieces = square_steps.query_pieces(queries, chunk, most, views[1])
                 calls.append(self._queries(chain, k_place, pieces, query_entries, room))
         return calls, room
 
@@ -176,13 +185,14 @@ class _Given:
             {
                 "D": q.shape[-1], "STAGES": build.stages, "RATES": len(chain.matrices),
                 "HAS_LO": band.lo is not None, "HAS_HI": band.hi is not None, "STORE": build.store,
-                "AHEAD": build.ahead, "OWN": build.own, "REGISTERS": build.consumer_registers, "LOADER_REGISTERS": LOADER_REGISTERS,
+                "AHEAD": build.ahead, "OWN": build.own,
+                "REGISTERS": build.consumer_registers, "LOADER_REGISTERS": LOADER_REGISTERS,
                 "num_warps": 4, "maxnreg": build.registers,
             },
         )  # fmt: skip
 
     def _queries(self, chain: Chain, k_place: Any, pieces: Any, entries: Tensor, room: int) -> Call:
-        kernel: Any = import_module("attnlang.runtime.triton.hopper_gradients").query_gradients
+        kernel: Any = import_module("attnlang.runtime.triton.hopper_queries").query_gradients
         q, k = self.forms[:2]
         table, size = self._table(pieces, 4)
         return Call(
@@ -202,13 +212,13 @@ class _Given:
     def _table(self, pieces: Any, each: int) -> tuple[Tensor, int]:
         """Pieces dealt out to programs, and the number of those."""
         programs = min(multiprocessors(self.device), len(pieces))
-        return torch.from_numpy(squares.dealt(pieces, programs, each)).to(self.device), programs
+        return torch.from_numpy(square_steps.dealt(pieces, programs, each)).to(self.device), programs
 
 
 @lru_cache(maxsize=64)
 def _steps(chain: Chain, phase: int, n: int, planes: Planes) -> tuple[Steps, Steps]:
-    keys, at, found, made = squares.key_steps(chain, phase, n, planes)
-    return keys, squares.query_steps(chain, at, found, made)
+    keys, at, found, made = square_steps.key_steps(chain, phase, n, planes)
+    return keys, square_steps.query_steps(chain, at, found, made)
 
 
 def _matrices(x: Form, number: int, place: Any, chain: Chain, rows: int) -> list[Matrix | None]:

@@ -1,15 +1,16 @@
-"""The gradients on Hopper GPUs: dS is computed once, written down, and dq is made of it. Five products a pair, not seven.
+"""Gradients of keys and values on Hopper GPUs; they leave dS behind, of which `hopper_queries` makes that of queries.
 
-Each program is a warp that loads and two groups of four warps, the consumers, as in `hopper`; all work is in squares
-of 64 keys and 64 queries, which `squares` enumerates on the host:
+So P and dS are computed once: five products a pair, not seven. As in `hopper`, a program is a warp that loads and two
+groups of four warps, the consumers. It owns 128 keys of a head and walks past all queries that they meet, 64 a step;
+each consumer has 64 of the keys:
 
-    key_gradients    a program owns 128 keys and walks past all queries that they meet; each consumer has 64 of them:
-                     P^T = exp2(k q^T - lse),  dv += P^T d_out,  dS^T = P^T (v d_out^T - delta),  dk += dS^T q
-                     and, if there is room for it, dS^T goes to memory, 8 KiB a square, by the copy engine
-    query_gradients  a program owns 128 queries and walks past the squares that `key_gradients` has left:  dq += dS k
+    P^T = exp2(k q^T - lse),  dv += P^T d_out,  dS^T = P^T (v d_out^T - delta),  dk += dS^T q
 
-Each program alone writes its rows, and adds in one order: no atomics, and two runs agree bit by bit. Rows of a tile are
-all in the same of some nested lattices, so a square has one multiplicity m, whose log2 is added to its scores.
+and dS^T goes to memory, 8 KiB a square of 64 x 64, by the copy engine, while the next step is computed. Each program
+alone writes its rows, and adds in one order: no atomics, and two runs agree bit by bit.
+
+Who meets whom is enumerated on the host (`squares`, `square_steps`). Rows of a tile are all in the same of some nested
+lattices, so all pairs of a square count as often, and log2 of that is added to its scores.
 """
 
 # ruff: noqa: E501 - calls keep one argument order, and gluon reads only plain statements
@@ -39,14 +40,11 @@ INTEGERS = ["pieces"]
 
 
 @gluon.jit
-def _fetch(matrices, rate, row, column, bar, room, RATES: gl.constexpr):
+def fetch(matrices, rate, row, column, bar, room, RATES: gl.constexpr):
     """A tile of the matrix of one of several rates."""
     for number in gl.static_range(RATES):
         if rate == number:
             tma.async_copy_global_to_shared(matrices[number], [row, column], bar, room)
-
-
-# gradients of keys --------------------------------------------------------------------------------------------------
 
 
 @gluon.jit
@@ -69,8 +67,8 @@ def _load_keys(matrices, work, strides, rooms, bars, STAGES: gl.constexpr, RATES
         if steps > 0:
             mbarrier.wait(keys_empty.index(0), (turn & 1) ^ 1)
             mbarrier.expect(keys_full.index(0), ks[0].block_type.nbytes + vs[0].block_type.nbytes)
-            _fetch(ks, rate, gl.load(piece + 4), gl.load(piece + 5), keys_full.index(0), k_room, RATES)
-            _fetch(vs, rate, gl.load(piece + 6), gl.load(piece + 7), keys_full.index(0), v_room, RATES)
+            fetch(ks, rate, gl.load(piece + 4), gl.load(piece + 5), keys_full.index(0), k_room, RATES)
+            fetch(vs, rate, gl.load(piece + 6), gl.load(piece + 7), keys_full.index(0), v_room, RATES)
             turn += 1
         for step in range(steps):
             entry = entries + (first + step) * ENTRY
@@ -81,36 +79,34 @@ def _load_keys(matrices, work, strides, rooms, bars, STAGES: gl.constexpr, RATES
             bar = full.index(stage)
             mbarrier.wait(empty.index(stage), (slot // STAGES & 1) ^ 1)
             mbarrier.expect(bar, BYTES)
-            _fetch(qs, rate, (q_token >> shift) + row, q_column + residue * q_stride, bar, q_ring.index(stage), RATES)
+            fetch(qs, rate, (q_token >> shift) + row, q_column + residue * q_stride, bar, q_ring.index(stage), RATES)
             tma.async_copy_global_to_shared(lses, [place], bar, lse_ring.index(stage))
-            _fetch(douts, rate, (dout_token >> shift) + row, dout_column + residue * dout_stride, bar, dout_ring.index(stage), RATES)
+            fetch(douts, rate, (dout_token >> shift) + row, dout_column + residue * dout_stride, bar, dout_ring.index(stage), RATES)
             tma.async_copy_global_to_shared(deltas, [place], bar, delta_ring.index(stage))
             slot += 1
 
 
 @gluon.jit
-def _products(slot, more, own, rooms, bars, D: gl.constexpr, STAGES: gl.constexpr, AHEAD: gl.constexpr):
-    """Begin K q^T of a slot, and V d_out^T with it if AHEAD is 2. Without `more` there is no such slot: it is nobody's result."""
-    mma: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, SQUARE, 16])
+def _products(slot, more, own, rooms, bars, STAGES: gl.constexpr):
+    """Begin K q^T and V d_out^T of a slot. Without `more` there is no such slot, and what comes out is nobody's result."""
     stage = slot % STAGES
     if more:
         mbarrier.wait(bars[0].index(stage), slot // STAGES & 1)
-    zero = gl.full([SQUARE, SQUARE], 0.0, gl.float32, mma)
+    zero = gl.full([SQUARE, SQUARE], 0.0, gl.float32, gl.NVMMADistributedLayout([3, 0], [4, 1], [16, SQUARE, 16]))
     s = warpgroup_mma(own[0], rooms[2].index(stage).permute((1, 0)), zero, use_acc=False, is_async=True)
-    dp = s
-    if AHEAD == 2:
-        dp = warpgroup_mma(own[1], rooms[3].index(stage).permute((1, 0)), zero, use_acc=False, is_async=True)
+    dp = warpgroup_mma(own[1], rooms[3].index(stage).permute((1, 0)), zero, use_acc=False, is_async=True)
     return s, dp
 
 
 @gluon.jit
-def _begin(slot, more, own, rooms, bars, D: gl.constexpr, STAGES: gl.constexpr, AHEAD: gl.constexpr):
-    """The products with which the first step of a piece begins."""
-    s, dp = _products(slot, more, own, rooms, bars, D, STAGES, AHEAD)
-    if AHEAD == 2:
+def _begin(slot, more, own, rooms, bars, STAGES: gl.constexpr, AHEAD: gl.constexpr):
+    """The products with which the first step of a piece begins, if they are begun ahead; anything else if not."""
+    mma: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, SQUARE, 16])
+    if AHEAD:
+        s, dp = _products(slot, more, own, rooms, bars, STAGES)
         s, dp = warpgroup_mma_wait(0, [s, dp])
     else:
-        s = warpgroup_mma_wait(0, [s])
+        s = gl.full([SQUARE, SQUARE], 0.0, gl.float32, mma)
         dp = s
     return s, dp
 
@@ -120,7 +116,7 @@ def _step(
     state, more, blob, offset, q_step, k_step, log_m, own, rooms, bars, squares, index, scale, lo, hi, D: gl.constexpr,
     STAGES: gl.constexpr, MASKED: gl.constexpr, HAS_LO: gl.constexpr, HAS_HI: gl.constexpr, STORE: gl.constexpr, AHEAD: gl.constexpr,
 ):  # fmt: skip
-    """64 queries past 64 keys, and the first products of the next step. `offset`: the first query's position less the first key's."""
+    """64 queries past 64 keys. `offset`: the first query's position less the first key's."""
     s, dp, dk, dv, slot, stored = state
     q_ring, dout_ring, lse_ring, delta_ring, ds_ring = rooms[2], rooms[3], rooms[4], rooms[5], rooms[6]
     dtype: gl.constexpr = q_ring.dtype
@@ -128,7 +124,13 @@ def _step(
     left: gl.constexpr = gl.DotOperandLayout(0, gl.NVMMADistributedLayout([3, 0], [4, 1], [16, D, 16]), 2)
     by_query: gl.constexpr = gl.SliceLayout(0, mma)
     stage = slot % STAGES
+    zero = gl.full([SQUARE, SQUARE], 0.0, gl.float32, mma)
+    if not AHEAD:
+        mbarrier.wait(bars[0].index(stage), slot // STAGES & 1)
+        s = warpgroup_mma(own[0], q_ring.index(stage).permute((1, 0)), zero, use_acc=False, is_async=True)
     lse = lse_ring.index(stage).load(by_query) - log_m
+    if not AHEAD:
+        s = warpgroup_mma_wait(0, [s])
     p = gl.exp2(s * scale - lse[None, :])
     if MASKED:
         key = gl.arange(0, SQUARE, gl.SliceLayout(1, mma)) * k_step
@@ -138,19 +140,18 @@ def _step(
             p = gl.where(apart >= lo, p, 0.0)
         if HAS_HI:
             p = gl.where(apart <= hi, p, 0.0)
-    if AHEAD < 2:
-        zero = gl.full([SQUARE, SQUARE], 0.0, gl.float32, mma)
+    if not AHEAD:
         dp = warpgroup_mma(own[1], dout_ring.index(stage).permute((1, 0)), zero, use_acc=False, is_async=True)
     p16 = gl.convert_layout(p.to(dtype), left)
     dv = warpgroup_mma(p16, dout_ring.index(stage), dv, is_async=True)
     delta = delta_ring.index(stage).load(by_query)
-    if AHEAD < 2:
+    if not AHEAD:
         dp = warpgroup_mma_wait(1, [dp])
     ds = (p * (dp - delta[None, :])).to(dtype)
     ds16 = gl.convert_layout(ds, left)
     dk = warpgroup_mma(ds16, q_ring.index(stage), dk, is_async=True)
-    if AHEAD > 0:
-        s, dp = _products(slot + 1, more, own, rooms, bars, D, STAGES, AHEAD)
+    if AHEAD:
+        s, dp = _products(slot + 1, more, own, rooms, bars, STAGES)
     if STORE:
         # what this room held is read: before the last barrier the copy engine was waited for, but for its last square
         room = ds_ring.index(stored % BUFFERS)
@@ -159,22 +160,13 @@ def _step(
         tma.store_wait(1)
         gl.thread_barrier()
         tma.async_copy_shared_to_global(squares, [blob * KEYS + index * SQUARE, 0], room)
-    if AHEAD == 2:
+    if AHEAD:
         dk, dv, p16, ds16, s, dp = warpgroup_mma_wait(0, [dk, dv, p16, ds16, s, dp])
-        mbarrier.arrive(bars[1].index(stage))
-    elif AHEAD == 1:
-        dk, dv, p16, ds16, s = warpgroup_mma_wait(0, [dk, dv, p16, ds16, s])
-        mbarrier.arrive(bars[1].index(stage))
-        dp = s
     else:
         dk, dv, p16, ds16 = warpgroup_mma_wait(0, [dk, dv, p16, ds16])
-        mbarrier.arrive(bars[1].index(stage))
-        if more:
-            mbarrier.wait(bars[0].index((slot + 1) % STAGES), (slot + 1) // STAGES & 1)
-        zero = gl.full([SQUARE, SQUARE], 0.0, gl.float32, mma)
-        s = warpgroup_mma(own[0], q_ring.index((slot + 1) % STAGES).permute((1, 0)), zero, use_acc=False, is_async=True)
-        s = warpgroup_mma_wait(0, [s])
-        dp = s
+        s = zero
+        dp = zero
+    mbarrier.arrive(bars[1].index(stage))
     return s, dp, dk, dv, slot + 1, stored + 1
 
 
@@ -253,7 +245,7 @@ def _consume_keys(
                 end -= after
             dk = gl.full([SQUARE, D], 0.0, gl.float32, mma)
             dv = gl.full([SQUARE, D], 0.0, gl.float32, mma)
-            s, dp = _begin(slot, slot < end, own, rooms, bars, D, STAGES, AHEAD)
+            s, dp = _begin(slot, slot < end, own, rooms, bars, STAGES, AHEAD)
             state = (s, dp, dk, dv, slot, stored)
             if HAS_LO:
                 state = _masked(
@@ -277,19 +269,20 @@ def _consume_keys(
             if not OWN:
                 mbarrier.arrive(keys_empty.index(0))
             turn += 1
-            first_key, k_step = gl.load(piece + 17), gl.load(piece + 18)
-            _put(dk_out, dk_stride, piece, dk * gradient_scale, first_key, k_step, index, D)
-            _put(dv_out, dv_stride, piece, dv, first_key, k_step, index, D)
+            k_step = gl.load(piece + 18)
+            first_key = gl.load(piece + 17) + index * SQUARE * k_step
+            put(dk_out, dk_stride, piece, dk * gradient_scale, first_key, k_step, D)
+            put(dv_out, dv_stride, piece, dv, first_key, k_step, D)
     if STORE:
         tma.store_wait(0)
 
 
 @gluon.jit
-def _put(out, stride, piece, acc, first, step, index, D: gl.constexpr):
-    """A consumer's rows of a result."""
+def put(out, stride, piece, acc, first, step, D: gl.constexpr):
+    """64 rows of a result, from token `first`, `step` tokens from one to the next."""
     mma: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, D, 16])
     batch, head = gl.load(piece + 15).to(gl.int64), gl.load(piece + 16).to(gl.int64)
-    token = (first + (index * SQUARE + gl.arange(0, SQUARE, gl.SliceLayout(1, mma))) * step).to(gl.int64)
+    token = (first + gl.arange(0, SQUARE, gl.SliceLayout(1, mma)) * step).to(gl.int64)
     column = gl.arange(0, D, gl.SliceLayout(0, mma))
     place = (batch * stride[0] + head * stride[1] + token * stride[2])[:, None] + column[None, :]
     gl.store(out + place, acc.to(out.dtype.element_ty))
@@ -302,7 +295,7 @@ def key_gradients(
     D: gl.constexpr, STAGES: gl.constexpr, RATES: gl.constexpr, HAS_LO: gl.constexpr, HAS_HI: gl.constexpr,
     STORE: gl.constexpr, AHEAD: gl.constexpr, OWN: gl.constexpr, REGISTERS: gl.constexpr, LOADER_REGISTERS: gl.constexpr,
 ):  # fmt: skip
-    """dk and dv of pieces of work, each 128 keys of one head and all squares that they are in; dS of those."""
+    """Compute dk and dv of pieces of work, each 128 keys of one head and all squares that they are in; dS of those."""
     dtype: gl.constexpr = k0.dtype
     gl.static_assert(gl.num_warps() == 4)
     k_room = gl.allocate_shared_memory(dtype, [KEYS, D], k0.layout)
@@ -335,94 +328,4 @@ def key_gradients(
         [(_consume_keys, (results, work, rooms, bars, squares, ds0, scale, gradient_scale, lo, hi, 0, D, STAGES, HAS_LO, HAS_HI, STORE, AHEAD, OWN)),
          (_consume_keys, (results, work, rooms, bars, squares, ds1, scale, gradient_scale, lo, hi, 1, D, STAGES, HAS_LO, HAS_HI, STORE, AHEAD, OWN)),
          (_load_keys, (matrices, work, (q_stride, dout_stride), rooms, bars, STAGES, RATES))],
-        [4, 1], [REGISTERS, LOADER_REGISTERS])  # fmt: skip
-
-
-# gradients of queries -----------------------------------------------------------------------------------------------
-
-
-@gluon.jit
-def _load_squares(matrices, squares, work, stride, rings, bars, STAGES: gl.constexpr, RATES: gl.constexpr):
-    """64 keys and the dS of both consumers' queries, step by step."""
-    table, entries, pieces = work
-    k_ring, ds_ring = rings
-    full, empty = bars
-    BYTES: gl.constexpr = matrices[0].block_type.nbytes + squares.block_type.nbytes
-    slot = pieces * 0
-    for number in range(gl.program_id(0), pieces, gl.num_programs(0)):
-        piece = table + number * COLUMNS
-        steps, first = gl.load(piece), gl.load(piece + 3)
-        token, column, blob = gl.load(piece + 9), gl.load(piece + 10), gl.load(piece + 19)
-        for step in range(steps):
-            entry = entries + (first + step) * ENTRY
-            rate, shift = gl.load(entry), gl.load(entry + 1)
-            row, residue = gl.load(entry + 2), gl.load(entry + 3)
-            one, two = gl.load(entry + 4), gl.load(entry + 5)
-            stage = slot % STAGES
-            bar = full.index(stage)
-            mbarrier.wait(empty.index(stage), (slot // STAGES & 1) ^ 1)
-            if (one >= 0) & (two >= 0):
-                mbarrier.expect(bar, BYTES + squares.block_type.nbytes)
-            else:
-                mbarrier.expect(bar, BYTES)
-            if one >= 0:
-                tma.async_copy_global_to_shared(squares, [(one + blob * 2) * SQUARE, 0], bar, ds_ring.index(2 * stage))
-            if two >= 0:
-                tma.async_copy_global_to_shared(squares, [(two + blob * 2) * SQUARE, 0], bar, ds_ring.index(2 * stage + 1))
-            _fetch(matrices, rate, (token >> shift) + row, column + residue * stride, bar, k_ring.index(stage), RATES)
-            slot += 1
-
-
-@gluon.jit
-def _consume_squares(result, work, rings, bars, scale, index, D: gl.constexpr, STAGES: gl.constexpr):
-    """A consumer: dq of its 64 queries of every piece."""
-    table, entries, pieces = work
-    out, stride = result
-    k_ring, ds_ring = rings
-    full, empty = bars
-    mma: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, D, 16])
-    slot = pieces * 0
-    for number in range(gl.program_id(0), pieces, gl.num_programs(0)):
-        piece = table + number * COLUMNS
-        steps, first = gl.load(piece), gl.load(piece + 3)
-        dq = gl.full([SQUARE, D], 0.0, gl.float32, mma)
-        for step in range(steps):
-            stage = slot % STAGES
-            mbarrier.wait(full.index(stage), slot // STAGES & 1)
-            if gl.load(entries + (first + step) * ENTRY + 4 + index) >= 0:
-                dq = warpgroup_mma(ds_ring.index(2 * stage + index).permute((1, 0)), k_ring.index(stage), dq, is_async=True)
-                dq = warpgroup_mma_wait(1, [dq])
-            else:
-                dq = warpgroup_mma_wait(0, [dq])
-            if step > 0:
-                mbarrier.arrive(empty.index((slot - 1) % STAGES))
-            slot += 1
-        if steps > 0:
-            dq = warpgroup_mma_wait(0, [dq])
-            mbarrier.arrive(empty.index((slot - 1) % STAGES))
-            _put(out, stride, piece, dq * scale, gl.load(piece + 17), gl.load(piece + 18), index, D)
-
-
-@gluon.jit(do_not_specialize=INTEGERS)
-def query_gradients(
-    k0, k1, k2, k3, k4, squares, dq_out, dq_stride, k_stride, table, entries, pieces, scale,
-    D: gl.constexpr, STAGES: gl.constexpr, RATES: gl.constexpr, REGISTERS: gl.constexpr, LOADER_REGISTERS: gl.constexpr,
-):  # fmt: skip
-    """dq of pieces of work, each 128 queries of one head and all squares that they are in."""
-    dtype: gl.constexpr = k0.dtype
-    gl.static_assert(gl.num_warps() == 4)
-    k_ring = gl.allocate_shared_memory(dtype, [STAGES, SQUARE, D], k0.layout)
-    ds_ring = gl.allocate_shared_memory(dtype, [2 * STAGES, SQUARE, SQUARE], squares.layout)
-    full = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
-    empty = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
-    for stage in gl.static_range(STAGES):
-        mbarrier.init(full.index(stage), count=1)
-        mbarrier.init(empty.index(stage), count=2)
-    rings = (k_ring, ds_ring)
-    bars = (full, empty)
-    work = (table, entries, pieces)
-    gl.warp_specialize(
-        [(_consume_squares, ((dq_out, dq_stride), work, rings, bars, scale, 0, D, STAGES)),
-         (_consume_squares, ((dq_out, dq_stride), work, rings, bars, scale, 1, D, STAGES)),
-         (_load_squares, ((k0, k1, k2, k3, k4), squares, work, k_stride, rings, bars, STAGES, RATES))],
         [4, 1], [REGISTERS, LOADER_REGISTERS])  # fmt: skip

@@ -115,7 +115,7 @@ def _finish(todo: Ready, *results: tuple[Tensor, Tensor]) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Backward:
-    """What `row_products` makes of every row, and then the gradients: by the kernels of `hopper_gradients`, or by others.
+    """What `row_products` makes of every row, and then gradients: by the kernels of `hopper_gradients`, or by others.
 
     rates    lse and delta are made in planes of these
     results  forms of dq, dk, dv
