@@ -13,12 +13,12 @@ import torch
 from torch import Tensor
 
 from attnlang.plan import Plan
-from attnlang.runtime.triton import square_steps, squares
+from attnlang.runtime.triton import specialised, square_steps, squares
 from attnlang.runtime.triton.kept import Call, Pointer, launch
 from attnlang.runtime.triton.matrices import Form, Matrix, layout_of, matrix, places_of, plane_size
 from attnlang.runtime.triton.nesting import Shape
 from attnlang.runtime.triton.pieces import Seen
-from attnlang.runtime.triton.specialised import HEAD_DIMS, LOADER_REGISTERS, available, multiprocessors
+from attnlang.runtime.triton.specialised import HEAD_DIMS, LOADER_REGISTERS
 from attnlang.runtime.triton.square_steps import Planes, Steps
 from attnlang.runtime.triton.squares import SQUARE, TILE, Chain
 
@@ -94,7 +94,7 @@ def gradients(
     """The launches on tensors like q, k, v and d_out, with a given build or the table's; None if they cannot be run."""
     q, k = forms[:2]
     dim, n = q.shape[-1], q.shape[2]
-    if not available(device) or q.dtype == torch.float32 or dim not in HEAD_DIMS or scale <= 0 or not nest:
+    if not specialised.available(device) or q.dtype == torch.float32 or dim not in HEAD_DIMS or scale <= 0 or not nest:
         return None
     chains = squares.chains_of(plan, Shape(n, q.shape[1], k.shape[1], TILE, SQUARE), MOST_RATES)
     if chains is None or any(squares.count_squares(chain) > square_steps.MOST_ENTRIES for chain in chains):
@@ -211,7 +211,7 @@ class _Given:
 
     def _table(self, pieces: Any, each: int) -> tuple[Tensor, int]:
         """Pieces dealt out to programs, and the number of those."""
-        programs = min(multiprocessors(self.device), len(pieces))
+        programs = min(specialised.multiprocessors(self.device), len(pieces))
         return torch.from_numpy(square_steps.dealt(pieces, programs, each)).to(self.device), programs
 
 
