@@ -45,7 +45,7 @@ def test_gradients_in_squares(
     ran: list[int] = []
     run = Gradients.run
     monkeypatch.setattr(Gradients, "run", lambda *given: (ran.append(1), run(*given))[1])
-    build = Build(2, ahead=ahead, own=dim == 64, store=store, room=8)
+    build = Build(2, ahead=ahead, own=dim == 64, store=store)
     errors, allowed = differences(replace(CASES[name], dim=dim, dtype=dtype), "cuda", replace(DEFAULT, build=build))
     assert ran
     for result, error, most in zip(NAMES, errors, allowed, strict=True):

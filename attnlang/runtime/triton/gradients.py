@@ -25,6 +25,8 @@ from attnlang.runtime.triton.squares import SQUARE, TILE, Chain
 MOST_RATES = 5
 """Matrices of a tensor that a kernel takes."""
 SQUARE_BYTES = 2 * SQUARE**2
+LEAST_ROOM = 2**28
+"""Bytes that there are for dS however small q is."""
 Q, K, V, DOUT, LSE, DELTA, DQ, DK, DV, ROOM = range(10)
 """The tensors of a launch, by number."""
 
@@ -39,7 +41,7 @@ class Build:
     store      whether dS is written down, and dq is made of it; if not, dq is left to the kernel for all GPUs
     loads      steps in flight where dq is made
     registers  of a thread, as launched
-    room       bytes for dS at most, as a multiple of q's
+    room       bytes for dS at most, as a multiple of q's (or LEAST_ROOM, if that is more)
     """
 
     stages: int
@@ -140,7 +142,7 @@ class _Given:
         whole = square_steps.units(chain, batch, n)
         together = len(whole)
         if self.build.store:
-            together = min(together, self.build.room * _bytes(q) // (2 * most * SQUARE_BYTES))
+            together = min(together, max(self.build.room * _bytes(q), LEAST_ROOM) // (2 * most * SQUARE_BYTES))
             if not together:
                 return None
             together = -(-len(whole) // -(-len(whole) // together))  # (chunks of one size)
