@@ -90,10 +90,21 @@ def overhead() -> str:
             for mode in ("eager", "compiled"):
                 for row in result["rows"]:
                     if (row["batch"], row["heads"], row["head_dim"], row["way"], row["mode"]) == (*shape, way, mode):
-                        cells += [f"{row['us'][what]:.0f} us" for what in ("forward", "forward_backward")]
+                        cells += [_us(row, what) for what in ("forward", "forward_backward")]
             if len(cells) == 4:
                 lines.append(f"| {', '.join(map(str, shape))} | {way} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+    return "\n".join([*lines, *_host_note(result)])
+
+
+def _us(row: dict[str, Any], what: str) -> str:
+    """A time, with a star where the GPU waited for the host; older results do not say."""
+    waited = "host_us" in row and row["host_us"][what] > 0.9 * row["us"][what]
+    return f"{row['us'][what]:.0f} us{'*' if waited else ''}"
+
+
+def _host_note(result: dict[str, Any]) -> list[str]:
+    known = any("host_us" in row for row in result["rows"])
+    return ["", "\\* The host took as long to launch it: the GPU waited for Python."] if known else []
 
 
 def _words(what: str) -> str:
