@@ -1,4 +1,4 @@
-"""LongNet on our kernels against the authors' algorithm, cuDNN on views without a copy, dense cuDNN, and FlexAttention.
+"""LongNet on our kernels against the authors' code, cuDNN on views without a copy, dense cuDNN, and FlexAttention.
 
     python benchmarks/longnet.py                # N = 131072, H12D64 and H16D128, full and causal; bfloat16, one GPU
     python benchmarks/longnet.py --flex         # FlexAttention too, at N = 32768 (its first result takes a minute)
@@ -19,7 +19,7 @@ import attnc
 import click
 import torch
 from common import RESULTS, machine, write_result
-from peers import cudnn_views, dense, flex, longnet_reference
+from peers import cudnn_views, dense, flex, longnet_fewer_copies, longnet_reference
 from torch import Tensor
 
 from attnlang.runtime import triton
@@ -94,6 +94,7 @@ def measure(heads: int, dim: int, causal: bool, n: int, repeats: int, with_flex:
     pairs = attnc.report(module.pattern, n=n, heads=heads, head_dim=dim, dependency=False).bag
     views = cudnn_views(plan, dim**-0.5)
     reference = longnet_reference(SEGMENTS, DILATIONS, causal)
+    fewer = longnet_fewer_copies(SEGMENTS, DILATIONS, causal)
 
     def views_both() -> object:
         out, lse = views.forward(q, k, v)
@@ -102,6 +103,7 @@ def measure(heads: int, dim: int, causal: bool, n: int, repeats: int, with_flex:
     runs: dict[str, tuple[Callable[[], object], Callable[[], object]]] = {
         "ours": (forward, forward_backward),
         "reference": (lambda: reference(q, k, v), both(reference, inputs)),
+        "reference_fewer_copies": (lambda: fewer(q, k, v), both(fewer, inputs)),
         "cudnn_views": (lambda: views.forward(q, k, v), views_both),
         "dense": (lambda: dense(causal)(q, k, v), both(dense(causal), inputs)),
     }
@@ -174,10 +176,11 @@ def plot(rows: list[dict[str, Any]], path: Path) -> None:
     for axis, what in zip(axes, ("forward", "forward_backward"), strict=True):
         labels = [f"D {r['head_dim']}\n{'causal' if r['causal'] else 'full'}" for r in rows]
         peers = [p for p in rows[0]["milliseconds"][what] if p != "flex"]
+        width = 0.8 / len(peers)
         for i, peer in enumerate(peers):
             heights = [r["milliseconds"][what].get(peer, math.nan) for r in rows]
-            axis.bar([x + 0.2 * i for x in range(len(rows))], heights, 0.2, label=peer.replace("_", " "))
-        axis.set_xticks([x + 0.3 for x in range(len(rows))], labels)
+            axis.bar([x + width * i for x in range(len(rows))], heights, width, label=peer.replace("_", " "))
+        axis.set_xticks([x + width * (len(peers) - 1) / 2 for x in range(len(rows))], labels)
         axis.set_yscale("log")
         axis.set_title(f"LongNet, N = {rows[0]['n']}, {what.replace('_', ' + ')}")
         axis.set_ylabel("ms")

@@ -1,51 +1,64 @@
 """What the module costs beside the same kernel called by hand, at N = 2048 on a GPU, in eager mode and compiled.
 
-    python benchmarks/overhead.py
+    python benchmarks/overhead.py                       # times
+    python benchmarks/overhead.py --trace kernels.txt   # what the GPU runs in one forward and backward, of each way
 
 By hand is torch's scaled_dot_product_attention on cuDNN and on flash-attention, the kernel chosen once, outside of what
 is timed; the module is causal attention on each backend that is there. Times are wall-clock, so that what Python does
-between launches counts. Everything is compiled anew, for its own shapes: no guard of another case is evaluated, and no
-graph comes from a cache on disk.
+between launches counts; beside each stands the host's part, the time until everything was launched: where both are the
+same, the GPU waited for Python. Everything is compiled anew in each round, for its own shapes: no guard of another case
+is evaluated, no graph comes from a cache on disk, and no process that helps a compiler runs beside what is timed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import statistics
+import time
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import attnc
 import click
 import torch
+import torch._inductor.config as inductor
 import torch.nn.functional as F  # noqa: N812 - the field's name for it
-from common import RESULTS, machine, median_seconds, write_result
+from common import RESULTS, machine, synchronize, write_result
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.profiler import ProfilerActivity, profile
 
 from attnlang.runtime.backends import AUTO, REFERENCE, names
 
 N = 2048
 SHAPES = ((1, 8, 64), (4, 16, 64), (4, 16, 128))
 """Batch, heads, head dimension."""
+SORTED = {"cuda": "device", "cpu": "cpu"}
+"""What torch's tables call the time of a device."""
 INNER = 10
 """Calls in a sample."""
+WARM = 0.3
+"""Seconds of calls before the first sample, in which what a compiler leaves behind comes to rest."""
+
+Way: TypeAlias = tuple[Callable[..., Any], AbstractContextManager[Any]]
+"""What is called, and within what."""
 
 
 def by_hand(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return F.scaled_dot_product_attention(q, k, v, is_causal=True)
 
 
-def ways(heads: int, backends: tuple[str, ...]) -> dict[str, tuple[Callable[..., Any], AbstractContextManager[Any]]]:
-    """What is timed, and within what."""
-    found: dict[str, tuple[Callable[..., Any], AbstractContextManager[Any]]] = {
-        "cudnn by hand": (by_hand, sdpa_kernel(SDPBackend.CUDNN_ATTENTION)),
-        "flash by hand": (by_hand, sdpa_kernel(SDPBackend.FLASH_ATTENTION)),
-    }
+def ways(heads: int, backends: tuple[str, ...], device: str) -> dict[str, Way]:
+    """What is timed."""
+    found: dict[str, Way] = {"cudnn by hand": (by_hand, sdpa_kernel(SDPBackend.CUDNN_ATTENTION))}
+    if device == "cpu":
+        found.clear()
+    found["flash by hand"] = by_hand, sdpa_kernel(SDPBackend.FLASH_ATTENTION)
     for backend in backends or (AUTO, *(name for name in names() if name != REFERENCE)):
         module = attnc.compile("causal", heads=heads, backend=backend)
         try:
-            module.choice("cuda", torch.bfloat16, 64)
+            module.choice(device, torch.bfloat16, 64)
         except ValueError as reason:
             print(f"not timed: {reason}")
         else:
@@ -53,50 +66,129 @@ def ways(heads: int, backends: tuple[str, ...]) -> dict[str, tuple[Callable[...,
     return found
 
 
-def times(run: Callable[..., Any], leaves: list[Tensor], dout: Tensor, repeats: int) -> dict[str, float]:
-    """Microseconds of a call without gradients, and of one with its backward pass."""
-
-    def forward() -> None:
-        with torch.no_grad():
-            for _ in range(INNER):
-                run(*leaves)
-
-    def both() -> None:
-        for _ in range(INNER):
-            torch.autograd.grad(run(*leaves), leaves, dout)
-
-    each = {"forward": forward, "forward_backward": both}
-    return {what: median_seconds(function, "cuda", repeats, 3) / INNER * 1e6 for what, function in each.items()}
-
-
-def measure(batch: int, heads: int, dim: int, repeats: int, backends: tuple[str, ...]) -> list[dict[str, Any]]:
-    q, k, v, dout = (torch.randn(batch, heads, N, dim, device="cuda", dtype=torch.bfloat16) for _ in range(4))
-    leaves = [x.requires_grad_() for x in (q, k, v)]
-    rows: list[dict[str, Any]] = []
-    for name, (function, context) in ways(heads, backends).items():
+def runs(each: dict[str, Way]) -> Iterator[tuple[str, str, Callable[..., Any]]]:
+    """Every way in both modes, compiled anew, within its context."""
+    for name, (function, context) in each.items():
         with context:
             for mode in ("eager", "compiled"):
                 torch.compiler.reset()
-                run = torch.compile(function) if mode == "compiled" else function
-                us = times(run, leaves, dout, repeats)
-                rows.append({"batch": batch, "heads": heads, "head_dim": dim, "way": name, "mode": mode, "us": us})
-                print(
-                    f"batch {batch}, {heads} heads of {dim}  {name:<18}{mode:<10}"
-                    f"{us['forward']:>9.1f} us  {us['forward_backward']:>9.1f} us",
-                    flush=True,
-                )
+                yield name, mode, torch.compile(function) if mode == "compiled" else function
+
+
+def tensors(batch: int, heads: int, dim: int, device: str) -> tuple[list[Tensor], Tensor]:
+    """Q, k and v, and d_out."""
+    q, k, v, dout = (torch.randn(batch, heads, N, dim, device=device, dtype=torch.bfloat16) for _ in range(4))
+    return [x.requires_grad_() for x in (q, k, v)], dout
+
+
+def samples(function: Callable[[], object], device: str, repeats: int) -> list[tuple[float, float]]:
+    """Microseconds of a call, and of the host's part in it, for each sample."""
+    end = time.perf_counter() + WARM
+    while time.perf_counter() < end:
+        function()
+        synchronize(device)
+    found: list[tuple[float, float]] = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        for _ in range(INNER):
+            function()
+        launched = time.perf_counter()
+        synchronize(device)
+        found.append(((time.perf_counter() - start) / INNER * 1e6, (launched - start) / INNER * 1e6))
+    return found
+
+
+def measure(
+    batch: int, heads: int, dim: int, repeats: int, rounds: int, backends: tuple[str, ...], device: str = "cuda"
+) -> list[dict[str, Any]]:
+    """Medians of all samples of all rounds, and of each round by itself."""
+    leaves, dout = tensors(batch, heads, dim, device)
+    seen: dict[tuple[str, str], dict[str, list[list[tuple[float, float]]]]] = {}
+    for _ in range(rounds):
+        for name, mode, run in runs(ways(heads, backends, device)):
+
+            def forward(run: Callable[..., Any] = run) -> None:
+                with torch.no_grad():
+                    run(*leaves)
+
+            def both(run: Callable[..., Any] = run) -> None:
+                torch.autograd.grad(run(*leaves), leaves, dout)
+
+            for what, function in (("forward", forward), ("forward_backward", both)):
+                kept = seen.setdefault((name, mode), {}).setdefault(what, [])
+                kept.append(samples(function, device, repeats))
+    rows: list[dict[str, Any]] = []
+    for (name, mode), each in seen.items():
+        row: dict[str, Any] = {"batch": batch, "heads": heads, "head_dim": dim, "way": name, "mode": mode}
+        row["us"] = {what: _median(found, 0) for what, found in each.items()}
+        row["host_us"] = {what: _median(found, 1) for what, found in each.items()}
+        row["rounds_us"] = {what: [_median([one], 0) for one in found] for what, found in each.items()}
+        rows.append(row)
     return rows
 
 
+def _median(rounds: list[list[tuple[float, float]]], place: int) -> float:
+    return statistics.median(sample[place] for one in rounds for sample in one)
+
+
+def show(row: dict[str, Any]) -> None:
+    title = f"batch {row['batch']}, {row['heads']} heads of {row['head_dim']}  {row['way']:<18}{row['mode']:<10}"
+    cells = [
+        f"{row['us'][what]:>8.1f} us ({row['host_us'][what]:.0f} on the host; "
+        f"rounds {', '.join(f'{us:.0f}' for us in row['rounds_us'][what])})"
+        for what in row["us"]
+    ]
+    print(title, *cells, flush=True)
+
+
+def trace(batch: int, heads: int, dim: int, backends: tuple[str, ...], device: str = "cuda") -> Iterator[str]:
+    """What one forward and backward runs, for each way: the device's kernels in their order, and torch's own table."""
+    leaves, dout = tensors(batch, heads, dim, device)
+    for name, mode, run in runs(ways(heads, backends, device)):
+        for _ in range(3):
+            torch.autograd.grad(run(*leaves), leaves, dout)
+        synchronize(device)
+        activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if device == "cuda" else [])]
+        with profile(activities=activities, acc_events=True) as seen:
+            torch.autograd.grad(run(*leaves), leaves, dout)
+            synchronize(device)
+        found = sorted(_kernels(seen.events() or (), device))
+        yield f"\nbatch {batch}, {heads} heads of {dim}: {name}, {mode}"
+        yield from (f"{us:>10.1f} us  {kernel[:150]}" for _, us, kernel in found)
+        yield f"{sum(us for _, us, _ in found):>10.1f} us  in all"
+        yield seen.key_averages().table(sort_by=f"self_{SORTED[device]}_time_total", row_limit=20)
+
+
+def _kernels(events: Iterable[Any], device: str) -> Iterator[tuple[float, float, str]]:
+    """Begin and length in microseconds, and name, of what a GPU ran; on the cpu, of outermost operators."""
+    for event in events:
+        wanted = event.device_type.name == "CUDA" if device == "cuda" else event.cpu_parent is None
+        if wanted and not event.is_user_annotation:  # (the compiler's own marks are on the GPU's time line too)
+            yield event.time_range.start, event.time_range.elapsed_us(), event.name
+
+
 @click.command()
-@click.option("--repeats", default=30, show_default=True, type=click.IntRange(1), help="Timed samples.")
+@click.option("--repeats", default=30, show_default=True, type=click.IntRange(1), help="Timed samples in a round.")
+@click.option("--rounds", default=3, show_default=True, type=click.IntRange(1), help="How often all is compiled anew.")
 @click.option("--backend", "backends", multiple=True, help="Only this backend of the module; may be repeated.")
+@click.option(
+    "--trace", "traced", type=click.Path(dir_okay=False, path_type=Path), help="Write what runs, time nothing."
+)
 @click.option("--out", default=RESULTS, type=click.Path(file_okay=False, path_type=Path), help="Folder of the result.")
-def main(repeats: int, backends: tuple[str, ...], out: Path) -> None:
+def main(repeats: int, rounds: int, backends: tuple[str, ...], traced: Path | None, out: Path) -> None:
     torch.compiler.config.force_disable_caches = True
+    inductor.compile_threads = 1
+    if traced is not None:
+        text = "\n".join(line for shape in SHAPES for line in trace(*shape, backends))
+        print(text)
+        traced.write_text(f"{text}\n", encoding="utf-8")
+        return
     rows: list[dict[str, Any]] = []
     for shape in SHAPES:
-        rows += measure(*shape, repeats, backends)
+        found = measure(*shape, repeats, rounds, backends)
+        for row in found:
+            show(row)
+        rows += found
         write_result("overhead", {"benchmark": "overhead", "machine": machine("cuda"), "n": N, "rows": rows}, out)
 
 

@@ -31,14 +31,22 @@ def longnet_dense() -> str:
 def longnet() -> str:
     """LongNet on our kernels and on others, from longnet.json."""
     result = _result("longnet")
-    lines = [_measured(result), "", "| | ours | authors' algorithm | cuDNN on views | dense cuDNN |"]
-    lines.append("| --- | ---: | ---: | ---: | ---: |")
+    peers = {"reference": "authors' algorithm"}  # (what the key meant before there were two)
+    if all("reference_fewer_copies" in times for row in result["rows"] for times in row["milliseconds"].values()):
+        peers = {"reference": "authors' code", "reference_fewer_copies": "with fewer copies"}
+    peers |= {"cudnn_views": "cuDNN on views", "dense": "dense cuDNN"}
+    lines = [
+        _measured(result),
+        "",
+        f"| | ours | {' | '.join(peers.values())} |",
+        "| --- |" + " ---: |" * (len(peers) + 1),
+    ]
     for row in result["rows"]:
         title = f"H{row['heads']}D{row['head_dim']} {'causal' if row['causal'] else 'full'}"
         for what, times in row["milliseconds"].items():
             mine = times["ours"]
-            peers = [f"{times[peer]:.1f} ({times[peer] / mine:.1f}x)" for peer in ("reference", "cudnn_views", "dense")]
-            lines.append(f"| {title}, {_words(what)} | {mine:.2f} ms | {' | '.join(peers)} |")
+            cells = [f"{times[peer]:.1f} ({times[peer] / mine:.1f}x)" for peer in peers]
+            lines.append(f"| {title}, {_words(what)} | {mine:.2f} ms | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
@@ -82,10 +90,21 @@ def overhead() -> str:
             for mode in ("eager", "compiled"):
                 for row in result["rows"]:
                     if (row["batch"], row["heads"], row["head_dim"], row["way"], row["mode"]) == (*shape, way, mode):
-                        cells += [f"{row['us'][what]:.0f} us" for what in ("forward", "forward_backward")]
+                        cells += [_us(row, what) for what in ("forward", "forward_backward")]
             if len(cells) == 4:
                 lines.append(f"| {', '.join(map(str, shape))} | {way} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+    return "\n".join([*lines, *_host_note(result)])
+
+
+def _us(row: dict[str, Any], what: str) -> str:
+    """A time, with a star where the GPU waited for the host; older results do not say."""
+    waited = "host_us" in row and row["host_us"][what] > 0.9 * row["us"][what]
+    return f"{row['us'][what]:.0f} us{'*' if waited else ''}"
+
+
+def _host_note(result: dict[str, Any]) -> list[str]:
+    known = any("host_us" in row for row in result["rows"])
+    return ["", "\\* The host took as long to launch it: the GPU waited for Python."] if known else []
 
 
 def _words(what: str) -> str:

@@ -25,7 +25,9 @@ from attnlang.runtime.calls import Call
 if TYPE_CHECKING:
     from attnlang.runtime.kernels import Kernel
 
-_forward = torch.ops.aten._scaled_dot_product_cudnn_attention.default
+# (private, as nothing else gives the lse; the same operator to autograd and to tracers as in torch.ops, and called 1 us
+# sooner; its backward is in torch.ops alone)
+_forward = torch._scaled_dot_product_cudnn_attention  # pyright: ignore[reportPrivateUsage, reportPrivateImportUsage]
 _backward = torch.ops.aten._scaled_dot_product_cudnn_attention_backward.default
 
 HOPPER = (9, 0)

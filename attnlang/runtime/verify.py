@@ -1,7 +1,6 @@
 """A compiled pattern against the formula of the language: out, lse and all gradients, at awkward lengths.
 
-In float64 backends must agree to rounding. In lesser precision the rule is flash-attention's: the error against
-float64 may be at most twice that of the plain formula computed in the same dtype.
+What each result may be off by is the rule of `attnlang.runtime.expected`.
 """
 
 from __future__ import annotations
@@ -14,8 +13,9 @@ import torch
 from torch import Tensor
 
 from attnlang.plan import Plan
-from attnlang.runtime import ops, reference
+from attnlang.runtime import ops
 from attnlang.runtime.backends import AUTO, FORWARD_ONLY, REFERENCE, load, names
+from attnlang.runtime.expected import NAMES, Expected, expected, results
 from attnlang.runtime.program import Program
 from attnlang.runtime.specimens import Specimen, specimen
 
@@ -24,8 +24,6 @@ if TYPE_CHECKING:
 
 HEAD_DIMS = {"cpu": 16, "cuda": 64}
 """What is tried where nothing else is asked for: small, and on a GPU of a size that its fastest kernels are for."""
-EXACT = 1e-12
-NAMES = ("out", "lse", "dq", "dk", "dv")
 
 Attention: TypeAlias = Callable[[Tensor, Tensor, Tensor, list[Tensor]], tuple[Tensor, Tensor]]
 """(q, k, v, tables) to out and lse."""
@@ -199,23 +197,25 @@ def _on(backend: str, program: str) -> Attention:
 
 @dataclass(frozen=True, eq=False, slots=True)
 class _Case:
-    """Inputs of one length and dtype, the exact results, and the errors that each may have."""
+    """Inputs of one length and dtype, and what they must give."""
 
     inputs: list[Tensor]
     tables: list[Tensor]
-    exact: list[Tensor]
-    allowed: tuple[float, ...]
+    expected: Expected
 
     def findings(self, runs: Sequence[tuple[str, Attention, bool]]) -> Iterator[Finding]:
         """Of each (backend, attention, whether it has a backward)."""
         n, dtype = self.inputs[0].size(2), str(self.inputs[0].dtype).removeprefix("torch.")
         for backend, run, backward in runs:
             try:
-                errors = _errors(_results(run, self.inputs, self.tables, backward), self.exact)
+                errors = self._errors(run, backward)
             except Exception as error:
                 error.add_note(f"backend {backend}, {dtype}, N = {n}")
                 raise
-            yield Finding(backend, dtype, n, errors, self.allowed[: len(errors)])
+            yield Finding(backend, dtype, n, errors, self.expected.allowed[: len(errors)])
+
+    def _errors(self, run: Attention, backward: bool) -> tuple[float, ...]:
+        return self.expected.errors(results(lambda q, k, v: run(q, k, v, self.tables), self.inputs, backward))
 
 
 def _case(what: Specimen, shape: tuple[int, int, int, int], dtype: torch.dtype, device: torch.device) -> _Case:
@@ -223,87 +223,6 @@ def _case(what: Specimen, shape: tuple[int, int, int, int], dtype: torch.dtype, 
     _, heads, n, dim = shape
     generator = torch.Generator().manual_seed(n)
     inputs = [torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype).to(device) for _ in range(4)]
-    scale = dim**-0.5
     filled = what.tables(n, heads)
     tables = [torch.from_numpy(filled[name]).to(device) for name, _ in what.pattern.tables]
-
-    def formula(kind: torch.dtype) -> Attention:
-        return lambda q, k, v, tables: reference.attention(q, k, v, what.pattern, scale, kind, tables)
-
-    exact = _results(formula(torch.float64), [x.double() for x in inputs], tables, True)
-    if dtype == torch.float64:
-        return _Case(inputs, tables, exact, (EXACT,) * len(NAMES))
-    plain = _errors(_results(formula(dtype), inputs, tables, True), exact)
-    m = torch.from_numpy(what.pattern.multiplicity(n, heads, **filled)).to(device)
-    slack = _rounding(inputs, exact, m, dtype, scale)
-    return _Case(inputs, tables, exact, tuple(2 * error + least for error, least in zip(plain, slack, strict=True)))
-
-
-def _rounding(
-    inputs: Sequence[Tensor], exact: Sequence[Tensor], m: Tensor, dtype: torch.dtype, scale: float
-) -> list[float]:
-    """What rounding alone may do to each result, so that a lucky plain formula does not make the rule unfair.
-
-    Storing a result, as flash-attention measures it, 2 max|(x + 0.3 - 0.3) - x|; and what float32 does on the way, to
-    first order. With u for one unit of rounding and |x| taken elementwise, a sum or product of terms t is off by
-    u sum|t|, so that
-
-        s    = scale <q, k>            by  u a,                a = scale <|q|, |k|>, which is at least |s|
-        lse                            by  u (sum_k p a + |lse| + 1)
-        p    = m exp(s - lse)          by  u p e,              e = a + sum_k p a + |lse| + 2: the argument's own error
-        out  = sum_k p v               by  u sum_k p (e + 1) |v|
-        delta = <d_out, out>           by  u (<|d_out|, |out|> + sum_k p (e |<d_out, v>| + <|d_out|, |v|>))
-        ds   = p (<d_out, v> - delta)  by  p (u e |<d_out, v> - delta| + u <|d_out|, |v|> + error of delta)
-        dq   = scale sum_k ds k        by  scale sum_k (error of ds + u |ds|) |k|
-
-    dk and dv are sums over queries: a key that n queries see adds up n terms, u sum|t|; but the errors *of* the terms
-    come from n rows that know nothing of each other, and add up as the root of their squares, of which 4 are allowed:
-
-        dv   = sum_q p d_out           by  u sum_q p |d_out| + 4 sqrt(sum_q (error of p)^2 d_out^2);  dk likewise
-
-    All that is some 1e-6 of a result, two orders below what a kernel that is wrong in its fourth digit differs by.
-    """
-    q, k, v, dout = (x.double() for x in inputs)
-    out, lse = exact[0], exact[1].unsqueeze(-1)
-    u = torch.finfo(torch.float32).eps
-    a = abs(scale) * (q.abs() @ k.abs().mT)
-    p = (m * (scale * (q @ k.mT) - lse).exp()).masked_fill(m == 0, 0.0)
-    row = (p * a).sum(-1, keepdim=True) + lse.abs().nan_to_num(posinf=0.0)
-    off_p = u * p * (a + row + 2)
-    off_out = (off_p + u * p) @ v.abs()
-    dp, off_dp = dout @ v.mT, u * dout.abs() @ v.abs().mT
-    inner = dp - (dout * out).sum(-1, keepdim=True)
-    off_delta = (u * dout * out).abs().sum(-1, keepdim=True) + (off_p * dp.abs() + p * off_dp).sum(-1, keepdim=True)
-    off_ds = off_p * inner.abs() + p * (off_dp + off_delta)
-    ds = (p * inner).abs()
-    way = (
-        off_out,
-        u * (row + 1),
-        abs(scale) * (off_ds + u * ds) @ k.abs(),
-        abs(scale) * (u * ds.mT @ q.abs() + 4 * (off_ds.square().mT @ q.square()).sqrt()),
-        u * p.mT @ dout.abs() + 4 * (off_p.square().mT @ dout.square()).sqrt(),
-    )
-    stored = [x.to(dtype) for x in exact]
-    storing = [2 * float(((x + 0.3 - 0.3) - x).nan_to_num().abs().max()) for x in stored]
-    return [a + float(b.max()) for a, b in zip(storing, way, strict=True)]
-
-
-def _results(attention: Attention, inputs: Sequence[Tensor], tables: list[Tensor], backward: bool) -> list[Tensor]:
-    q, k, v = (x.detach().clone().requires_grad_(backward) for x in inputs[:3])
-    out, lse = attention(q, k, v, tables)
-    grads = torch.autograd.grad(out, (q, k, v), inputs[3].to(out.dtype)) if backward else ()
-    return [out.detach(), lse.detach(), *grads]
-
-
-def _finite(lse: Tensor) -> Tensor:
-    """Lse with -inf, which must agree exactly, taken as a large number."""
-    return lse.double().masked_fill(lse == float("-inf"), -1e6)
-
-
-def _errors(results: Sequence[Tensor], exact: Sequence[Tensor]) -> tuple[float, ...]:
-    """The largest differences of the results that there are."""
-    found: list[float] = []
-    for place, (mine, true) in enumerate(zip(results, exact, strict=False)):
-        a, b = (_finite(mine), _finite(true)) if NAMES[place] == "lse" else (mine.double(), true.double())
-        found.append(float((a - b).abs().max()) if true.numel() else 0.0)
-    return tuple(found)
+    return _Case(inputs, tables, expected(what.pattern, inputs, dim**-0.5, tables))

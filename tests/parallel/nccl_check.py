@@ -2,6 +2,7 @@
 
     torchrun --nproc-per-node 2 tests/parallel/nccl_check.py
     torchrun --nproc-per-node 2 tests/parallel/nccl_check.py --backend triton --limit 60
+    torchrun --nproc-per-node 2 tests/parallel/nccl_check.py --backend triton --first 4
 
 After `--limit` seconds no other case is begun, and the run counts as failed.
 
@@ -48,13 +49,14 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--backend", default="auto")
     parser.add_argument("--limit", type=float, default=600.0)
+    parser.add_argument("--first", type=int, default=0, help="the first case to run, of those above")
     options = parser.parse_args()
     start = time.monotonic()
     rank = int(os.environ["RANK"])
     torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     dist.init_process_group("nccl", device_id=torch.device("cuda", torch.cuda.current_device()))
     failed = False
-    for text, kind in CASES:
+    for text, kind in CASES[options.first :]:
         passed = torch.tensor(time.monotonic() - start, device="cuda")
         dist.broadcast(passed, 0)
         if float(passed) > options.limit:

@@ -19,9 +19,16 @@ from triton.backends.compiler import GPUTarget
 from triton.backends.nvidia import driver as nvidia
 from triton.compiler.compiler import CompiledKernel
 
-from attnlang.runtime.triton import hopper, kernels, rows, run, specialised
+from attnlang.runtime.triton import hopper, hopper_gradients, hopper_queries, kernels, rows, run, specialised
 
-KERNELS = (kernels.attend, hopper.attend, rows.collect, rows.row_products)
+KERNELS = (
+    kernels.attend,
+    hopper.attend,
+    hopper_gradients.key_gradients,
+    hopper_queries.query_gradients,
+    rows.collect,
+    rows.row_products,
+)
 HOOKS = slice(10, 13)
 """Where the launcher takes hooks, and what they are told."""
 ELEMENTS = {"fp16": (2, 6), "bf16": (2, 10), "fp32": (4, 7)}
@@ -112,7 +119,7 @@ def recorder() -> Iterator[Recorder]:
         patch.setattr(nvidia, "compile_module_from_src", lambda **_: SimpleNamespace(launch=found.launch))
         patch.setattr(nvidia, "library_dirs", list)
         patch.setattr(specialised, "available", lambda _: True)
-        patch.setattr(specialised, "_multiprocessors", lambda _: 132)
+        patch.setattr(specialised, "multiprocessors", lambda _: 132)
         patch.setattr(run, "has_tensor_maps", lambda _: True)
         forget()
         yield found

@@ -22,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from launches_seen import Recorder, forget, recorder, tensors, without_addresses
 
 from attnlang.plan import Plan
-from attnlang.runtime.triton import kept, ready, run
+from attnlang.runtime.triton import gradients, kept, ready, run
 from attnlang.runtime.triton.kept import Call, Kept
 from attnlang.runtime.triton.ready import Options
 from attnlang.runtime.triton.run import DEFAULT
@@ -31,6 +31,7 @@ if not kept._known():
     pytest.skip("this triton's launcher is not known", allow_module_level=True)
 
 LONGNET = {"segments": [256, 512, 1024], "dilations": [1, 2, 4]}
+WHOLE = {"segments": [512, 1024], "dilations": [1, 2]}
 bf16, f16, f32 = torch.bfloat16, torch.float16, torch.float32
 
 
@@ -53,7 +54,7 @@ class Both:
         self.seen, self.kept, self.launches = seen, 0, 0
         self._launch, self._run = kept.launch, Kept.__call__
         patch.setattr(Kept, "__call__", lambda *given: self._counted(*given))
-        for module in (kept, ready, run):
+        for module in (kept, ready, run, gradients):
             patch.setattr(module, "launch", self._twice)
 
     def _counted(self, *given: Any) -> None:
@@ -88,6 +89,8 @@ POINTERS = Options(descriptors=False)
 CASES: dict[str, tuple[str, dict[str, object], tuple[Any, ...], Options]] = {
     "longnet": ("longnet", LONGNET, (4, 4, 2048, 64, bf16), DEFAULT),
     "longnet, heads apart": ("longnet", LONGNET, (4, 2, 1024, 128, f16, 2, False), DEFAULT),
+    "longnet, whole tiles": ("longnet", WHOLE, (2, 2, 1024, 64, f16, 2), DEFAULT),
+    "longnet, dS written down": ("longnet", WHOLE, (2, 2, 2048, 128, bf16, 2), DEFAULT),
     "longnet, kernel for all GPUs": ("longnet", LONGNET, (4, 4, 1024, 32, bf16), DEFAULT),
     "longnet, uneven": ("longnet", LONGNET, (4, 4, 1060, 64, bf16), DEFAULT),
     "longnet, one token more": ("longnet", LONGNET, (4, 4, 1025, 64, bf16), DEFAULT),

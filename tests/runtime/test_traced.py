@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from functools import partial
 from typing import Any
 
@@ -19,7 +20,7 @@ from torch.utils.checkpoint import checkpoint, create_selective_checkpoint_conte
 from torch.utils.flop_counter import FlopCounterMode
 
 from attnlang.nn import PatternAttention
-from attnlang.runtime import ops
+from attnlang.runtime import direct, ops
 
 
 @pytest.fixture(autouse=True)
@@ -71,6 +72,46 @@ def test_a_compiler_is_given_the_operator_for_the_rest(case: str) -> None:
     assert "attnlang.forward" in graphs.forward[0]
     assert "attnlang.backward" in graphs.backward[0]
     assert ON_CPU not in graphs.forward[0] + graphs.backward[0]
+
+
+def test_a_compiled_step_on_cudnn_is_two_calls_and_no_copy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """CuDNN's operators as the cpu's kernel can play them: what is between the leaves and them, there and back."""
+    aten, given, made = torch.ops.aten, list[Tensor](), list[Tensor]()
+
+    def forward(q: Tensor, k: Tensor, v: Tensor, _: None, lse: bool, dropout: float, causal: bool, **rest: Any) -> Any:
+        out, lse_ = aten._scaled_dot_product_flash_attention_for_cpu(q, k, v, dropout, causal, **rest)
+        none, seed = q.new_empty(0), torch.zeros((), dtype=torch.int64)
+        return out.contiguous(), lse_.contiguous().unsqueeze(-1), none, none, q.size(2), k.size(2), seed, seed, none
+
+    def backward(
+        dout: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, *rest: Any, **more: Any
+    ) -> Any:
+        run = aten._scaled_dot_product_flash_attention_for_cpu_backward
+        found = run(dout, q, k, v, out, lse.squeeze(-1), 0.0, rest[-1], **more)
+        given[:], made[:] = (dout, q, k, v), (x.contiguous() for x in found)
+        return tuple(made)
+
+    module, graphs = attnc.compile("causal", heads=4), _Graphs()
+    inputs = tensors(dtype=torch.float32)
+    true = with_grads(module, inputs)
+    monkeypatch.setattr(direct, "direct_program", lambda *_: direct.Direct(causal=True, on_gpu=True))
+    with torch.library._scoped_library("aten", "IMPL") as library:
+        library.impl("_scaled_dot_product_cudnn_attention", forward, "CPU")
+        library.impl("_scaled_dot_product_cudnn_attention_backward", backward, "CPU")
+        out = torch.compile(module, fullgraph=True, backend=graphs)(*inputs)
+        dout = torch.ones_like(out).cumsum(-1)
+        grads = torch.autograd.grad(out, inputs, dout)
+    same([out, *grads], [true[0], *true[2:]])
+    calls = [
+        re.findall(r"call_function\[target=torch\.ops\.(\S+?)\]", text) for text in (*graphs.forward, *graphs.backward)
+    ]
+    assert calls == [
+        ["aten._scaled_dot_product_cudnn_attention.default", "aten.squeeze.dim"],
+        ["attnlang.backward.default"],
+    ]
+    pointers = [[x.data_ptr() for x in each] for each in (given, (dout, *inputs), made, grads)]
+    assert pointers[0] == pointers[1]
+    assert pointers[2] == pointers[3]
 
 
 def test_one_graph_for_any_length() -> None:

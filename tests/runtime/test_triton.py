@@ -17,12 +17,13 @@ import torch
 
 from attnlang.plan import FULL, Band, Columns, Lattice, Plan, Runs
 from attnlang.runtime import triton
+from attnlang.runtime.expected import NAMES
 from attnlang.runtime.triton.launches import CARRY, FINAL, Launch, column_rows, launches, runs_of
 from attnlang.runtime.triton.nesting import Shape
 from attnlang.runtime.triton.tuning import FLOAT, HALF, KINDS, LIST_BLOCK, fitting, kind_of, padded, table
 
 sys.path.insert(0, str(Path(__file__).parent))
-from triton_cases import CASES, RESULTS
+from triton_cases import CASES
 
 needs_triton = pytest.mark.skipif(find_spec("triton") is None, reason="needs triton")
 ROOT = Path(__file__).parents[2]
@@ -48,7 +49,7 @@ def interpreted() -> dict[str, Any]:
 def test_equals_the_formula(name: str, interpreted: dict[str, Any]) -> None:
     found = interpreted[name]
     assert "failure" not in found, found.get("failure")
-    for result, error, allowed in zip(RESULTS, found["errors"], found["allowed"], strict=True):
+    for result, error, allowed in zip(NAMES, found["errors"], found["allowed"], strict=True):
         assert error <= allowed, f"{result} is off by {error:.1e}, allowed are {allowed:.1e}"
 
 

@@ -10,8 +10,10 @@ import attnc
 import pytest
 import torch
 
+from attnlang.runtime.expected import NAMES
+
 sys.path.insert(0, str(Path(__file__).parent))
-from triton_cases import CASES, RESULTS, Case, differences
+from triton_cases import CASES, Case, differences
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 LONGNET = {"segments": [1024, 2048, 4096], "dilations": [1, 2, 4]}
@@ -34,7 +36,7 @@ def run(case: Case) -> None:
     from attnlang.runtime.triton.run import DEFAULT
 
     errors, allowed = differences(case, "cuda", DEFAULT)
-    for result, error, most in zip(RESULTS, errors, allowed, strict=True):
+    for result, error, most in zip(NAMES, errors, allowed, strict=True):
         assert error <= most, f"{result} is off by {error:.1e}, allowed are {most:.1e}"
 
 

@@ -10,8 +10,9 @@ from attnc.lower import lower
 
 import attnlang
 from attnlang.runtime import sdpa, verify
+from attnlang.runtime.expected import NAMES
 from attnlang.runtime.specimens import Specimen
-from attnlang.runtime.verify import NAMES, verify_backends
+from attnlang.runtime.verify import verify_backends
 
 
 def small(name: str, **parameters: Any) -> tuple[Specimen, Any]:
@@ -45,7 +46,7 @@ def test_what_is_allowed_is_small_beside_the_results(name: str) -> None:
     what, plan = small(name, **{"global_tokens": {"tokens": [0, 5]}}.get(name, {}))
     for n in what.lengths:
         case = verify._case(what, (2, 2, n, 64), torch.float32, torch.device("cpu"))
-        for exact, most in zip(case.exact, case.allowed, strict=True):
+        for exact, most in zip(case.expected.exact, case.expected.allowed, strict=True):
             assert 1e-7 < most / float(exact.abs().max()) < 5e-5
     found = verify_backends(what, plan, backends=["sdpa"], dtypes=["float32"], device="cpu", head_dim=64)
     assert found.passed

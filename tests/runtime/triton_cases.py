@@ -18,9 +18,8 @@ import torch
 from torch import Tensor
 
 import attnlang
-from attnlang.runtime import reference
+from attnlang.runtime.expected import expected
 
-RESULTS = ("out", "lse", "dq", "dk", "dv")
 SEGMENTS = {"segments": [64, 128, 256], "dilations": [1, 2, 4]}
 STRICT = "pattern strict = offset(..-3)"
 GAPS = "pattern gaps = blocks(20) { offset(0..0) } & ~key(pos % 20 < 4) & ~query(pos % 20 < 4)"
@@ -88,7 +87,7 @@ def tables_of(case: Case, device: str) -> dict[str, Tensor]:
 
 
 def differences(case: Case, device: str = "cpu", options: Any = None) -> tuple[list[float], list[float]]:
-    """Largest errors of each result, and the largest allowed: twice those of the plain formula, and rounding."""
+    """Largest errors of each result, and the largest allowed, by the rule of `attnlang.runtime.expected`."""
     from attnlang.runtime.triton import run
 
     text = case.pattern.startswith("pattern")
@@ -107,36 +106,17 @@ def differences(case: Case, device: str = "cpu", options: Any = None) -> tuple[l
     q, dout, k, v = (tensor(heads) for heads in (case.heads, case.heads, case.kv_heads, case.kv_heads))
     tables = tables_of(case, device)
 
-    def formula(dtype: torch.dtype) -> list[Tensor]:
-        leaves = [x.detach().to(dtype).requires_grad_() for x in (q, k, v)]
-        out, lse = reference.attention(*leaves, pattern, scale, dtype, list(tables.values()))
-        return [out.detach(), lse.detach(), *torch.autograd.grad(out, leaves, dout.to(dtype))]
-
     def ours() -> list[Tensor]:
         out, lse = run.forward(q, k, v, plan, scale, tables, options)
         return [out, lse, *run.backward(dout, q, k, v, out, lse, plan, scale, tables, options)]
 
-    mine, exact, plain = ours(), formula(torch.float64), formula(dtype)
+    mine = ours()
     if case.repeat:
         assert all(torch.equal(a, b) for a, b in zip(mine, ours(), strict=True)), "two runs differ"
     assert mine[0].dtype == dtype
     assert mine[1].dtype == torch.float32
-    eps = 8 * torch.finfo(torch.float32).eps + (0 if dtype == torch.float32 else torch.finfo(dtype).eps)
-    allowed = [2 * d + eps * float(_finite(x).abs().max()) for d, x in zip(_differ(plain, exact), exact, strict=True)]
-    return _differ(mine, exact), allowed
-
-
-def _finite(x: Tensor) -> Tensor:
-    return x.double().masked_fill(x == float("-inf"), 0.0)
-
-
-def _differ(a: list[Tensor], b: list[Tensor]) -> list[float]:
-    """Largest differences; -inf must be in the same places."""
-    found: list[float] = []
-    for x, y in zip(a, b, strict=True):
-        same = torch.equal(x == float("-inf"), y == float("-inf"))
-        found.append(float((_finite(x) - _finite(y)).abs().max()) if same else float("inf"))
-    return found
+    true = expected(pattern, [q, k, v, dout], scale, list(tables.values()))
+    return list(true.errors(mine)), list(true.allowed)
 
 
 def interpret() -> None:

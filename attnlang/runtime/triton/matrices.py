@@ -96,7 +96,7 @@ def matrices(
         return None
     found: list[Matrix | None] = []
     for x, number, place in zip(streamed, numbers, places, strict=True):
-        made = [_matrix(x, number, place, rate, rows, gluon) for rate in rates]
+        made = [matrix(x, number, place, rate, rows, gluon) for rate in rates]
         found += made + [None] * (MOST_PARTS - len(made))
     return Matrices(tuple(found), places)
 
@@ -156,16 +156,17 @@ def _place(x: Form, rates: tuple[int, ...]) -> Place | None:
     return tokens[0], tokens[1], columns[0], columns[1]
 
 
-def _matrix(x: Form, number: int, place: Place, rate: int, rows: int, gluon: bool) -> Matrix:
+def matrix(x: Form, number: int, place: Place, rate: int, rows: int, gluon: bool) -> Matrix:
+    """The matrix of one rate of a tensor that is seen at this place, in tiles of so many rows."""
     batch, heads, n, dim = x.shape
     tokens = n + place[0] * (batch - 1) + place[1] * (heads - 1)
     width = dim + place[2] * (batch - 1) + place[3] * (heads - 1)
     stride = x.strides[2]
     shape, strides = (tokens // rate, (rate - 1) * stride + width), (rate * stride, 1)
-    return Matrix(number, shape, strides, (rows, dim), _layout(rows, dim, x.dtype) if gluon else None)
+    return Matrix(number, shape, strides, (rows, dim), layout_of(rows, dim, x.dtype) if gluon else None)
 
 
-def _layout(rows: int, dim: int, dtype: torch.dtype) -> Any:
+def layout_of(rows: int, dim: int, dtype: torch.dtype) -> Any:
     """How Gluon has a tile lie in shared memory."""
     from triton.experimental.gluon import language
 

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from attnlang.plan import Band, Plan
 from attnlang.runtime.triton import kernels, rows, streams
+from attnlang.runtime.triton.gradients import Build
 from attnlang.runtime.triton.kept import Call, Pointer, launch
 from attnlang.runtime.triton.launches import Launch, Mode, column_rows
 from attnlang.runtime.triton.matrices import Form, Matrices, Matrix, matrices, plane_size, planes
@@ -41,7 +42,8 @@ class Options:
     descriptors  tensor descriptors or pointers, instead of what the GPU has
     nest         whether nested lattices become one launch
     split        how programs of the specialised kernel are made up, instead of the table's
-    specialise   whether the kernel of `hopper` runs what it can
+    build        the same of the specialised kernels for gradients
+    specialise   whether the kernels of `hopper` and `hopper_gradients` run what they can
     """
 
     configs: tuple[tuple[Mode, Config], ...] = ()
@@ -49,6 +51,7 @@ class Options:
     list_block: int = LIST_BLOCK
     nest: bool = True
     split: Split | None = None
+    build: Build | None = None
     specialise: bool = True
 
 

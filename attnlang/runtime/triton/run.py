@@ -15,6 +15,7 @@ from torch import Tensor
 
 from attnlang.plan import Plan
 from attnlang.runtime.triton import measuring, rows, specialised
+from attnlang.runtime.triton.gradients import Gradients, gradients
 from attnlang.runtime.triton.kept import Call, Pointer, launch
 from attnlang.runtime.triton.launches import Mode
 from attnlang.runtime.triton.matrices import Form, form_of
@@ -70,17 +71,20 @@ def backward(
     forms = form_of(dout), form_of(q), form_of(k), form_of(v), form_of(out)
     given = plan, scale, options, *forms, q.device
     todo = _backward_filled(*given, contents_of(tables)) if tables else _backward(*given, None)
-    (dq_form,), (dk_form, dv_form) = todo.queries.results[:1], todo.keys.results
-    dq, dk, dv = dq_form.empty(q), dk_form.empty(k), dv_form.empty(v)
-    planes = len(todo.keys.rates), *lse.shape  # the first is the vector itself
+    dq, dk, dv = (form.empty(x) for form, x in zip(todo.results, (q, k, v), strict=True))
+    planes = len(todo.rates), *lse.shape  # the first is the vector itself
     log2_lse, delta = lse.new_empty(planes), lse.new_empty(planes)
     launch((todo.rows,), (out, dout, lse, delta, log2_lse))
-    (total,) = _totals(todo.queries, dq)
-    todo.queries.run(Operands(q, dout, k, v, log2_lse[0], delta[0], dq, dq, total, total))
-    _finish(todo.queries, (dq, total))
-    totals = _totals(todo.keys, dk, dv)
-    todo.keys.run(Operands(k, v, q, dout, log2_lse[0], delta[0], dk, dv, *totals))
-    _finish(todo.keys, (dk, totals[0]), (dv, totals[1]))
+    if todo.squares is not None:
+        todo.squares.run((q, k, v, dout, log2_lse, delta, dq, dk, dv))
+    if todo.queries is not None:
+        (total,) = _totals(todo.queries, dq)
+        todo.queries.run(Operands(q, dout, k, v, log2_lse[0], delta[0], dq, dq, total, total))
+        _finish(todo.queries, (dq, total))
+    if todo.keys is not None:
+        totals = _totals(todo.keys, dk, dv)
+        todo.keys.run(Operands(k, v, q, dout, log2_lse[0], delta[0], dk, dv, *totals))
+        _finish(todo.keys, (dk, totals[0]), (dv, totals[1]))
     return dq, dk, dv
 
 
@@ -111,11 +115,18 @@ def _finish(todo: Ready, *results: tuple[Tensor, Tensor]) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Backward:
-    """What `row_products` makes of every row, and then both passes."""
+    """What `row_products` makes of every row, and then gradients: by the kernels of `hopper_gradients`, or by others.
+
+    rates    lse and delta are made in planes of these
+    results  forms of dq, dk, dv
+    """
 
     rows: Call
-    queries: Ready
-    keys: Ready
+    rates: tuple[int, ...]
+    results: tuple[Form, Form, Form]
+    squares: Gradients | None
+    queries: Ready | None
+    keys: Ready | None
 
 
 def _make_forward(
@@ -150,9 +161,16 @@ def _make_backward(
 ) -> Backward:
     rest = q.shape[1], k.shape[1], plan, scale, options, device
     dq, dk, dv = q.like(), k.like(), v.like()
-    queries = _attend("query gradient", ((q, dout), (k, v), (dq, dq)), *rest).ready(plan, content, device)
-    keys = _attend("key gradient", ((k, v), (q, dout), (dk, dv)), *rest).ready(plan, content, device)
-    return Backward(_row_products(out, dout, keys.rates), queries, keys)
+    found = None
+    if options.specialise:
+        found = gradients((q, k, v, dout), plan, scale, options.build, options.nest, device)
+    queries = keys = None
+    if found is None or not found.room:
+        queries = _attend("query gradient", ((q, dout), (k, v), (dq, dq)), *rest).ready(plan, content, device)
+    if found is None:
+        keys = _attend("key gradient", ((k, v), (q, dout), (dk, dv)), *rest).ready(plan, content, device)
+    rates = found.rates if found else keys.rates if keys else ()
+    return Backward(_row_products(out, dout, rates), rates, (dq, dk, dv), found, queries, keys)
 
 
 _forward = lru_cache(maxsize=64)(_make_forward)

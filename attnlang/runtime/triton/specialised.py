@@ -90,7 +90,8 @@ def refusal(capability: tuple[int, int], version: str) -> str | None:
 
 
 @lru_cache
-def _multiprocessors(device: torch.device) -> int:
+def multiprocessors(device: torch.device) -> int:
+    """How many a GPU has."""
     return torch.cuda.get_device_properties(device).multi_processor_count
 
 
@@ -134,7 +135,7 @@ def _call(launch: Launch, q: Form, k: Form, v: Form, scale: float, split: Split,
         return None  # (a residue class that no position of so short a sequence is in)
     return Call(
         hopper.attend,
-        (min(len(table), split.resident * _multiprocessors(device)),),
+        (min(len(table), split.resident * multiprocessors(device)),),
         (
             *map(Pointer, (0, 6, 4, 8)), q.strides[:3], out.strides[:3], *seen.descriptors,
             log_m, table, len(table), n, heads, band.lo or 0, band.hi or 0, factor,

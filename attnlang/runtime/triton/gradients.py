@@ -1,0 +1,244 @@
+"""Launching the kernels of `hopper_gradients` and `hopper_queries`: what they can run, and with which arguments."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib import import_module
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from attnlang.plan import Plan
+from attnlang.runtime.triton import specialised, square_steps, squares
+from attnlang.runtime.triton.kept import Call, Pointer, launch
+from attnlang.runtime.triton.matrices import Form, Matrix, layout_of, matrix, places_of, plane_size
+from attnlang.runtime.triton.nesting import Shape
+from attnlang.runtime.triton.pieces import Seen
+from attnlang.runtime.triton.specialised import HEAD_DIMS, LOADER_REGISTERS
+from attnlang.runtime.triton.square_steps import Planes, Steps
+from attnlang.runtime.triton.squares import SQUARE, TILE, Chain
+
+MOST_RATES = 5
+"""Matrices of a tensor that a kernel takes."""
+SQUARE_BYTES = 2 * SQUARE**2
+LEAST_ROOM = 2**28
+"""Bytes that there are for dS however small q is."""
+Q, K, V, DOUT, LSE, DELTA, DQ, DK, DV, ROOM = range(10)
+"""The tensors of a launch, by number."""
+
+
+@dataclass(frozen=True, slots=True)
+class Build:
+    """How programs are made up.
+
+    stages     tiles of queries in flight
+    ahead      whether K q^T and V d_out^T of a step are begun in the step before
+    own        whether a consumer's K and V are in registers
+    store      whether dS is written down, and dq is made of it; if not, dq is left to the kernel for all GPUs
+    loads      steps in flight where dq is made
+    registers  of a thread, as launched
+    room       bytes for dS at most, as a multiple of q's (or LEAST_ROOM, if that is more)
+    """
+
+    stages: int
+    ahead: bool
+    own: bool
+    store: bool
+    loads: int = 6
+    registers: int = 168
+    room: int = 4
+
+    @property
+    def consumer_registers(self) -> int:
+        """What is left for a consumer's threads beside the loader's."""
+        return (self.registers * 3 - LOADER_REGISTERS) // 2 // 8 * 8
+
+
+TABLE: dict[int, Build] = {
+    64: Build(4, ahead=True, own=True, store=False),
+    128: Build(3, ahead=False, own=False, store=True),
+}
+"""By head dimension; measured on an H100 (docs/kernels.md)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Gradients:
+    """dk and dv, and dq as well where dS is written down, over tensors of one form.
+
+    calls  in order, all on the same room for dS
+    rates  lse and delta are given in planes of these rates
+    room   squares that there is room for
+    """
+
+    calls: tuple[Call, ...]
+    rates: tuple[int, ...]
+    room: int
+
+    def run(self, tensors: tuple[Tensor, ...]) -> None:
+        """Every launch on (q, k, v, d_out, log2 lse, delta, dq, dk, dv)."""
+        if self.room:
+            tensors = (*tensors, tensors[Q].new_empty(self.room * SQUARE, SQUARE))
+        launch(self.calls, tensors)
+
+
+def gradients(
+    forms: tuple[Form, Form, Form, Form],
+    plan: Plan,
+    scale: float,
+    build: Build | None,
+    nest: bool,
+    device: torch.device,
+) -> Gradients | None:
+    """The launches on tensors like q, k, v and d_out, with a given build or the table's; None if they cannot be run."""
+    q, k = forms[:2]
+    dim, n = q.shape[-1], q.shape[2]
+    if not specialised.available(device) or q.dtype == torch.float32 or dim not in HEAD_DIMS or scale <= 0 or not nest:
+        return None
+    chains = squares.chains_of(plan, Shape(n, q.shape[1], k.shape[1], TILE, SQUARE), MOST_RATES)
+    if chains is None or any(squares.count_squares(chain) > square_steps.MOST_ENTRIES for chain in chains):
+        return None
+    rates = tuple(sorted({1, *(rate for chain in chains for rate in chain.matrices)}))
+    build = build or TABLE[dim]
+    given = _Given(forms, scale, build, Planes(rates, plane_size(q.shape[0], q.shape[1], n, rates)), device)
+    made = [given.launches(chain) for chain in chains]
+    if any(one is None for one in made):
+        return None
+    found = [one for one in made if one is not None]
+    return Gradients(tuple(call for calls, _ in found for call in calls), rates, max(room for _, room in found))
+
+
+@dataclass(frozen=True, slots=True)
+class _Given:
+    """What all launches have in common."""
+
+    forms: tuple[Form, Form, Form, Form]
+    scale: float
+    build: Build
+    planes: Planes
+    device: torch.device
+
+    def launches(self, chain: Chain) -> tuple[list[Call], int] | None:
+        """The launches of a chain, and how many squares there has to be room for."""
+        q, k, v, dout = self.forms
+        rates = chain.matrices
+        of_queries, of_keys = places_of((q, dout), rates), places_of((k, v), rates)
+        if of_queries is None or of_keys is None:
+            return None
+        (q_place, dout_place), (k_place, v_place) = of_queries, of_keys
+        views = tuple(
+            Seen(x.strides[2], place)
+            for x, place in zip(self.forms, (q_place, k_place, v_place, dout_place), strict=True)
+        )
+        batch, heads, n, _ = q.shape
+        kinds = sorted(set(chain.phases))
+        keys, queries = zip(*(_steps(chain, phase, n, self.planes) for phase in kinds), strict=True)
+        if any((np.diff(one.first) == 0).any() for one in (*keys, *queries)):
+            return None  # (nobody would write the rows that meet none)
+        most = max(len(one.entries) for one in keys)
+        whole = square_steps.units(chain, batch, n)
+        together = len(whole)
+        if self.build.store:
+            together = min(together, max(self.build.room * _bytes(q), LEAST_ROOM) // (2 * most * SQUARE_BYTES))
+            if not together:
+                return None
+            together = -(-len(whole) // -(-len(whole) // together))  # (chunks of one size)
+        chunks = [whole[i : i + together] for i in range(0, len(whole), together)]
+        room = 2 * together * most if self.build.store else 0
+        key_entries, query_entries = self._entries(keys), self._entries(queries)
+        calls: list[Call] = []
+        for chunk in chunks:
+            pieces = square_steps.key_pieces(keys, chunk, heads, n, most, (views[1], views[2], views[0], views[3]))
+            calls.append(self._keys(chain, (q_place, k_place, v_place, dout_place), pieces, key_entries, room))
+            if self.build.store:
+                pieces = square_steps.query_pieces(queries, chunk, most, views[1])
+                calls.append(self._queries(chain, k_place, pieces, query_entries, room))
+        return calls, room
+
+    def _entries(self, steps: tuple[Steps, ...]) -> Tensor:
+        entries = np.concatenate([one.entries for one in steps]).astype(np.int32)
+        return torch.from_numpy(entries).to(self.device)
+
+    def _keys(self, chain: Chain, places: Any, pieces: Any, entries: Tensor, room: int) -> Call:
+        kernel: Any = import_module("attnlang.runtime.triton.hopper_gradients").key_gradients
+        q, k, v, dout = self.forms
+        q_place, k_place, v_place, dout_place = places
+        table, size = self._table(pieces, 4)
+        vector = _layout_of_vectors()
+        whole = (len(self.planes.rates) * self.planes.size,)
+        band, build = chain.band, self.build
+        descriptors = (
+            *_matrices(k, K, k_place, chain, TILE), *_matrices(v, V, v_place, chain, TILE),
+            *_matrices(q, Q, q_place, chain, SQUARE), *_matrices(dout, DOUT, dout_place, chain, SQUARE),
+            Matrix(LSE, whole, (1,), (SQUARE,), vector), Matrix(DELTA, whole, (1,), (SQUARE,), vector),
+            _room(room, q.dtype),
+        )  # fmt: skip
+        return Call(
+            kernel,
+            (size,),
+            (
+                *descriptors, Pointer(DK), Pointer(DV), k.like().strides[:3], v.like().strides[:3],
+                q.strides[2], dout.strides[2], table, entries, len(table), self.scale * math.log2(math.e), self.scale,
+                band.lo or 0, band.hi or 0,
+            ),
+            {
+                "D": q.shape[-1], "STAGES": build.stages, "RATES": len(chain.matrices),
+                "HAS_LO": band.lo is not None, "HAS_HI": band.hi is not None, "STORE": build.store,
+                "AHEAD": build.ahead, "OWN": build.own,
+                "REGISTERS": build.consumer_registers, "LOADER_REGISTERS": LOADER_REGISTERS,
+                "num_warps": 4, "maxnreg": build.registers,
+            },
+        )  # fmt: skip
+
+    def _queries(self, chain: Chain, k_place: Any, pieces: Any, entries: Tensor, room: int) -> Call:
+        kernel: Any = import_module("attnlang.runtime.triton.hopper_queries").query_gradients
+        q, k = self.forms[:2]
+        table, size = self._table(pieces, 4)
+        return Call(
+            kernel,
+            (size,),
+            (
+                *_matrices(k, K, k_place, chain, SQUARE), _room(room, q.dtype), Pointer(DQ), q.like().strides[:3],
+                k.strides[2], table, entries, len(table), self.scale,
+            ),
+            {
+                "D": q.shape[-1], "STAGES": self.build.loads, "RATES": len(chain.matrices),
+                "REGISTERS": self.build.consumer_registers, "LOADER_REGISTERS": LOADER_REGISTERS,
+                "num_warps": 4, "maxnreg": self.build.registers,
+            },
+        )  # fmt: skip
+
+    def _table(self, pieces: Any, each: int) -> tuple[Tensor, int]:
+        """Pieces dealt out to programs, and the number of those."""
+        programs = min(specialised.multiprocessors(self.device), len(pieces))
+        return torch.from_numpy(square_steps.dealt(pieces, programs, each)).to(self.device), programs
+
+
+@lru_cache(maxsize=64)
+def _steps(chain: Chain, phase: int, n: int, planes: Planes) -> tuple[Steps, Steps]:
+    keys, at, found, made = square_steps.key_steps(chain, phase, n, planes)
+    return keys, square_steps.query_steps(chain, at, found, made)
+
+
+def _matrices(x: Form, number: int, place: Any, chain: Chain, rows: int) -> list[Matrix | None]:
+    made: list[Matrix | None] = [matrix(x, number, place, rate, rows, gluon=True) for rate in chain.matrices]
+    return made + [None] * (MOST_RATES - len(made))
+
+
+def _room(count: int, dtype: torch.dtype) -> Matrix | None:
+    if not count:
+        return None
+    return Matrix(ROOM, (count * SQUARE, SQUARE), (SQUARE, 1), (SQUARE, SQUARE), layout_of(SQUARE, SQUARE, dtype))
+
+
+def _layout_of_vectors() -> Any:
+    from triton.experimental.gluon import language
+
+    return language.NVMMASharedLayout(swizzle_byte_width=0, element_bitwidth=32, rank=1)
+
+
+def _bytes(x: Form) -> int:
+    return math.prod(x.shape) * x.dtype.itemsize

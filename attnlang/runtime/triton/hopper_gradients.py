@@ -1,0 +1,331 @@
+"""Gradients of keys and values on Hopper GPUs; they leave dS behind, of which `hopper_queries` makes that of queries.
+
+So P and dS are computed once: five products a pair, not seven. As in `hopper`, a program is a warp that loads and two
+groups of four warps, the consumers. It owns 128 keys of a head and walks past all queries that they meet, 64 a step;
+each consumer has 64 of the keys:
+
+    P^T = exp2(k q^T - lse),  dv += P^T d_out,  dS^T = P^T (v d_out^T - delta),  dk += dS^T q
+
+and dS^T goes to memory, 8 KiB a square of 64 x 64, by the copy engine, while the next step is computed. Each program
+alone writes its rows, and adds in one order: no atomics, and two runs agree bit by bit.
+
+Who meets whom is enumerated on the host (`squares`, `square_steps`). Rows of a tile are all in the same of some nested
+lattices, so all pairs of a square count as often, and log2 of that is added to its scores.
+"""
+
+# ruff: noqa: E501 - calls keep one argument order, and gluon reads only plain statements
+from triton.experimental import gluon
+from triton.experimental.gluon import language as gl
+from triton.experimental.gluon.language.nvidia.hopper import (
+    fence_async_shared,
+    mbarrier,
+    tma,
+    warpgroup_mma,
+    warpgroup_mma_wait,
+)
+
+KEYS = gl.constexpr(128)
+"""Keys of a program, and queries of one."""
+SQUARE = gl.constexpr(64)
+"""Rows of a consumer, and of what streams past it."""
+COLUMNS = gl.constexpr(40)
+"""Integers of a piece of work: see `squares`."""
+ENTRY = gl.constexpr(8)
+"""Integers of a step: see `squares`."""
+GROUPS = gl.constexpr(20)
+"""Where the groups of a piece begin: so many steps, and log2 m."""
+BUFFERS = gl.constexpr(3)
+"""Squares of dS in shared memory, for each consumer."""
+INTEGERS = ["pieces"]
+
+
+@gluon.jit
+def fetch(matrices, rate, row, column, bar, room, RATES: gl.constexpr):
+    """A tile of the matrix of one of several rates."""
+    for number in gl.static_range(RATES):
+        if rate == number:
+            tma.async_copy_global_to_shared(matrices[number], [row, column], bar, room)
+
+
+@gluon.jit
+def _load_keys(matrices, work, strides, rooms, bars, STAGES: gl.constexpr, RATES: gl.constexpr):
+    """K and V of every piece, and what its steps need, in order."""
+    ks, vs, qs, douts, lses, deltas = matrices
+    table, entries, pieces = work
+    q_stride, dout_stride = strides
+    k_room, v_room, q_ring, dout_ring, lse_ring, delta_ring = rooms[0], rooms[1], rooms[2], rooms[3], rooms[4], rooms[5]
+    full, empty, keys_full, keys_empty = bars
+    BYTES: gl.constexpr = qs[0].block_type.nbytes + douts[0].block_type.nbytes + lses.block_type.nbytes + deltas.block_type.nbytes
+    slot = pieces * 0
+    turn = pieces * 0
+    for number in range(gl.program_id(0), pieces, gl.num_programs(0)):
+        piece = table + number * COLUMNS
+        steps, first, rate = gl.load(piece), gl.load(piece + 3), gl.load(piece + 8)
+        q_token, q_column = gl.load(piece + 9), gl.load(piece + 10)
+        dout_token, dout_column = gl.load(piece + 11), gl.load(piece + 12)
+        plane, start = gl.load(piece + 13), gl.load(piece + 14)
+        if steps > 0:
+            mbarrier.wait(keys_empty.index(0), (turn & 1) ^ 1)
+            mbarrier.expect(keys_full.index(0), ks[0].block_type.nbytes + vs[0].block_type.nbytes)
+            fetch(ks, rate, gl.load(piece + 4), gl.load(piece + 5), keys_full.index(0), k_room, RATES)
+            fetch(vs, rate, gl.load(piece + 6), gl.load(piece + 7), keys_full.index(0), v_room, RATES)
+            turn += 1
+        for step in range(steps):
+            entry = entries + (first + step) * ENTRY
+            rate, shift = gl.load(entry), gl.load(entry + 1)
+            row, residue, place = gl.load(entry + 2), gl.load(entry + 3), gl.load(entry + 4)
+            place += plane + (start >> shift)
+            stage = slot % STAGES
+            bar = full.index(stage)
+            mbarrier.wait(empty.index(stage), (slot // STAGES & 1) ^ 1)
+            mbarrier.expect(bar, BYTES)
+            fetch(qs, rate, (q_token >> shift) + row, q_column + residue * q_stride, bar, q_ring.index(stage), RATES)
+            tma.async_copy_global_to_shared(lses, [place], bar, lse_ring.index(stage))
+            fetch(douts, rate, (dout_token >> shift) + row, dout_column + residue * dout_stride, bar, dout_ring.index(stage), RATES)
+            tma.async_copy_global_to_shared(deltas, [place], bar, delta_ring.index(stage))
+            slot += 1
+
+
+@gluon.jit
+def _products(slot, more, own, rooms, bars, STAGES: gl.constexpr):
+    """Begin K q^T and V d_out^T of a slot. Without `more` there is no such slot, and what comes out is nobody's result."""
+    stage = slot % STAGES
+    if more:
+        mbarrier.wait(bars[0].index(stage), slot // STAGES & 1)
+    zero = gl.full([SQUARE, SQUARE], 0.0, gl.float32, gl.NVMMADistributedLayout([3, 0], [4, 1], [16, SQUARE, 16]))
+    s = warpgroup_mma(own[0], rooms[2].index(stage).permute((1, 0)), zero, use_acc=False, is_async=True)
+    dp = warpgroup_mma(own[1], rooms[3].index(stage).permute((1, 0)), zero, use_acc=False, is_async=True)
+    return s, dp
+
+
+@gluon.jit
+def _begin(slot, more, own, rooms, bars, STAGES: gl.constexpr, AHEAD: gl.constexpr):
+    """The products with which the first step of a piece begins, if they are begun ahead; anything else if not."""
+    mma: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, SQUARE, 16])
+    if AHEAD:
+        s, dp = _products(slot, more, own, rooms, bars, STAGES)
+        s, dp = warpgroup_mma_wait(0, [s, dp])
+    else:
+        s = gl.full([SQUARE, SQUARE], 0.0, gl.float32, mma)
+        dp = s
+    return s, dp
+
+
+@gluon.jit
+def _step(
+    state, more, blob, offset, q_step, k_step, log_m, own, rooms, bars, squares, index, scale, lo, hi, D: gl.constexpr,
+    STAGES: gl.constexpr, MASKED: gl.constexpr, HAS_LO: gl.constexpr, HAS_HI: gl.constexpr, STORE: gl.constexpr, AHEAD: gl.constexpr,
+):  # fmt: skip
+    """64 queries past 64 keys. `offset`: the first query's position less the first key's."""
+    s, dp, dk, dv, slot, stored = state
+    q_ring, dout_ring, lse_ring, delta_ring, ds_ring = rooms[2], rooms[3], rooms[4], rooms[5], rooms[6]
+    dtype: gl.constexpr = q_ring.dtype
+    mma: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, SQUARE, 16])
+    left: gl.constexpr = gl.DotOperandLayout(0, gl.NVMMADistributedLayout([3, 0], [4, 1], [16, D, 16]), 2)
+    by_query: gl.constexpr = gl.SliceLayout(0, mma)
+    stage = slot % STAGES
+    zero = gl.full([SQUARE, SQUARE], 0.0, gl.float32, mma)
+    if not AHEAD:
+        mbarrier.wait(bars[0].index(stage), slot // STAGES & 1)
+        s = warpgroup_mma(own[0], q_ring.index(stage).permute((1, 0)), zero, use_acc=False, is_async=True)
+    lse = lse_ring.index(stage).load(by_query) - log_m
+    if not AHEAD:
+        s = warpgroup_mma_wait(0, [s])
+    p = gl.exp2(s * scale - lse[None, :])
+    if MASKED:
+        key = gl.arange(0, SQUARE, gl.SliceLayout(1, mma)) * k_step
+        query = gl.arange(0, SQUARE, by_query) * q_step + offset
+        apart = key[:, None] - query[None, :]
+        if HAS_LO:
+            p = gl.where(apart >= lo, p, 0.0)
+        if HAS_HI:
+            p = gl.where(apart <= hi, p, 0.0)
+    if not AHEAD:
+        dp = warpgroup_mma(own[1], dout_ring.index(stage).permute((1, 0)), zero, use_acc=False, is_async=True)
+    p16 = gl.convert_layout(p.to(dtype), left)
+    dv = warpgroup_mma(p16, dout_ring.index(stage), dv, is_async=True)
+    delta = delta_ring.index(stage).load(by_query)
+    if not AHEAD:
+        dp = warpgroup_mma_wait(1, [dp])
+    ds = (p * (dp - delta[None, :])).to(dtype)
+    ds16 = gl.convert_layout(ds, left)
+    dk = warpgroup_mma(ds16, q_ring.index(stage), dk, is_async=True)
+    if AHEAD:
+        s, dp = _products(slot + 1, more, own, rooms, bars, STAGES)
+    if STORE:
+        # what this room held is read: before the last barrier the copy engine was waited for, but for its last square
+        room = ds_ring.index(stored % BUFFERS)
+        room.store(ds)
+        fence_async_shared()
+        tma.store_wait(1)
+        gl.thread_barrier()
+        tma.async_copy_shared_to_global(squares, [blob * KEYS + index * SQUARE, 0], room)
+    if AHEAD:
+        dk, dv, p16, ds16, s, dp = warpgroup_mma_wait(0, [dk, dv, p16, ds16, s, dp])
+    else:
+        dk, dv, p16, ds16 = warpgroup_mma_wait(0, [dk, dv, p16, ds16])
+        s = zero
+        dp = zero
+    mbarrier.arrive(bars[1].index(stage))
+    return s, dp, dk, dv, slot + 1, stored + 1
+
+
+@gluon.jit
+def _skip(slot, bars, STAGES: gl.constexpr):
+    """A step whose square only the other consumer has."""
+    mbarrier.wait(bars[0].index(slot % STAGES), slot // STAGES & 1)
+    mbarrier.arrive(bars[1].index(slot % STAGES))
+    return slot + 1
+
+
+@gluon.jit
+def _masked(
+    state, count, begin, end, piece, entries, own, rooms, bars, squares, index, scale, lo, hi, D: gl.constexpr,
+    STAGES: gl.constexpr, HAS_LO: gl.constexpr, HAS_HI: gl.constexpr, STORE: gl.constexpr, AHEAD: gl.constexpr,
+):  # fmt: skip
+    """So many steps at the edges of the band; `begin` is the piece's first slot, `end` the last that this consumer has, and one."""
+    first, start = gl.load(piece + 3), gl.load(piece + 14)
+    first_key, k_step, blob = gl.load(piece + 17), gl.load(piece + 18), gl.load(piece + 19)
+    for _ in range(count):
+        step = state[4] - begin
+        entry = entries + (first + step) * ENTRY
+        q_step, offset = 1 << gl.load(entry + 1), gl.load(entry + 5) + start - first_key - index * SQUARE * k_step
+        log_m = gl.load(entry + 6).to(gl.float32, bitcast=True)
+        state = _step(
+            state, state[4] + 1 < end, blob + step, offset, q_step, k_step, log_m, own, rooms, bars, squares, index, scale, lo, hi, D,
+            STAGES, True, HAS_LO, HAS_HI, STORE, AHEAD)  # fmt: skip
+    return state
+
+
+@gluon.jit
+def _consume_keys(
+    results, work, rooms, bars, squares, ds_ring, scale, gradient_scale, lo, hi, index, D: gl.constexpr,
+    STAGES: gl.constexpr, HAS_LO: gl.constexpr, HAS_HI: gl.constexpr, STORE: gl.constexpr, AHEAD: gl.constexpr, OWN: gl.constexpr,
+):  # fmt: skip
+    """A consumer: its 64 keys of every piece, past all squares of the piece.
+
+    Steps come in this order: those of the second consumer alone, those without a mask, those of both with one, those of
+    the first alone. So a consumer's own steps follow one another.
+    """
+    table, entries, pieces = work
+    dk_out, dv_out, dk_stride, dv_stride = results
+    keys_full, keys_empty = bars[2], bars[3]
+    mma: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, D, 16])
+    left: gl.constexpr = gl.DotOperandLayout(0, gl.NVMMADistributedLayout([3, 0], [4, 1], [16, SQUARE, 16]), 2)
+    rooms = (rooms[0], rooms[1], rooms[2], rooms[3], rooms[4], rooms[5], ds_ring)
+    slot = pieces * 0
+    stored = pieces * 0
+    turn = pieces * 0
+    for number in range(gl.program_id(0), pieces, gl.num_programs(0)):
+        piece = table + number * COLUMNS
+        steps, groups, masked = gl.load(piece), gl.load(piece + 1), gl.load(piece + 2)
+        blob = gl.load(piece + 19)
+        before, after = gl.load(piece + 32), gl.load(piece + 33)
+        if steps > 0:
+            mbarrier.wait(keys_full.index(0), turn & 1)
+            if OWN:
+                own_k = rooms[0].slice(SQUARE * index, SQUARE, 0).load(left)
+                own_v = rooms[1].slice(SQUARE * index, SQUARE, 0).load(left)
+                gl.thread_barrier()
+                mbarrier.arrive(keys_empty.index(0))
+            else:
+                own_k = rooms[0].slice(SQUARE * index, SQUARE, 0)
+                own_v = rooms[1].slice(SQUARE * index, SQUARE, 0)
+            own = (own_k, own_v)
+            begin = slot
+            end = begin + steps
+            if index == 0:
+                if HAS_LO:
+                    for _ in range(before):
+                        slot = _skip(slot, bars, STAGES)
+                before *= 0
+                masked += after
+                after *= 0
+            else:
+                end -= after
+            dk = gl.full([SQUARE, D], 0.0, gl.float32, mma)
+            dv = gl.full([SQUARE, D], 0.0, gl.float32, mma)
+            s, dp = _begin(slot, slot < end, own, rooms, bars, STAGES, AHEAD)
+            state = (s, dp, dk, dv, slot, stored)
+            if HAS_LO:
+                state = _masked(
+                    state, before, begin, end, piece, entries, own, rooms, bars, squares, index, scale, lo, hi, D,
+                    STAGES, HAS_LO, HAS_HI, STORE, AHEAD)  # fmt: skip
+            for group in range(groups):
+                count = gl.load(piece + GROUPS + 2 * group)
+                log_m = gl.load(piece + GROUPS + 2 * group + 1).to(gl.float32, bitcast=True)
+                for _ in range(count):
+                    state = _step(
+                        state, state[4] + 1 < end, blob + state[4] - begin, 0, 1, 1, log_m, own, rooms, bars, squares, index, scale, lo, hi, D,
+                        STAGES, False, HAS_LO, HAS_HI, STORE, AHEAD)  # fmt: skip
+            if HAS_LO or HAS_HI:
+                state = _masked(
+                    state, masked, begin, end, piece, entries, own, rooms, bars, squares, index, scale, lo, hi, D,
+                    STAGES, HAS_LO, HAS_HI, STORE, AHEAD)  # fmt: skip
+            s, dp, dk, dv, slot, stored = state
+            if HAS_LO or HAS_HI:
+                for _ in range(after):
+                    slot = _skip(slot, bars, STAGES)
+            if not OWN:
+                mbarrier.arrive(keys_empty.index(0))
+            turn += 1
+            k_step = gl.load(piece + 18)
+            first_key = gl.load(piece + 17) + index * SQUARE * k_step
+            put(dk_out, dk_stride, piece, dk * gradient_scale, first_key, k_step, D)
+            put(dv_out, dv_stride, piece, dv, first_key, k_step, D)
+    if STORE:
+        tma.store_wait(0)
+
+
+@gluon.jit
+def put(out, stride, piece, acc, first, step, D: gl.constexpr):
+    """64 rows of a result, from token `first`, `step` tokens from one to the next."""
+    mma: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, D, 16])
+    batch, head = gl.load(piece + 15).to(gl.int64), gl.load(piece + 16).to(gl.int64)
+    token = (first + gl.arange(0, SQUARE, gl.SliceLayout(1, mma)) * step).to(gl.int64)
+    column = gl.arange(0, D, gl.SliceLayout(0, mma))
+    place = (batch * stride[0] + head * stride[1] + token * stride[2])[:, None] + column[None, :]
+    gl.store(out + place, acc.to(out.dtype.element_ty))
+
+
+@gluon.jit(do_not_specialize=INTEGERS)
+def key_gradients(
+    k0, k1, k2, k3, k4, v0, v1, v2, v3, v4, q0, q1, q2, q3, q4, d0, d1, d2, d3, d4, lses, deltas, squares,
+    dk_out, dv_out, dk_stride, dv_stride, q_stride, dout_stride, table, entries, pieces, scale, gradient_scale, lo, hi,
+    D: gl.constexpr, STAGES: gl.constexpr, RATES: gl.constexpr, HAS_LO: gl.constexpr, HAS_HI: gl.constexpr,
+    STORE: gl.constexpr, AHEAD: gl.constexpr, OWN: gl.constexpr, REGISTERS: gl.constexpr, LOADER_REGISTERS: gl.constexpr,
+):  # fmt: skip
+    """Compute dk and dv of pieces of work, each 128 keys of one head and all squares that they are in; dS of those."""
+    dtype: gl.constexpr = k0.dtype
+    gl.static_assert(gl.num_warps() == 4)
+    k_room = gl.allocate_shared_memory(dtype, [KEYS, D], k0.layout)
+    v_room = gl.allocate_shared_memory(dtype, [KEYS, D], v0.layout)
+    q_ring = gl.allocate_shared_memory(dtype, [STAGES, SQUARE, D], q0.layout)
+    dout_ring = gl.allocate_shared_memory(dtype, [STAGES, SQUARE, D], d0.layout)
+    lse_ring = gl.allocate_shared_memory(gl.float32, [STAGES, SQUARE], lses.layout)
+    delta_ring = gl.allocate_shared_memory(gl.float32, [STAGES, SQUARE], deltas.layout)
+    full = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
+    empty = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
+    keys_full = gl.allocate_shared_memory(gl.int64, [1, 1], mbarrier.MBarrierLayout())
+    keys_empty = gl.allocate_shared_memory(gl.int64, [1, 1], mbarrier.MBarrierLayout())
+    for stage in gl.static_range(STAGES):
+        mbarrier.init(full.index(stage), count=1)
+        mbarrier.init(empty.index(stage), count=2)
+    mbarrier.init(keys_full.index(0), count=1)
+    mbarrier.init(keys_empty.index(0), count=2)
+    ds0 = lse_ring
+    ds1 = lse_ring
+    if STORE:
+        ds_layout: gl.constexpr = gl.NVMMASharedLayout.get_default_for([SQUARE, SQUARE], dtype)
+        ds0 = gl.allocate_shared_memory(dtype, [BUFFERS, SQUARE, SQUARE], ds_layout)
+        ds1 = gl.allocate_shared_memory(dtype, [BUFFERS, SQUARE, SQUARE], ds_layout)
+    rooms = (k_room, v_room, q_ring, dout_ring, lse_ring, delta_ring)
+    bars = (full, empty, keys_full, keys_empty)
+    matrices = ((k0, k1, k2, k3, k4), (v0, v1, v2, v3, v4), (q0, q1, q2, q3, q4), (d0, d1, d2, d3, d4), lses, deltas)
+    work = (table, entries, pieces)
+    results = (dk_out, dv_out, dk_stride, dv_stride)
+    gl.warp_specialize(
+        [(_consume_keys, (results, work, rooms, bars, squares, ds0, scale, gradient_scale, lo, hi, 0, D, STAGES, HAS_LO, HAS_HI, STORE, AHEAD, OWN)),
+         (_consume_keys, (results, work, rooms, bars, squares, ds1, scale, gradient_scale, lo, hi, 1, D, STAGES, HAS_LO, HAS_HI, STORE, AHEAD, OWN)),
+         (_load_keys, (matrices, work, (q_stride, dout_stride), rooms, bars, STAGES, RATES))],
+        [4, 1], [REGISTERS, LOADER_REGISTERS])  # fmt: skip

@@ -1,0 +1,79 @@
+"""Compile the kernels of `hopper_gradients` in every build of their table, for a GPU that need not be there: a script.
+
+Prints a line for each. Triton brings its own assembler; it must not be in the interpreter's mode.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.experimental.gluon import language as gl
+from triton.experimental.gluon._runtime import GluonASTSource
+
+from attnlang.runtime.triton import hopper_gradients, hopper_queries
+from attnlang.runtime.triton.gradients import MOST_RATES, TABLE, Build
+from attnlang.runtime.triton.specialised import LOADER_REGISTERS
+from attnlang.runtime.triton.squares import SQUARE, TILE
+
+SHARED = 232_448
+"""Bytes of shared memory that a program may have."""
+SCALES = ("scale", "gradient_scale")
+
+
+def matrix(rows: int, columns: int) -> str:
+    layout = gl.NVMMASharedLayout.get_default_for([rows, columns], gl.bfloat16)
+    return f"tensordesc<bf16[{rows}, {columns}],{layout!r}>"
+
+
+def compiled(
+    kernel: Any, rows: dict[str, int], dim: int, rates: int, build: Build, chosen: dict[str, object]
+) -> triton.compiler.CompiledKernel:
+    """A kernel whose matrices, by the letter of their name, have tiles of so many rows."""
+    names: list[str] = kernel.arg_names
+    chosen |= {"D": dim, "RATES": rates, "REGISTERS": build.consumer_registers, "LOADER_REGISTERS": LOADER_REGISTERS}
+    vector = f"tensordesc<fp32[{SQUARE}],{gl.NVMMASharedLayout(0, 32, 1)!r}>"
+    kinds: dict[str, object] = {"lses": vector, "deltas": vector, "table": "*i32", "entries": "*i32"}
+    kinds |= dict.fromkeys(SCALES, "fp32") | {"squares": matrix(SQUARE, SQUARE)}
+    kinds |= {name: "*bf16" for name in names if re.fullmatch(r"d[qkv]_out", name)}
+    kinds |= {name: ("i32",) * 3 for name in names if re.fullmatch(r"d[qkv]_stride", name)}
+    for letter, number in ((letter, number) for letter in rows for number in range(MOST_RATES)):
+        if number < rates:
+            kinds[f"{letter}{number}"] = matrix(rows[letter], dim)
+        else:
+            chosen[f"{letter}{number}"] = None  # as the launch leaves it out
+    kinds |= dict.fromkeys(chosen, "constexpr")
+    aligned: list[tuple[int, ...]] = [(names.index(x),) for x in names if str(kinds.get(x, "")).startswith("*")]
+    aligned += [(names.index(x), axis) for x in names if isinstance(kinds.get(x), tuple) for axis in range(3)]
+    source = GluonASTSource(
+        kernel,
+        {name: kinds.get(name, "i32") for name in names},
+        {(names.index(name),): value for name, value in chosen.items()},
+        {place: [["tt.divisibility", 16]] for place in aligned},
+    )
+    options = {"num_warps": 4, "maxnreg": build.registers}
+    return triton.compile(source, target=GPUTarget("cuda", 90, 32), options=options)
+
+
+def keys(dim: int, build: Build, rates: int, banded: bool) -> triton.compiler.CompiledKernel:
+    chosen: dict[str, object] = {"STAGES": build.stages, "HAS_LO": banded, "HAS_HI": banded, "STORE": build.store}
+    chosen |= {"AHEAD": build.ahead, "OWN": build.own} | ({} if build.store else {"squares": None})
+    rows = {"k": TILE, "v": TILE, "q": SQUARE, "d": SQUARE}
+    return compiled(hopper_gradients.key_gradients, rows, dim, rates, build, chosen)
+
+
+def queries(dim: int, build: Build, rates: int) -> triton.compiler.CompiledKernel:
+    return compiled(hopper_queries.query_gradients, {"k": SQUARE}, dim, rates, build, {"STAGES": build.loads})
+
+
+if __name__ == "__main__":
+    for dim, build in TABLE.items():
+        made = [keys(dim, build, rates, banded) for rates, banded in ((4, False), (1, True))]
+        if build.store:
+            made.append(queries(dim, build, 4))
+        for kernel in made:
+            assert "wgmma.mma_async" in kernel.asm["ptx"]
+            assert kernel.metadata.shared <= SHARED
+            print(dim, kernel.metadata.name, kernel.metadata.shared)
