@@ -33,7 +33,7 @@ def compiled(dim: int, kind: Kind, split: Split) -> triton.compiler.CompiledKern
         "HAS_HI": kind != "full",
         "WIDE": True,
         "Q_SHARED": split.q_shared,
-        "HOW": split.how,
+        "UNDER": bool(split.under),
         "REGISTERS": split.consumer_registers,
         "LOADER_REGISTERS": LOADER_REGISTERS,
     }

@@ -5,7 +5,7 @@ Here that is written out, in Gluon, as FlashAttention 3 does it (Shah et al. 202
 
     loader      keeps tiles of K and V coming through a ring of shared memory, from one piece of work into the next
     consumer    owns 64 queries; issues the scores of a tile and the product of the tile before with V, and works out
-                the softmax while the latter runs
+                the softmax while the latter runs; or, with UNDER, half of it under each (`hopper_slots`)
 
 A program is a loader and some consumers, which share tiles and drift apart by as many as the ring holds, so that one
 computes exponentials while another multiplies. It stays on its multiprocessor and takes one piece of work after another.
@@ -28,7 +28,7 @@ from triton.experimental.gluon.language.nvidia.hopper import (
 )
 
 from attnlang.runtime.triton import hopper_slots as slots
-from attnlang.runtime.triton.hopper_slots import BARE, BEGINNING, END, ROWS, TWICE, UNIT, advance, finish, skip
+from attnlang.runtime.triton.hopper_slots import BEGINNING, END, ROWS, advance, finish, skip
 
 LOG2_E = gl.constexpr(1.4426950408889634)
 LN_2 = gl.constexpr(0.6931471805599453)
@@ -159,23 +159,9 @@ def _begin_queries(tensors, table, number, pieces, q_room, index, D: gl.constexp
 
 @gluon.jit
 def _walk(
-    queries,
-    piece,
-    row,
-    slot,
-    ring,
-    lo,
-    hi,
-    scale,
-    D: gl.constexpr,
-    S: gl.constexpr,
-    STAGES: gl.constexpr,
-    BIASED: gl.constexpr,
-    HAS_LO: gl.constexpr,
-    HAS_HI: gl.constexpr,
-    WIDE: gl.constexpr,
-    HOW: gl.constexpr,
-):
+    queries, piece, row, slot, ring, lo, hi, scale, D: gl.constexpr, S: gl.constexpr, STAGES: gl.constexpr,
+    BIASED: gl.constexpr, HAS_LO: gl.constexpr, HAS_HI: gl.constexpr, WIDE: gl.constexpr, UNDER: gl.constexpr,
+):  # fmt: skip
     """Everything that a consumer's queries `row`.. of a piece meet: sums of p V, largest scores, sums of p, next slot.
 
     Of the tiles of the own run, first..to-1 are its own (counted from the beginning), full_from..full_to-1 unmasked.
@@ -187,8 +173,6 @@ def _walk(
     tiles, begin = gl.load(piece + 7), gl.load(piece + 8)
     start, rate, limit = gl.load(piece + 9), gl.load(piece + 10), gl.load(piece + 11)
     weighted, plain = gl.load(piece + 12), gl.load(piece + 13)
-    if HOW & UNIT:
-        rate = 1
 
     token = base + (row + gl.arange(0, ROWS, s_rows)) * step
     lower = gl.full([ROWS], 0, gl.int32, s_rows)
@@ -208,55 +192,35 @@ def _walk(
     AFTER: gl.constexpr = END if WIDE else END + BEGINNING
     BEFORE: gl.constexpr = BEGINNING if WIDE else END + BEGINNING
     acc = gl.full([ROWS, D], 0.0, gl.float32, mma)
-    largest, total = slots.nothing(S, HOW)
+    largest, total = slots.nothing(S, UNDER)
     fixed = (queries, lower, upper, scale, ring)
     if tiles > 0:
         for _ in range(tiles - to):
             slot = skip(slot, ring, STAGES)
         none = (acc, 0, largest, total, slot)
-        if (HOW & BARE) == 0:
-            state = slots.start(none, begin + (to - 1) * S, fixed, S, D, STAGES, AFTER, BIASED, HOW)
-        elif (all_from <= begin + (to - 1) * S) & (all_to >= begin + to * S):
-            state = slots.start(none, 0, fixed, S, D, STAGES, 0, BIASED, HOW)
-        else:
-            state = slots.start(none, begin + (to - 1) * S, fixed, S, D, STAGES, AFTER, BIASED, HOW)
+        state = slots.start(none, begin + (to - 1) * S, fixed, S, D, STAGES, AFTER, BIASED, UNDER)
         for i in range(to - 1 - full_to):
-            state = advance(state, begin + (to - 2 - i) * S, fixed, S, D, STAGES, AFTER, BIASED, HOW)
-        state = _plainly(state, full_to - full_from + weighted, fixed, S, D, STAGES, BIASED, HOW)
+            state = advance(state, begin + (to - 2 - i) * S, fixed, S, D, STAGES, AFTER, BIASED, UNDER)
+        for _ in range(full_to - full_from + weighted):
+            state = advance(state, 0, fixed, S, D, STAGES, 0, BIASED, UNDER)
         if BIASED:
-            state = _plainly(state, plain, fixed, S, D, STAGES, False, HOW)
+            for _ in range(plain):
+                state = advance(state, 0, fixed, S, D, STAGES, 0, False, UNDER)
         if HAS_LO:
             for i in range(full_from - first):
-                state = advance(state, begin + (full_from - 1 - i) * S, fixed, S, D, STAGES, BEFORE, BIASED, HOW)
-        acc, largest, total, slot = finish(state, fixed, D, STAGES, HOW)
+                state = advance(state, begin + (full_from - 1 - i) * S, fixed, S, D, STAGES, BEFORE, BIASED, UNDER)
+        acc, largest, total, slot = finish(state, fixed, D, STAGES, UNDER)
         for _ in range(first):
             slot = skip(slot, ring, STAGES)
-    largest, total = slots.together(largest, total, S, HOW)
+    largest, total = slots.together(largest, total, S, UNDER)
     return acc, largest, total, slot
-
-
-@gluon.jit
-def _plainly(
-    state, count, fixed, S: gl.constexpr, D: gl.constexpr, STAGES: gl.constexpr, BIASED: gl.constexpr, HOW: gl.constexpr
-):  # fmt: skip
-    """So many slots without a mask."""
-    if HOW & TWICE:
-        for _ in range(count // 2):
-            state = advance(state, 0, fixed, S, D, STAGES, 0, BIASED, HOW)
-            state = advance(state, 0, fixed, S, D, STAGES, 0, BIASED, HOW)
-        if count % 2 != 0:
-            state = advance(state, 0, fixed, S, D, STAGES, 0, BIASED, HOW)
-    else:
-        for _ in range(count):
-            state = advance(state, 0, fixed, S, D, STAGES, 0, BIASED, HOW)
-    return state
 
 
 @gluon.jit
 def consume(
     tensors, work, ring, q_room, lo, hi, index, D: gl.constexpr, S: gl.constexpr, STAGES: gl.constexpr,
     BIASED: gl.constexpr, HAS_LO: gl.constexpr, HAS_HI: gl.constexpr, WIDE: gl.constexpr,
-    Q_SHARED: gl.constexpr, HOW: gl.constexpr,
+    Q_SHARED: gl.constexpr, UNDER: gl.constexpr,
 ):  # fmt: skip
     """A consumer: its 64 queries of every piece, all tiles that they meet, their results."""
     table, pieces = work
@@ -273,7 +237,7 @@ def consume(
         if not Q_SHARED:
             queries = q_room.index(index).load(gl.DotOperandLayout(0, s_mma, 2))
         acc, largest, total, slot = _walk(
-            queries, piece, row, slot, ring, lo, hi, tensors[8], D, S, STAGES, BIASED, HAS_LO, HAS_HI, WIDE, HOW)  # fmt: skip
+            queries, piece, row, slot, ring, lo, hi, tensors[8], D, S, STAGES, BIASED, HAS_LO, HAS_HI, WIDE, UNDER)  # fmt: skip
         gl.thread_barrier()
         _begin_queries(tensors, table, number + gl.num_programs(0), pieces, q_room, index, D)
         _put(tensors, piece, row, acc, largest, total, D, S)
@@ -295,10 +259,10 @@ def _put(tensors, piece, row0, acc, largest, total, D: gl.constexpr, S: gl.const
     acc_column = gl.arange(0, D, gl.SliceLayout(0, mma))
     accumulated = acc0 + (rows_before + base + acc_row * step)[:, None] * D + acc_column[None, :]
     acc_inside = (acc_row < rows)[:, None] & (acc_column < D)[None, :]
-    nothing = total < 1e-30  # (the largest score alone makes about 1; polynomials leave 2^-126 for what is masked)
+    nothing = total == 0.0
     total = gl.where(nothing, 1.0, total)
     here = gl.where(nothing, float("-inf"), largest + gl.log2(total))
-    factor = gl.where(nothing, 0.0, 1.0 / total)
+    factor = 1.0 / total
     if (flags & 1) != 0:
         before = gl.load(lse_place, row < rows, other=float("-inf")) * LOG2_E
         greater = gl.maximum(here, before)
@@ -338,7 +302,7 @@ def attend(
     xs0, xs1, xs2, xs3, xs4, xs5, ys0, ys1, ys2, ys3, ys4, ys5, log_m, table, pieces, n, query_heads, lo, hi, scale,
     D: gl.constexpr, CONSUMERS: gl.constexpr, S: gl.constexpr, STAGES: gl.constexpr, PARTS: gl.constexpr,
     BIASED: gl.constexpr, HAS_LO: gl.constexpr, HAS_HI: gl.constexpr, WIDE: gl.constexpr,
-    Q_SHARED: gl.constexpr, HOW: gl.constexpr,
+    Q_SHARED: gl.constexpr, UNDER: gl.constexpr,
     REGISTERS: gl.constexpr, LOADER_REGISTERS: gl.constexpr,
 ):  # fmt: skip
     """Pieces of work, each CONSUMERS times 64 queries of one head and everything that streams past them."""
@@ -362,19 +326,19 @@ def attend(
     tensors = (q, out, lse, acc0, q_stride, out_stride, query_heads, n, scale)
     if CONSUMERS == 1:
         gl.warp_specialize(
-            [(consume, (tensors, work, ring, q_room, lo, hi, 0, D, S, STAGES, BIASED, HAS_LO, HAS_HI, WIDE, Q_SHARED, HOW)),
+            [(consume, (tensors, work, ring, q_room, lo, hi, 0, D, S, STAGES, BIASED, HAS_LO, HAS_HI, WIDE, Q_SHARED, UNDER)),
              (load, (matrices, work, ring, S, STAGES, PARTS, BIASED))],
             [1], [LOADER_REGISTERS])  # fmt: skip
     elif CONSUMERS == 2:
         gl.warp_specialize(
-            [(consume, (tensors, work, ring, q_room, lo, hi, 0, D, S, STAGES, BIASED, HAS_LO, HAS_HI, WIDE, Q_SHARED, HOW)),
-             (consume, (tensors, work, ring, q_room, lo, hi, 1, D, S, STAGES, BIASED, HAS_LO, HAS_HI, WIDE, Q_SHARED, HOW)),
+            [(consume, (tensors, work, ring, q_room, lo, hi, 0, D, S, STAGES, BIASED, HAS_LO, HAS_HI, WIDE, Q_SHARED, UNDER)),
+             (consume, (tensors, work, ring, q_room, lo, hi, 1, D, S, STAGES, BIASED, HAS_LO, HAS_HI, WIDE, Q_SHARED, UNDER)),
              (load, (matrices, work, ring, S, STAGES, PARTS, BIASED))],
             [4, 1], [REGISTERS, LOADER_REGISTERS])  # fmt: skip
     else:
         gl.warp_specialize(
-            [(consume, (tensors, work, ring, q_room, lo, hi, 0, D, S, STAGES, BIASED, HAS_LO, HAS_HI, WIDE, Q_SHARED, HOW)),
-             (consume, (tensors, work, ring, q_room, lo, hi, 1, D, S, STAGES, BIASED, HAS_LO, HAS_HI, WIDE, Q_SHARED, HOW)),
-             (consume, (tensors, work, ring, q_room, lo, hi, 2, D, S, STAGES, BIASED, HAS_LO, HAS_HI, WIDE, Q_SHARED, HOW)),
+            [(consume, (tensors, work, ring, q_room, lo, hi, 0, D, S, STAGES, BIASED, HAS_LO, HAS_HI, WIDE, Q_SHARED, UNDER)),
+             (consume, (tensors, work, ring, q_room, lo, hi, 1, D, S, STAGES, BIASED, HAS_LO, HAS_HI, WIDE, Q_SHARED, UNDER)),
+             (consume, (tensors, work, ring, q_room, lo, hi, 2, D, S, STAGES, BIASED, HAS_LO, HAS_HI, WIDE, Q_SHARED, UNDER)),
              (load, (matrices, work, ring, S, STAGES, PARTS, BIASED))],
             [4, 4, 1], [REGISTERS, REGISTERS, LOADER_REGISTERS])  # fmt: skip

@@ -27,7 +27,8 @@ ROWS = 64
 """Queries of a consumer."""
 HEAD_DIMS = (64, 128)
 LOADER_REGISTERS = 24
-UNDER, UNIT = 16, 32
+SCALES = (2.0**-64, 2.0**64)
+"""Between them weights can be put in units of scores: log2 m, at most 3, over a scale and back, in float32."""
 HOPPER = (9, 0)
 VERSIONS = ((3, 6),)
 """Versions of triton whose Gluon the kernel is written in and tested with; others run the kernel for all GPUs."""
@@ -35,14 +36,17 @@ VERSIONS = ((3, 6),)
 
 @dataclass(frozen=True, slots=True)
 class Split:
-    """How a program is made up: consumers of 64 queries, keys of a tile, tiles in flight, registers of a thread."""
+    """How a program is made up: consumers of 64 queries, keys of a tile, tiles in flight, registers of a thread.
+
+    under  whether exponentials run under the scores of the next tile; None: where lattices are nested
+    """
 
     consumers: int
     streamed: int
     stages: int
     registers: int
     q_shared: bool = False
-    how: int = 0
+    under: bool | None = None
 
     @property
     def resident(self) -> int:
@@ -130,7 +134,8 @@ def _call(launch: Launch, q: Form, k: Form, v: Form, scale: float, split: Split,
     assert seen is not None
     x, y = (Seen(form.strides[2], place) for form, place in zip((k, v), seen.places, strict=True))
     factor = scale * math.log2(math.e)
-    table, log_m = _tables(launch, n, batch, split, x, y, 1 / factor if split.how & UNDER else 1.0, device)
+    under = _under(launch, split, scale)
+    table, log_m = _tables(launch, n, batch, split, x, y, 1 / factor if under else 1.0, device)
     if not len(table):
         return None  # (a residue class that no position of so short a sequence is in)
     return Call(
@@ -143,15 +148,17 @@ def _call(launch: Launch, q: Form, k: Form, v: Form, scale: float, split: Split,
         {
             "D": dim, "CONSUMERS": split.consumers, "S": split.streamed, "STAGES": split.stages, "PARTS": launch.parts,
             "BIASED": launch.weighted, "HAS_LO": band.lo is not None, "HAS_HI": band.hi is not None,
-            "WIDE": _is_wide(launch, band, split), "Q_SHARED": split.q_shared, "HOW": _how(launch, split),
+            "WIDE": _is_wide(launch, band, split), "Q_SHARED": split.q_shared, "UNDER": under,
             "REGISTERS": split.consumer_registers, "LOADER_REGISTERS": LOADER_REGISTERS,
             "num_warps": 4, "maxnreg": split.registers,
         },
     )  # fmt: skip
 
 
-def _how(launch: Launch, split: Split) -> int:
-    return split.how if all(rate == 1 for rate in _rates(launch)[:1]) else split.how & ~UNIT
+def _under(launch: Launch, split: Split, scale: float) -> bool:
+    """Whether exponentials run under the scores of the next tile: faster where lattices are nested, else seldom."""
+    wanted = launch.nested if split.under is None else split.under
+    return wanted and SCALES[0] <= scale <= SCALES[1]
 
 
 def _is_wide(launch: Launch, band: Band, split: Split) -> bool:
