@@ -6,6 +6,7 @@ Prints a line for each. Triton brings its own assembler; it must not be in the i
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 import triton
 from triton.backends.compiler import GPUTarget
@@ -61,7 +62,9 @@ def compiled(dim: int, kind: Kind, split: Split) -> triton.compiler.CompiledKern
 
 if __name__ == "__main__":
     for (dim, kind), split in TABLE.items():
-        kernel = compiled(dim, kind, split)
-        assert "wgmma.mma_async" in kernel.asm["ptx"]
-        assert kernel.metadata.shared * split.resident <= SHARED
-        print(dim, kind, kernel.metadata.shared)
+        for under in (False, True) if kind != "window" else (False,):  # (windows are never nested)
+            kernel = compiled(dim, kind, replace(split, under=under))
+            assert "wgmma.mma_async" in kernel.asm["ptx"]
+            assert ("vote.sync.any" in kernel.asm["ptx"]) == under
+            assert kernel.metadata.shared * split.resident <= SHARED
+            print(dim, kind, "under" if under else "", kernel.metadata.shared)

@@ -1,7 +1,7 @@
 """The kernel for Hopper GPUs, as far as it can be tested without one: its table of work, and that it compiles.
 
 Its loader and consumers only follow the table, which is walked here as they walk it, pair by pair. What the kernel
-itself computes is compared with float64 in test_triton_cuda.py.
+itself computes is compared with float64 in test_hopper_cuda.py and test_triton_cuda.py.
 """
 
 from __future__ import annotations
@@ -10,10 +10,12 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from attnc.lower import lower
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -24,11 +26,14 @@ from attnlang.pattern.library import load
 from attnlang.plan import Band
 
 pytest.importorskip("triton")
+from attnlang.runtime.triton import specialised
+from attnlang.runtime.triton.kept import Call
 from attnlang.runtime.triton.launches import Launch, launches
+from attnlang.runtime.triton.matrices import form_of
 from attnlang.runtime.triton.nesting import Shape
 from attnlang.runtime.triton.pieces import Seen, pieces, weights
 from attnlang.runtime.triton.prepared import log_m
-from attnlang.runtime.triton.specialised import refusal
+from attnlang.runtime.triton.specialised import SCALES, TABLE, Split, refusal
 
 ROWS = 64
 SCRIPT = Path(__file__).parent / "compile_hopper.py"
@@ -136,7 +141,55 @@ def test_every_configuration_of_the_table_compiles_for_hopper() -> None:
         [sys.executable, str(SCRIPT)], capture_output=True, text=True, env=environment, check=False, timeout=300
     )
     assert done.returncode == 0, done.stderr[-2000:]
-    assert len(done.stdout.splitlines()) == 6
+    assert len(done.stdout.splitlines()) == 10
+
+
+NESTED = {"segments": [512, 1024], "dilations": [1, 2]}
+
+
+def calls(name: str, parameters: dict[str, object], scale: float = 0.125, split: Split | None = None) -> list[Call]:
+    """The launches of a forward pass of 2048 tokens, as a Hopper GPU would be given them."""
+    plan = lower(load(name, **parameters), 2)
+    q = form_of(torch.zeros(1, 2048, 2, 64, dtype=torch.bfloat16).transpose(1, 2))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(specialised, "available", lambda _: True)
+        patch.setattr(specialised, "multiprocessors", lambda _: 132)
+        found = specialised.steps(q, q, q, plan, scale, split, True, torch.device("cpu"))
+    assert found is not None
+    return list(found[1])
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters", "under", "count"),
+    [
+        ("longnet", NESTED, True, 2),
+        ("longnet_bidirectional", NESTED, True, 2),
+        ("longnet", {"segments": [512], "dilations": [1]}, False, 1),
+        ("causal", {}, False, 1),
+        ("sliding", {"w": 300}, False, 1),
+    ],
+)
+def test_exponentials_run_under_the_next_scores_where_lattices_are_nested(
+    name: str, parameters: dict[str, object], under: bool, count: int
+) -> None:
+    assert [call.constants["UNDER"] for call in calls(name, parameters)] == [under] * count
+    for given in (False, True):
+        split = replace(TABLE[64, "causal"], under=given)
+        assert [call.constants["UNDER"] for call in calls(name, parameters, split=split)] == [given] * count
+
+
+@pytest.mark.parametrize("scale", [1e-30, SCALES[0] / 2, SCALES[0], 0.125, SCALES[1], SCALES[1] * 2, 1e30])
+def test_weights_are_in_units_of_scores_where_they_can_be(scale: float) -> None:
+    """Log2 m over a scale is what is added to a score before it is scaled; others add it after."""
+    weighted = [call for call in calls("longnet", NESTED, scale) if call.constants["BIASED"]]
+    assert weighted
+    for call in weighted:
+        log_m = call.arguments[call.kernel.arg_names.index("log_m")].base.double()
+        factor = call.arguments[call.kernel.arg_names.index("scale")]
+        assert call.constants["UNDER"] == (SCALES[0] <= scale <= SCALES[1])
+        m = torch.exp2(log_m * factor if call.constants["UNDER"] else log_m)
+        assert (m - m.round()).abs().max() < 1e-6
+        assert set(m.round().tolist()) == {1.0, 2.0}
 
 
 def test_which_kernel_runs_is_said() -> None:
