@@ -173,9 +173,9 @@ def test_exponentials_run_under_the_next_scores_where_lattices_are_nested(
     name: str, parameters: dict[str, object], under: bool, count: int
 ) -> None:
     assert [call.constants["UNDER"] for call in calls(name, parameters)] == [under] * count
-    for given in (False, True):
-        split = replace(TABLE[64, "causal"], under=given)
-        assert [call.constants["UNDER"] for call in calls(name, parameters, split=split)] == [given] * count
+    for chosen in (False, True):
+        split = replace(TABLE[64, "causal"], under=chosen)
+        assert [call.constants["UNDER"] for call in calls(name, parameters, split=split)] == [chosen] * count
 
 
 @pytest.mark.parametrize("scale", [1e-30, SCALES[0] / 2, SCALES[0], 0.125, SCALES[1], SCALES[1] * 2, 1e30])
