@@ -14,7 +14,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from attnlang.parallel.engine import Partial, Work, add_rows, run, run_backward
+from attnlang.parallel.engine import Partial, Work, first_of_stretch, run, run_backward
 from attnlang.runtime.merge import accumulator_dtype
 
 
@@ -56,13 +56,29 @@ class _Rows:
 class Edges:
     """What a rank does at its edges, with rows numbered among these alone."""
 
-    def __init__(self, work: Sequence[Work], key_rows: Sequence[Tensor], rows: int, device: torch.device) -> None:
+    def __init__(
+        self,
+        work: Sequence[Work],
+        key_rows: Sequence[Tensor],
+        key_parts: Sequence[Sequence[int]],
+        rows: int,
+        device: torch.device,
+    ) -> None:
         self._queries = _Rows(_together([part.q for part in work], device), rows)
         self._keys = _Rows(_together(key_rows, device), rows)
         self._work = [
             Work.of(torch.searchsorted(self._queries.rows, part.q), part.k, part.call, part.times) for part in work
         ]
-        self._sent = [torch.searchsorted(self._keys.rows, rows_) for rows_ in key_rows]
+        self._sends = [_Rows(rows_, rows) for rows_ in key_rows]
+        self._returns = [
+            [_stretch_or_rows(part) for part in torch.searchsorted(self._keys.rows, rows_).split(list(counts))]
+            for rows_, counts in zip(key_rows, key_parts, strict=True)
+        ]
+
+    def message(self, to: int, k: Tensor, v: Tensor) -> list[Tensor]:
+        """What another rank is sent: rows (B, n, D) of k and of v (B, H, C, D)."""
+        rows = self._sends[to]
+        return [rows.of(x) for x in (k, v)] if len(rows.rows) else []
 
     def merge_(self, out: Tensor, lse: Tensor, q: Tensor, k: Tensor, v: Tensor, scale: float) -> None:
         """Merge what the rows meet in keys (B, R, D) that came into out (B, H, C, D) and lse (B, H, C)."""
@@ -88,23 +104,28 @@ class Edges:
         if len(self._queries.rows):
             self._queries.put(dq, self._queries.of(dq).to(share.dtype) + share)
 
-    def add_keys_(self, dk: Tensor, dv: Tensor, data: Tensor, parts: Sequence[Sequence[int]]) -> None:
+    def add_keys_(self, dk: Tensor, dv: Tensor, data: Tensor) -> None:
         """Add gradients that came back, of each message's keys and then values, to dk and dv (B, H, C, D)."""
         if not len(self._keys.rows):
             return
         batch, dim, at = dk.size(0), dk.size(-1), 0
         totals = [self._keys.of(x).to(data.dtype) for x in (dk, dv)]
-        for rows, counts in zip(self._sent, parts, strict=True):
+        for sent, parts in zip(self._sends, self._returns, strict=True):
             for total in totals:
-                added = data[at : at + batch * len(rows) * dim].view(batch, len(rows), dim)
+                added = data[at : at + batch * len(sent.rows) * dim].view(batch, len(sent.rows), dim)
                 at += added.numel()
                 first = 0
-                for count in counts:
-                    part = slice(first, first + count)
-                    add_rows(total, rows[part], added[:, part], True)
+                for rows, count in parts:
+                    total[:, rows] += added[:, first : first + count]
                     first += count
         for x, total in zip((dk, dv), totals, strict=True):
             self._keys.put(x, total)
+
+
+def _stretch_or_rows(rows: Tensor) -> tuple[slice | Tensor, int]:
+    """Rows that are all different, as a slice if they follow one another; and how many they are."""
+    count, first = len(rows), first_of_stretch(rows)
+    return rows if first is None else slice(first, first + count), count
 
 
 def _together(rows: Sequence[Tensor], device: torch.device) -> Tensor:

@@ -81,7 +81,7 @@ class RankWork:
         self.ships = ships_queries(schedule)
         self.edges: Edges | None = None
         if self.talks and not (self.ships or self.own):
-            self.edges = Edges(self.foreign_keys, self.key_rows, r.rows, device)
+            self.edges = Edges(self.foreign_keys, self.key_rows, r.key_parts, r.rows, device)
 
     def _rows(self, sends: Sequence[Any]) -> list[Tensor]:
         return [torch.from_numpy(rows).to(self.device) for rows in sends]
@@ -95,15 +95,18 @@ class RankWork:
             out, lse = self.mine.run_whole(whole, q, k, v, scale)
             return out, lse, _nothing(q)
         batch, heads, rows, dim = q.shape
-        q_, k_, v_ = (x.reshape(batch, x.size(1) * rows, dim) for x in (q, k, v))
-        if self.talks:
-            yield self._start([self._forward_message(q_, k_, v_, to) for to in range(self.schedule.ranks)],
-                              self._forward_sizes(batch, dim), q_)  # fmt: skip
+        others = range(self.schedule.ranks)
         if whole is not None and self.edges is not None:
+            messages = [self.edges.message(to, k, v) for to in others]
+            yield self._start(messages, self._forward_sizes(batch, dim), q)
             out, lse = self.mine.run_whole(whole, q, k, v, scale)
             kept = self._unpacked((yield Wait()), batch, dim)
             self.edges.merge_(out, lse, q, kept.k, kept.v, scale)
             return out, lse, kept
+        q_, k_, v_ = (x.reshape(batch, x.size(1) * rows, dim) for x in (q, k, v))
+        if self.talks:
+            messages = [self._forward_message(q_, k_, v_, to) for to in others]
+            yield self._start(messages, self._forward_sizes(batch, dim), q_)
         mine = Partial.empty(q_, heads * rows)
         self.mine.forward_(q, k, v, mine, scale)
         run(q_, k_, v_, mine, self.own, scale)
@@ -223,7 +226,7 @@ class RankWork:
         yield self._start(self._gradients(share[:, :0], their_dk, their_dv), sizes, share)
         dq, dk, dv = self.mine.run_whole_backward(whole, dout, q, k, v, out, lse, scale)
         edges.add_queries_(dq, share)
-        edges.add_keys_(dk, dv, (yield Wait()), self.recipe.key_parts)
+        edges.add_keys_(dk, dv, (yield Wait()))
         return dq, dk, dv
 
     def _backward_message(self, dout: Tensor, out: Tensor, lse: Tensor, rows: Tensor) -> list[Tensor]:

@@ -18,7 +18,7 @@ from click.testing import CliRunner, Result
 
 import attnlang
 from attnlang.pattern.library import library_names
-from attnlang.runtime import bench, specimens, verify
+from attnlang.runtime import bench, expected, specimens
 from attnlang.runtime.specimens import library_specimens, specimen
 
 SMALL = ("-p", "segments=[16,32]", "-p", "dilations=[1,2]")
@@ -100,7 +100,7 @@ def test_a_process_that_ends_is_a_crash_of_its_item_alone() -> None:
 
 
 def test_verify_says_what_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(verify, "EXACT", 0.0)
+    monkeypatch.setattr(expected, "EXACT", 0.0)
     done = attnc("verify", "causal", "--n", "40", "--backend", "sdpa", "--dtype", "float64")
     assert (done.exit_code, done.stdout.splitlines()[-1]) == (1, "NOT all agree")
     assert "WRONG" in done.stdout

@@ -98,7 +98,7 @@ def test_edges_merge_into_what_is_there(dtype: torch.dtype) -> None:
     """Against one softmax over both sets of keys."""
     q, out, k, v = (x.to(dtype) for x in tensors(1, HEADS, ROWS, DIM, count=4))
     first_k = torch.arange(HEADS * EDGE).view(HEADS, EDGE)
-    edges = Edges([work(of_every_head(0), first_k)], [], ROWS, torch.device("cpu"))
+    edges = Edges([work(of_every_head(0), first_k)], [], [], ROWS, torch.device("cpu"))
     s0 = (q.double() * out.double()).sum(-1)  # one key for every query: its value is `out`
     lse = s0.to(torch.float64 if dtype == torch.float64 else torch.float32)
     mine, mine_lse = out.clone(), lse.clone()
