@@ -201,12 +201,13 @@ def _show(row: dict[str, Any]) -> None:
 @click.command()
 @click.option("--n", default=131072, show_default=True, type=click.IntRange(1))
 @click.option("--repeats", default=10, show_default=True, type=click.IntRange(1))
+@click.option("--head-dim", "dims", multiple=True, type=int, help="Only this head dimension; may be repeated.")
 @click.option("--flex", "with_flex", is_flag=True, help="FlexAttention too, causal H12D64 at N = 32768.")
 @click.option("--scaling", "with_scaling", is_flag=True, help="Also time per token from 32K to 4M tokens.")
 @click.option("--out", default=RESULTS, type=click.Path(file_okay=False, path_type=Path), help="Folder of the result.")
-def main(n: int, repeats: int, with_flex: bool, with_scaling: bool, out: Path) -> None:
+def main(n: int, repeats: int, dims: tuple[int, ...], with_flex: bool, with_scaling: bool, out: Path) -> None:
     result: dict[str, Any] = {"benchmark": "longnet", "machine": machine("cuda"), "rows": []}
-    for heads, dim in SHAPES:
+    for heads, dim in (shape for shape in SHAPES if not dims or shape[1] in dims):
         for causal in (False, True):
             row = measure(heads, dim, causal, n, repeats, False)
             result["rows"].append(row)
