@@ -31,7 +31,8 @@ class Device:
 class Kernel:
     """Floating-point operations a second that a backend reaches on a kind of work, once under way; says who.
 
-    work  'segments', 'causal segments' (whose tiles on the diagonal are half empty) or 'window'
+    work  'segments', 'causal segments' (whose tiles on the diagonal are half empty), either of them with ' apart' where
+          the segments and dilations do not divide one another, so that no kernel runs them together; or 'window'
     """
 
     backend: str
@@ -53,15 +54,18 @@ class Link:
 
 
 _LONGNET = "LongNet, N = 131072: benchmarks/results/longnet.json"
-_WINDOW = "sliding, w = 1024, N = 131072: benchmarks/results/patterns.json"
+_APART = "LongNet with dilations 1, 2, 4, 6, 12, N = 262144: one_gpu of benchmarks/results/scaling_4_triton.json"
+_WINDOW = "sliding, w = 1024, N = 131072: benchmarks/results/patterns_h200.json"
 _TORCH = "torch's kernels on views, N = 262144: one_gpu of benchmarks/results/scaling_2.json"
 _HOPPER = (
-    Kernel("triton", "causal segments", 64, 449e12, 367e12, _LONGNET),
-    Kernel("triton", "segments", 64, 549e12, 462e12, _LONGNET),
-    Kernel("triton", "causal segments", 128, 576e12, 381e12, _LONGNET),
-    Kernel("triton", "segments", 128, 741e12, 483e12, _LONGNET),
-    Kernel("triton", "window", 64, 444e12, 302e12, _WINDOW),
+    Kernel("triton", "causal segments", 64, 506e12, 403e12, _LONGNET),
+    Kernel("triton", "segments", 64, 618e12, 520e12, _LONGNET),
+    Kernel("triton", "causal segments", 128, 617e12, 519e12, _LONGNET),
+    Kernel("triton", "segments", 128, 787e12, 653e12, _LONGNET),
+    Kernel("triton", "causal segments apart", 64, 367e12, 331e12, _APART),
+    Kernel("triton", "window", 64, 450e12, 321e12, _WINDOW),
     Kernel("sdpa", "causal segments", 64, 158e12, 146e12, _TORCH),
+    Kernel("sdpa", "causal segments apart", 64, 158e12, 146e12, _TORCH),
     Kernel("sdpa", "window", 64, 177e12, 234e12, _TORCH),
 )
 """4 D or 10 D operations a pair over the measured time less the start. The start is where the line through 131072 and
@@ -75,8 +79,8 @@ _SHEET = "not measured here: a data sheet's figure, less a fifth to a half"
 DEVICES: Mapping[str, Device] = {
     device.name: device
     for device in (
-        Device("h100", 449e12, 367e12, 80e9, _LONGNET, _START),
-        Device("h200", 449e12, 367e12, 141e9, f"as h100, whose chip it has: {_LONGNET}", _START),
+        Device("h100", 506e12, 403e12, 80e9, _LONGNET, _START),
+        Device("h200", 506e12, 403e12, 141e9, f"as h100, whose chip it has: {_LONGNET}", _START),
         Device("a100", 190e12, 130e12, 80e9, _SHEET),
         Device("cpu", 0.1e12, 0.07e12, 64e9, "a few cores, roughly"),
     )

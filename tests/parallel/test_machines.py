@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 from attnc.api import found_schedule
-from attnc.schedule.cost import times
+from attnc.lower import lower
+from attnc.schedule.cost import times, work_of
 
 from attnlang import load, loads
 from attnlang.parallel.machines import DEVICES, KERNELS, rated
@@ -41,6 +42,35 @@ def test_two_gpus_take_what_is_predicted(name: str) -> None:
         assert seconds == pytest.approx(row["seconds"][what], rel=0.2)
         assert seconds == pytest.approx(row["predicted"][what], rel=1e-6)
     assert "sdpa" in found.device.source
+
+
+@pytest.mark.parametrize("ranks", [2, 4])
+@pytest.mark.parametrize("name", ["longnet", "window", "longnet_whole"])
+def test_our_kernels_on_several_gpus_take_what_is_predicted(name: str, ranks: int) -> None:
+    """Within 20 %."""
+    data = result(f"scaling_{ranks}_triton")
+    each, row = data["tokens_a_rank"], data["weak"][name]
+    n = each * ranks
+    pattern = {
+        "longnet": load("longnet"),
+        "window": loads("pattern w = causal & window(4096)"),
+        "longnet_whole": load("longnet", segments=[2048, each, n], dilations=[1, each // 2048, n // 2048]),
+    }[name]
+    found = found_schedule(
+        pattern, n=n, ranks=ranks, heads=data["heads"], head_dim=data["head_dim"], kv_heads=None, dtype="bfloat16",
+        placement="contiguous", gpu="h200", link="nvlink", backward=True, tables=None, objective="time",
+        backend="triton",
+    )  # fmt: skip
+    forward, backward = times(found.solution, found.device, found.link)
+    predicted = {"forward": forward.seconds, "forward_backward": forward.seconds + backward.seconds}
+    for what, seconds in predicted.items():
+        assert seconds == pytest.approx(row["seconds"][what], rel=0.2)
+
+
+def test_segments_that_do_not_divide_one_another_have_rates_of_their_own() -> None:
+    plans = [lower(load("longnet", segments=[64, 128, 256], dilations=rates), 4) for rates in ([1, 2, 4], [1, 4, 6])]
+    assert [work_of(plan) for plan in plans] == ["causal segments", "causal segments apart"]
+    assert work_of(lower(load("longnet_bidirectional", segments=[64, 96], dilations=[1, 2]), 4)) == "segments apart"
 
 
 def test_one_gpu_takes_what_is_predicted() -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -14,6 +16,8 @@ from attnlang.plan import Lattice, Plan
 from attnlang.schedule import Alternative, RowBytes
 
 Array = NDArray[Any]
+TILE = 64
+"""Rows of a kernel's tile, after which multiplicities of nested lattices repeat."""
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -96,7 +100,14 @@ def work_of(plan: Plan) -> str:
     if 2 * len(segments) <= len(plan.branches):
         return "window"
     causal = sum(branch.band.hi == 0 for branch in segments)
-    return "causal segments" if 2 * causal > len(segments) else "segments"
+    return ("causal segments" if 2 * causal > len(segments) else "segments") + " apart" * (not _nested(segments))
+
+
+def _nested(segments: Sequence[Lattice]) -> bool:
+    """Whether widths and dilations divide one another, within a tile: then a kernel runs all of them together."""
+    shapes = sorted({(branch.runs.width, branch.dilation) for branch in segments if branch.runs is not None})
+    divide = all(not b % a for one, other in pairwise(shapes) for a, b in zip(one, other, strict=True))
+    return divide and all(TILE % dilation == 0 for _, dilation in shapes)
 
 
 def balance(solution: Solution) -> float:
