@@ -102,8 +102,11 @@ def gradients(
     if chains is None or any(squares.count_squares(chain) > square_steps.MOST_ENTRIES for chain in chains):
         return None
     rates = tuple(sorted({1, *(rate for chain in chains for rate in chain.matrices)}))
+    planes = Planes(rates, plane_size(q.shape[0], q.shape[1], n, rates))
+    if len(rates) * planes.size >= 2**31:
+        return None  # (tables hold 32 bits)
     build = build or TABLE[dim]
-    given = _Given(forms, scale, build, Planes(rates, plane_size(q.shape[0], q.shape[1], n, rates)), device)
+    given = _Given(forms, scale, build, planes, device)
     made = [given.launches(chain) for chain in chains]
     if any(one is None for one in made):
         return None
@@ -139,14 +142,11 @@ class _Given:
         if any((np.diff(one.first) == 0).any() for one in (*keys, *queries)):
             return None  # (nobody would write the rows that meet none)
         most = max(len(one.entries) for one in keys)
-        whole = square_steps.units(chain, batch, n)
-        together = len(whole)
-        if self.build.store:
-            together = min(together, max(self.build.room * _bytes(q), LEAST_ROOM) // (2 * most * SQUARE_BYTES))
-            if not together:
-                return None
-            together = -(-len(whole) // -(-len(whole) // together))  # (chunks of one size)
-        chunks = [whole[i : i + together] for i in range(0, len(whole), together)]
+        units = square_steps.units(chain, batch, n)
+        together = self._together(len(units), most)
+        if not together:
+            return None
+        chunks = [units[i : i + together] for i in range(0, len(units), together)]
         room = 2 * together * most if self.build.store else 0
         key_entries, query_entries = self._entries(keys), self._entries(queries)
         calls: list[Call] = []
@@ -157,6 +157,13 @@ class _Given:
                 pieces = square_steps.query_pieces(queries, chunk, most, views[1])
                 calls.append(self._queries(chain, k_place, pieces, query_entries, room))
         return calls, room
+
+    def _together(self, units: int, most: int) -> int:
+        """How many units go together, each with so many steps at most: all of them, or as many as dS has room for."""
+        if not self.build.store:
+            return units
+        fit = max(self.build.room * _bytes(self.forms[Q]), LEAST_ROOM) // (2 * most * SQUARE_BYTES)
+        return -(-units // -(-units // fit)) if fit else 0  # (chunks of one size)
 
     def _entries(self, steps: tuple[Steps, ...]) -> Tensor:
         entries = np.concatenate([one.entries for one in steps]).astype(np.int32)

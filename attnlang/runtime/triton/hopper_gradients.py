@@ -55,7 +55,9 @@ def _load_keys(matrices, work, strides, rooms, bars, STAGES: gl.constexpr, RATES
     q_stride, dout_stride = strides
     k_room, v_room, q_ring, dout_ring, lse_ring, delta_ring = rooms[0], rooms[1], rooms[2], rooms[3], rooms[4], rooms[5]
     full, empty, keys_full, keys_empty = bars
-    BYTES: gl.constexpr = qs[0].block_type.nbytes + douts[0].block_type.nbytes + lses.block_type.nbytes + deltas.block_type.nbytes
+    BYTES: gl.constexpr = (
+        qs[0].block_type.nbytes + douts[0].block_type.nbytes + lses.block_type.nbytes + deltas.block_type.nbytes
+    )
     slot = pieces * 0
     turn = pieces * 0
     for number in range(gl.program_id(0), pieces, gl.num_programs(0)):
@@ -81,7 +83,15 @@ def _load_keys(matrices, work, strides, rooms, bars, STAGES: gl.constexpr, RATES
             mbarrier.expect(bar, BYTES)
             fetch(qs, rate, (q_token >> shift) + row, q_column + residue * q_stride, bar, q_ring.index(stage), RATES)
             tma.async_copy_global_to_shared(lses, [place], bar, lse_ring.index(stage))
-            fetch(douts, rate, (dout_token >> shift) + row, dout_column + residue * dout_stride, bar, dout_ring.index(stage), RATES)
+            fetch(
+                douts,
+                rate,
+                (dout_token >> shift) + row,
+                dout_column + residue * dout_stride,
+                bar,
+                dout_ring.index(stage),
+                RATES,
+            )
             tma.async_copy_global_to_shared(deltas, [place], bar, delta_ring.index(stage))
             slot += 1
 

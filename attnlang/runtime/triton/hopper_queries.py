@@ -37,7 +37,9 @@ def _load_squares(matrices, squares, work, stride, rings, bars, STAGES: gl.const
             for consumer in gl.static_range(2):
                 # where a consumer has no square, another one comes to nobody
                 at = gl.maximum(gl.load(entry + 4 + consumer), 0)
-                tma.async_copy_global_to_shared(squares, [(square + at) * SQUARE, 0], bar, ds_ring.index(2 * stage + consumer))
+                tma.async_copy_global_to_shared(
+                    squares, [(square + at) * SQUARE, 0], bar, ds_ring.index(2 * stage + consumer)
+                )
             fetch(matrices, rate, (token >> shift) + row, column + residue * stride, bar, k_ring.index(stage), RATES)
             slot += 1
 
@@ -59,7 +61,9 @@ def _consume_squares(result, work, rings, bars, scale, index, D: gl.constexpr, S
             stage = slot % STAGES
             mbarrier.wait(full.index(stage), slot // STAGES & 1)
             if gl.load(entries + (first + step) * ENTRY + 4 + index) >= 0:
-                dq = warpgroup_mma(ds_ring.index(2 * stage + index).permute((1, 0)), k_ring.index(stage), dq, is_async=True)
+                dq = warpgroup_mma(
+                    ds_ring.index(2 * stage + index).permute((1, 0)), k_ring.index(stage), dq, is_async=True
+                )
                 dq = warpgroup_mma_wait(1, [dq])
             else:
                 dq = warpgroup_mma_wait(0, [dq])
