@@ -4,7 +4,6 @@ A program owns 128 queries and walks past the squares that they are in, 64 keys 
 bounds it is reading dS, 8 KiB a square.
 """
 
-# ruff: noqa: E501 - calls keep one argument order, and gluon reads only plain statements
 from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.language.nvidia.hopper import mbarrier, tma, warpgroup_mma, warpgroup_mma_wait
