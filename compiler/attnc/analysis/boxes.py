@@ -66,16 +66,16 @@ class Counter:
 
     def __init__(self, tables: Mapping[str, Content]) -> None:
         self._tables = tables
-        self._terms = Terms()
+        self.terms = Terms()
         self._counts: dict[tuple[Term, int, int, int], Pairs] = {}
-        self._boxes = _Boxes(self._terms, Evaluator(tables, 0))
+        self._boxes = _Boxes(self.terms, Evaluator(tables, 0))
         self._last: tuple[object, Term, bool] | None = None
 
     def count(self, relation: algebra.Relation, n: int, head: int, heads: int) -> Counted:
         """The pairs of one head."""
         scope = {**self._tables, "N": n, "H": heads, "h": head}
         size, inner, length = without_blocks(relation, n, {**scope, "n": n})
-        term = term_of(self._terms, inner, length, scope)
+        term = term_of(self.terms, inner, length, scope)
         drawn = _random_parts(term)
         if not drawn:
             return Counted(*self._weighed(term, length, size, n))
@@ -86,31 +86,31 @@ class Counter:
 
         Raises TooManyError for a pattern that draws its keys at random, too.
         """
-        term, draws = self._term(relation, n, head, heads)
+        term, draws = self.term(relation, n, head, heads)
         if draws:
             raise TooManyError("it draws keys at random")
-        return self._boxes.count(self._terms.shifted(term, q.first, k.first), (q.count, k.count))[0]
+        return self._boxes.count(self.terms.shifted(term, q.first, k.first), (q.count, k.count))[0]
 
     def meeting(self, relation: algebra.Relation, n: int, head: int, heads: int, q: Rows, k: Rows) -> Term:
         """The simplest term of one head between two stretches: where it is one and the same, so are their pairs."""
-        term, _ = self._term(relation, n, head, heads)
-        return self._boxes.simple(self._terms.shifted(term, q.first, k.first), (q.count, k.count))
+        term, _ = self.term(relation, n, head, heads)
+        return self._boxes.simple(self.terms.shifted(term, q.first, k.first), (q.count, k.count))
 
-    def _term(self, relation: algebra.Relation, n: int, head: int, heads: int) -> tuple[Term, bool]:
+    def term(self, relation: algebra.Relation, n: int, head: int, heads: int) -> tuple[Term, bool]:
         """The term of a head, and whether it draws keys; the last one is kept."""
         name = relation, n, head, heads
         if self._last is None or self._last[0] != name:
-            term = term_of(self._terms, relation, n, {**self._tables, "N": n, "n": n, "H": heads, "h": head})
+            term = term_of(self.terms, relation, n, {**self._tables, "N": n, "n": n, "H": heads, "h": head})
             self._last = name, term, bool(_random_parts(term))
         return self._last[1:]
 
     def any_head(self, relation: algebra.Relation, n: int, heads: int) -> tuple[Terms, Term]:
         """The term of the pairs that any head holds."""
-        result = self._terms.constant(0)
+        result = self.terms.constant(0)
         for head in range(heads):
-            term = term_of(self._terms, relation, n, {**self._tables, "N": n, "H": heads, "h": head})
-            result = self._terms.larger(result, term)
-        return self._terms, result
+            term = term_of(self.terms, relation, n, {**self._tables, "N": n, "H": heads, "h": head})
+            result = self.terms.larger(result, term)
+        return self.terms, result
 
     def over(self, term: Term, box: Box) -> int:
         """In how many points of a box a term is above 0."""
@@ -126,7 +126,7 @@ class Counter:
         for q, rows, height in parts:
             for k, columns, width in parts:
                 if rows and columns:
-                    box = self._boxes.count(self._terms.shifted(term, q, k), (rows, columns))
+                    box = self._boxes.count(self.terms.shifted(term, q, k), (rows, columns))
                     bag += box[0] * height * width
                     distinct += box[1] * height * width
         self._counts[term, length, size, n] = bag, distinct
@@ -135,7 +135,7 @@ class Counter:
     # random keys are few: without them a pattern has structure, and they are looked at one by one
 
     def _with_random(self, term: Term, drawn: list[Term], length: int, size: int, n: int, head: int) -> Counted:
-        terms = self._terms
+        terms = self.terms
         if any(part.args[0] is not terms.q or part.args[1] is not terms.k for part in drawn):
             return self._one_by_one(term, length, size, n, head)
         without = _replaced(terms, term, set(drawn), terms.constant(0))

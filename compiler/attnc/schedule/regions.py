@@ -11,14 +11,15 @@ all.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable, Iterator, Mapping
+from dataclasses import dataclass, field
 from textwrap import shorten
 from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
+from attnc.schedule.folds import Folder, Patch, Placed
 from attnc.schedule.rectangles import Boxes, columns_of, quarters, stacked
 from attnc.schedule.steps import steps
 from attnlang.pattern.algebra import Relation, relation_text
@@ -45,8 +46,8 @@ MAX_POINTS = 2**29
 """How many pairs of a branch are asked one by one: half a minute."""
 MAX_RECTANGLES = 2**24
 """How many rectangles, and parts of rectangles, of a branch are kept."""
-FEW = 64
-"""Up to this share of both limits, it is sooner to follow every meeting than to name them."""
+FEW = 1024, 64
+"""Up to these shares of the two limits, it is sooner to follow every meeting than to name them, or to fold them."""
 
 
 class TooFineError(ValueError):
@@ -62,6 +63,7 @@ class Regions:
     rectangles  (q0, q1, k0, k1), ends included, in the rows of two chunks
     times       how often each of its pairs counts
     local       the number of pairs with both ends at a rank, by rank, where it was asked for
+    folded      by ordered pair of ranks, what is known by classes of rows instead
     """
 
     heads: tuple[int, ...]
@@ -70,6 +72,7 @@ class Regions:
     rectangles: Array
     times: Array
     local: Array
+    folded: Mapping[int, tuple[Placed, ...]] = field(default_factory=dict[int, tuple[Placed, ...]])
 
     def name(self, pair: int) -> Hashable:
         """Pairs of ranks of one name have the same rectangles; None where they have none."""
@@ -88,25 +91,28 @@ class Regions:
 
 def regions(
     relation: Relation, n: int, scope: Scope, placement: Placement, heads: tuple[int, ...], *, own: bool = True,
-    name: Name | None = None,
+    name: Name | None = None, folder: Folder | None = None,
 ) -> Regions:  # fmt: skip
     """The regions of a relation on a placement; `own`: whether to count the pairs of each rank with itself, too.
+
+    name    of how stretches meet, where the outline is long
+    folder  of meetings into classes, where the outline is long
 
     Raises TooFineError where there would be too many.
     """
     bounds = Bounds(relation, n, scope)
     if name is not None:
         try:
-            return _Search(relation, n, scope, placement, bounds, own, share=FEW).found(heads)
+            return _Search(relation, n, scope, placement, bounds, own, shares=FEW).found(heads)
         except TooFineError:
             pass
-    return _Search(relation, n, scope, placement, bounds, own, name).found(heads)
+    return _Search(relation, n, scope, placement, bounds, own, name, folder).found(heads)
 
 
 class _Search:
     def __init__(
         self, relation: Relation, n: int, scope: Scope, placement: Placement, bounds: Bounds, own: bool,
-        name: Name | None = None, share: int = 1,
+        name: Name | None = None, folder: Folder | None = None, shares: tuple[int, int] = (1, 1),
     ) -> None:  # fmt: skip
         self._own = own
         self._relation = relation
@@ -114,7 +120,10 @@ class _Search:
         self._scope = scope
         self._bounds = bounds
         self._name = name
-        self._most = MAX_POINTS // share, MAX_RECTANGLES // share
+        self._folder = folder
+        self._folded: dict[int, list[Placed]] = {}
+        self._folded_own = np.zeros(placement.ranks, np.int64)
+        self._most = MAX_POINTS // shares[0], MAX_RECTANGLES // shares[1]
         self._steps = sorted(steps(relation, n, scope), reverse=True)
         self._ranks = placement.ranks
         chunks = sorted(
@@ -136,7 +145,7 @@ class _Search:
 
     def found(self, heads: tuple[int, ...]) -> Regions:
         for boxes in self._chunk_pairs():
-            self._follow(self._unlike(boxes))
+            self._follow(self._unlike(self._unfolded(boxes)))
         columns = columns_of(self._parts, 6)
         order = np.lexsort((columns[3], columns[1], columns[0]))
         followed, q0, q1, k0, k1, times = (part[order] for part in columns)
@@ -148,7 +157,9 @@ class _Search:
         held = held[np.lexsort((meeting[held], pair[held]))]
         places = np.stack([first, last, self._base[x], self._base[y]], 1)[held]
         rectangles = np.stack([q0, q1, k0, k1], 1)
-        return Regions(heads, pair[held], places, rectangles, times, self._local(meeting, of))
+        local = self._local(meeting, of) + self._folded_own
+        folded = {pair: tuple(parts) for pair, parts in self._folded.items()}
+        return Regions(heads, pair[held], places, rectangles, times, local, folded)
 
     def _local(self, meeting: Array, of: Array) -> Array:
         codes, counts = columns_of(self._own_counts, 2)
@@ -165,6 +176,28 @@ class _Search:
 
     def _code(self, boxes: Boxes) -> Array:
         return boxes.x * len(self._first) + boxes.y
+
+    def _unfolded(self, boxes: Boxes) -> Boxes:
+        """Those of whole chunks whose rows do not fall into few classes; the others are done."""
+        if self._folder is None:
+            return boxes
+        left = np.ones(len(boxes), bool)
+        for place, (x, y) in enumerate(zip(boxes.x.tolist(), boxes.y.tolist(), strict=True)):
+            if self._step[x] == self._step[y] == 1:
+                q, k = (Rows(int(self._first[c]), int(self._count[c])) for c in (x, y))
+                patches = self._folder.patches(q, k)
+                left[place] = patches is None
+                if patches:
+                    self._fold(x, y, patches)
+        return boxes[left]
+
+    def _fold(self, x: int, y: int, patches: tuple[Patch, ...]) -> None:
+        a, b = int(self._rank[x]), int(self._rank[y])
+        if a == b:
+            self._folded_own[a] += sum(patch.pairs for patch in patches)
+        else:
+            placed = Placed(patches, int(self._base[x]), int(self._base[y]))
+            self._folded.setdefault(a * self._ranks + b, []).append(placed)
 
     def _unlike(self, boxes: Boxes) -> Boxes:
         """Those of whole chunks that do not meet as two others did."""

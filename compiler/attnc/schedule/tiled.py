@@ -16,11 +16,14 @@ from numpy.typing import NDArray
 
 from attnc.analysis.boxes import Counter, NoTermError, TooManyError
 from attnc.schedule.classes import Chosen, Job, every_key, least_covers
+from attnc.schedule.folds import Folder, Joined, Order, Placed, joined, put_back
 from attnc.schedule.lines import Meeting, Strided
 from attnc.schedule.quotient import Sorted, quotient
 from attnc.schedule.regions import Name, Regions, regions
+from attnc.schedule.steps import steps
 from attnlang.parallel.dense import alike_heads, numbers, scope_of
 from attnlang.pattern.algebra import Relation
+from attnlang.pattern.tables import Content
 from attnlang.plan import Columns, Lattice, Plan, Tiles
 from attnlang.rows import Rows
 from attnlang.runtime.pairs import branch_pairs
@@ -52,11 +55,13 @@ class _Between:
     """The pairs between two ranks: `name` says all of them, in local rows.
 
     lattices  (branch, heads, progressions)
+    orders    what rows of a and of b are sorted by, where they are not as they are
     """
 
     name: Any
     tiles: tuple[_Tiles, ...]
     lattices: tuple[tuple[int, tuple[int, ...], Strided], ...]
+    orders: tuple[Order, Order] | None = None
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -94,6 +99,8 @@ class Tiled:
         self._within: dict[Any, tuple[Transfer, Homes | None]] = {}
         self._known: dict[Any, Met] = {}
         self._covers: dict[Any, tuple[Chosen, tuple[Rows, ...]]] = {}
+        self._joined: dict[Hashable, Joined] = {}
+        self._rows: dict[Hashable, tuple[Rows, ...]] = {}
         self.sorted: Sorted | None = None
         if like is not None and bool(like.lattices) == bool(self.lattices):
             self.found, self.local, self.has, self.sorted = like.found, like.local, like.has, like.sorted
@@ -103,7 +110,7 @@ class Tiled:
 
     def _search(self, tiles: list[tuple[int, Tiles]], tables: Mapping[str, Any]) -> None:
         n, ranks = self.placement.n, self.placement.ranks
-        parts = [(i, branch, heads) for i, branch in tiles for heads in alike_heads(branch)]
+        parts = [(i, branch, heads) for i, branch in tiles for heads in self._alike_heads(branch, tables)]
         scopes = [scope_of(self.plan, n, heads[0], tables) for _, _, heads in parts]
         quotients = [quotient(branch.relation, n, scope) for (_, branch, _), scope in zip(parts, scopes, strict=True)]
         first = quotients[0]
@@ -116,11 +123,26 @@ class Tiled:
             if self.sorted is not None and q is not None:
                 relation, length, where = q.relation, q.n, self.sorted.classes
             name = namer(relation, length, heads[0], self.plan.heads, scope)
-            found = regions(relation, length, scope, where, heads, own=own is None, name=name)
+            folder = None if name is None or self.sorted is not None else self._folder(relation, heads[0], scope)
+            found = regions(relation, length, scope, where, heads, own=own is None, name=name, folder=folder)
             self.local += (found.local if own is None else own) * len(heads)
             self.found.append((i, found))
-            a, b = np.divmod(np.unique(found.pair), ranks)
+            a, b = np.divmod(np.union1d(found.pair, np.array(list(found.folded), np.int64)), ranks)
             self.has[a, b] = True
+
+    def _alike_heads(self, branch: Tiles, tables: Mapping[str, Any]) -> list[tuple[int, ...]]:
+        """Heads that have the same pairs at this length, together: those of one term."""
+        n, heads = self.placement.n, self.plan.heads
+        content = {name: each for name, each in scope_of(self.plan, n, 0, tables).items() if isinstance(each, Content)}
+        counter = Counter(content)
+        found: dict[Hashable, list[int]] = {}
+        for alike in alike_heads(branch):
+            try:
+                term, draws = counter.term(branch.relation, n, alike[0], heads)
+            except NoTermError:
+                term, draws = None, True
+            found.setdefault(alike if draws else term, []).extend(alike)
+        return [tuple(sorted(alike)) for alike in found.values()]
 
     def _own(self, branch: Tiles, head: int, scope: Mapping[str, Any]) -> Array | None:
         """The pairs of each rank with itself, counted by structure; None where the pattern has none."""
@@ -140,9 +162,14 @@ class Tiled:
             return None
         return total
 
+    def _folder(self, relation: Relation, head: int, scope: Mapping[str, Any]) -> Folder:
+        tables = {name: content for name, content in scope.items() if name not in ("N", "H", "h")}
+        longest_first = tuple(sorted(steps(relation, self.placement.n, scope), reverse=True))
+        return Folder(relation, self.placement.n, head, self.plan.heads, tables, longest_first)
+
     def covered(self, a: int, b: int, transfer: Transfer) -> Homes | None:
         """Pairs of tiles at either home, by branch, where a transfer covers all of them from one side; else None."""
-        parts = self._parts(a, b)
+        parts = self._parts(a, b)[0]
         name = tuple(part.name for part in parts), id(transfer)
         if name not in self._within:
             self._within[name] = transfer, self._homes(parts, transfer)
@@ -190,30 +217,59 @@ class Tiled:
         met = self._known.get(key)
         if met is None:
             met = self._known[key] = self._met(between, weights, queries_stay)
-        if self.sorted is None:
+        if self.sorted is None and between.orders is None:
             return met
-        return replace(met, keys=self._put_back(b, met.keys), queries=self._put_back(a, met.queries))
+        return replace(met, keys=self._put_back(b, met.keys, between, 1), queries=self._put_back(a, met.queries, between, 0))
 
-    def _put_back(self, rank: int, moved: Moved) -> Moved:
+    def _put_back(self, rank: int, moved: Moved, between: _Between, side: int) -> Moved:
         """Rows sorted by class as those that they are."""
-        assert self.sorted is not None
-        return tuple((heads, self.sorted.rows(rank, parts)) for heads, parts in moved)
+        if self.sorted is not None:
+            return tuple((heads, self.sorted.rows(rank, parts)) for heads, parts in moved)
+        assert between.orders is not None
+        order = between.orders[side]
+        for _, parts in moved:
+            if (id(order), parts) not in self._rows:
+                self._rows[id(order), parts] = put_back(order, parts)
+        return tuple((heads, self._rows[id(order), parts]) for heads, parts in moved)
 
     def _between(self, a: int, b: int) -> _Between:
-        tiles, lattices = self._parts(a, b), tuple(self._lattices(a, b))
-        return _Between((tuple(part.name for part in tiles), lattices), tiles, lattices)
+        lattices = tuple(self._lattices(a, b))
+        tiles, orders = self._parts(a, b, as_they_are=bool(lattices))
+        return _Between((tuple(part.name for part in tiles), lattices), tiles, lattices, orders)
 
-    def _parts(self, a: int, b: int) -> tuple[_Tiles, ...]:
+    def _parts(self, a: int, b: int, *, as_they_are: bool = True) -> tuple[tuple[_Tiles, ...], tuple[Order, Order] | None]:
+        """The rectangles of all tiled branches, and what rows are sorted by."""
+        pair = a * self.placement.ranks + b
+        names = [found.name(pair) for _, found in self.found]
+        folded = tuple((place, found.folded[pair]) for place, (_, found) in enumerate(self.found) if pair in found.folded)
+        as_they_are |= any(name is not None for name in names)
+        joint = self._joint(folded, a, b, as_they_are) if folded else None
         tiles: list[_Tiles] = []
-        for place, (_, found) in enumerate(self.found):
-            rectangles = found.name(a * self.placement.ranks + b)
+        for place, rectangles in enumerate(names):
             if rectangles is None:
                 continue
             name = place, rectangles, self.sorted and (self.sorted.kinds[a], self.sorted.kinds[b])
             if name not in self._tiles:
                 self._tiles[name] = self._part(name, a, b)
             tiles.append(self._tiles[name])
-        return tuple(tiles)
+        if joint is not None:
+            for number, (place, _) in enumerate(folded):
+                name = place, id(joint)
+                if name not in self._tiles:
+                    branch, found = self.found[place]
+                    boxes, times = joint.parts[number]
+                    self._tiles[name] = _Tiles(name, branch, found.heads, boxes, times, boxes.tobytes())
+                tiles.append(self._tiles[name])
+            if joint.q is not None and joint.k is not None:
+                return tuple(tiles), (joint.q, joint.k)
+        return tuple(tiles), None
+
+    def _joint(self, folded: tuple[tuple[int, tuple[Placed, ...]], ...], a: int, b: int, as_they_are: bool) -> Joined:
+        sizes = self.placement.sizes[a], self.placement.sizes[b]
+        name = tuple((place, *(each.name for each in of)) for place, of in folded), sizes, as_they_are
+        if name not in self._joined:
+            self._joined[name] = joined(tuple(of for _, of in folded), *sizes, as_they_are=as_they_are)
+        return self._joined[name]
 
     def _part(self, name: Any, a: int, b: int) -> _Tiles:
         number, found = self.found[name[0]]

@@ -1,0 +1,384 @@
+"""Meetings of two stretches of tokens by classes of their rows: where many rows of either side have the same partners.
+
+A relation between two stretches is a term (`attnc.analysis.terms`), and in its simplest form there it looks at few
+features of a query and few of a key:
+
+axial, between two ranks without a common row of the image     q mod columns; k mod columns
+key(pos % 8 == 3), beyond a window                             nothing; whether k mod 8 is 3
+pairs(text[q] == image[k])                                     the text of q; the image of k
+
+Rows with equal features are one class, so one rectangle of a few thousand classes stands for millions of pairs. Where
+features tell nearly all rows apart the stretches are cut, at the pattern's own steps, and each part is looked at anew.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from attnc.analysis.boxes import Counter
+from attnc.analysis.evaluation import Evaluator
+from attnc.analysis.terms import Term, subterms
+from attnc.schedule.progressions import progressions_of, stretches_of
+from attnlang.parallel.dense import numbers
+from attnlang.pattern.algebra import Relation
+from attnlang.rows import Rows
+
+Array = NDArray[np.int64]
+
+FEW_CELLS = 2**12
+"""So many pairs of classes are always looked at."""
+MANY_CELLS = 2**22
+"""More of them never are."""
+GAIN = 64
+"""Between, where each stands for so many pairs of rows."""
+MAX_PATCHES = 64
+"""How many parts two stretches are cut into at most."""
+MAX_FAILURES = 8
+"""Where so many meetings, and more than half of them, do not fold, no other is tried."""
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Classes:
+    """The class of each row of a stretch; classes are in the order of their features. `first` is a row of each."""
+
+    of: Array
+    first: Array
+    counts: Array
+    values: bytes
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Patch:
+    """Queries q_first.. and keys k_first.. of two stretches: rectangles (q0, q1, k0, k1) of classes, ends included.
+
+    times  how often each pair of a rectangle counts
+    """
+
+    q_first: int
+    k_first: int
+    q: Classes
+    k: Classes
+    boxes: Array
+    times: Array
+
+    @property
+    def pairs(self) -> int:
+        """How many pairs of rows, with multiplicity."""
+        q, k = (np.concatenate(([0], np.cumsum(side.counts))) for side in (self.q, self.k))
+        q0, q1, k0, k1 = self.boxes.T
+        return int(((q[q1 + 1] - q[q0]) * (k[k1 + 1] - k[k0]) * self.times).sum())
+
+
+class Folder:
+    """The patches of a relation on one head. `steps` are good places to cut at, the longest first."""
+
+    def __init__(
+        self, relation: Relation, n: int, head: int, heads: int, tables: Mapping[str, Any], steps: tuple[int, ...]
+    ) -> None:
+        self._counter = Counter(tables)
+        self._what = relation, n, head, heads
+        self._steps = steps
+        self._evaluator = Evaluator(tables, head)
+        self._features: dict[Term, tuple[tuple[Term, ...], tuple[Term, ...]]] = {}
+        self._classes: dict[tuple[tuple[Term, ...], int], Classes] = {}
+        self._cells: dict[Hashable, tuple[Array, Array]] = {}
+        self._found: dict[Hashable, tuple[Patch, ...] | None] = {}
+        self._failures = 0
+
+    def meeting(self, q: Rows, k: Rows) -> Term:
+        """The simplest term between two stretches. Raises NoTermError for what has none."""
+        return self._counter.meeting(*self._what, q, k)
+
+    def patches(self, q: Rows, k: Rows) -> tuple[Patch, ...] | None:
+        """Patches that hold all pairs between two stretches, each once; None where rows do not fall into few classes."""
+        name = self.meeting(q, k), q.count, k.count
+        if name not in self._found:
+            if self._failures >= MAX_FAILURES and 2 * self._failures > len(self._found):
+                return None
+            self._found[name] = self._patched(q, k)
+            self._failures += self._found[name] is None
+        return self._found[name]
+
+    def _patched(self, q: Rows, k: Rows) -> tuple[Patch, ...] | None:
+        found: list[Patch] = []
+        waiting = [(q, k)]
+        left = MAX_PATCHES
+        while waiting:
+            some_q, some_k = waiting.pop()
+            term = self.meeting(some_q, some_k)
+            left -= 1
+            if left < 0 or (term.hard and _draws(term)):
+                return None
+            if self._counter.terms.value(term) == 0:
+                continue
+            patch = self._patch(term, some_q, some_k, (q.first, k.first))
+            if patch is None:
+                waiting += [(x, y) for x in self._cut(some_q) for y in self._cut(some_k)]
+            elif len(patch.boxes):
+                found.append(patch)
+        return tuple(found)
+
+    def _patch(self, term: Term, q: Rows, k: Rows, base: tuple[int, int]) -> Patch | None:
+        q_features, k_features = self._features_of(term)
+        of_q, of_k = self._classes_of(q_features, q.count), self._classes_of(k_features, k.count)
+        cells = len(of_q.first) * len(of_k.first)
+        if cells > FEW_CELLS and (cells > MANY_CELLS or cells * GAIN > q.count * k.count):
+            return None
+        sides = (("q", q_features), ("k", k_features))
+        names: dict[Term, Hashable] = {each: (side, i) for side, part in sides for i, each in enumerate(part)}
+        name = self._skeleton(term, names), of_q.values, of_k.values
+        if name not in self._cells:
+            values = self._evaluator.at(term, of_q.first[:, None], of_k.first[None, :])
+            self._cells[name] = rectangles_of(np.broadcast_to(values, (len(of_q.first), len(of_k.first))))
+        boxes, times = self._cells[name]
+        return Patch(q.first - base[0], k.first - base[1], of_q, of_k, boxes, times)
+
+    def _features_of(self, term: Term) -> tuple[tuple[Term, ...], tuple[Term, ...]]:
+        """What a term looks at of the query alone, and of the key alone."""
+        if term not in self._features:
+            q: dict[Term, None] = {}
+            k: dict[Term, None] = {}
+            waiting = [term]
+            while waiting:
+                each = waiting.pop()
+                if each.uses_q and each.uses_k:
+                    waiting += self._sides(each)
+                elif each.uses_q or each.uses_k:
+                    (q if each.uses_q else k)[each] = None
+            self._features[term] = tuple(q), tuple(k)
+        return self._features[term]
+
+    def _sides(self, term: Term) -> list[Term]:
+        """The parts of a term; of a sum, what it adds up of the query alone, and of the key alone."""
+        if term.kind != "lin":
+            return subterms(term.args)
+        mixed, alone = self._added(term)
+        return [*(atom for atom, _ in mixed), *alone]
+
+    def _added(self, term: Term) -> tuple[list[tuple[Term, int]], list[Term]]:
+        """A sum as what looks at both, and the sums of what looks at the query alone, and at the key alone."""
+        mixed = [(atom, c) for atom, c in term.args[1] if atom.uses_q and atom.uses_k]
+        of_q, of_k = (
+            [(atom, c) for atom, c in term.args[1] if (atom.uses_q, atom.uses_k) == side]
+            for side in ((True, False), (False, True))
+        )
+        return mixed, [self._counter.terms.total(0, part) for part in (of_q, of_k) if part]
+
+    def _skeleton(self, part: Any, names: dict[Term, Hashable]) -> Hashable:
+        """A term with its features replaced by their numbers: equal ones of equal features have equal values."""
+        if isinstance(part, tuple):
+            return tuple(self._skeleton(each, names) for each in part)  # pyright: ignore[reportUnknownVariableType]
+        if not isinstance(part, Term):
+            return part
+        if part in names:
+            return names[part]
+        if part.kind == "lin":
+            mixed, alone = self._added(part)
+            return "lin", part.args[0], self._skeleton(tuple(mixed), names), self._skeleton(tuple(alone), names)
+        return part.kind, self._skeleton(part.args, names)
+
+    def _classes_of(self, features: tuple[Term, ...], count: int) -> Classes:
+        name = features, count
+        if name not in self._classes:
+            rows = np.arange(count)
+            columns = [np.broadcast_to(self._evaluator.at(feature, rows, rows), count) for feature in features]
+            self._classes[name] = _classed(columns, count)
+        return self._classes[name]
+
+    def _cut(self, rows: Rows) -> list[Rows]:
+        """Both halves of a stretch, cut near the middle at a multiple of the longest step within."""
+        if rows.count == 1:
+            return [rows]
+        first, last = rows.first + 1, rows.last
+        place = (first + last) // 2
+        for step in self._steps:
+            if -(-first // step) * step <= last:
+                place = min(max((place + step // 2) // step, -(-first // step)), last // step) * step
+                break
+        return [Rows(rows.first, place - rows.first), Rows(place, rows.last + 1 - place)]
+
+
+def _draws(term: Term) -> bool:
+    return term.kind == "random" or any(part.hard and _draws(part) for part in subterms(term.args))
+
+
+def _classed(columns: list[Array], count: int) -> Classes:
+    """Rows with equal entries in all columns as classes, in the order of the entries."""
+    of = np.zeros(count, np.int64)
+    for column in columns:
+        distinct, place = np.unique(column, return_inverse=True)
+        of = of * len(distinct) + place
+    _, first, of, counts = np.unique(of, return_index=True, return_inverse=True, return_counts=True)
+    values = np.stack([column[first] for column in columns]) if columns else first[:1]
+    return Classes(of, first, counts, values.tobytes())
+
+
+def rectangles_of(values: Array) -> tuple[Array, Array]:
+    """The entries of a matrix that are not 0 as rectangles (row, row, column, column) of one value, ends included."""
+    begins = np.ones(values.shape, bool)
+    begins[:, 1:] = values[:, 1:] != values[:, :-1]
+    place = np.flatnonzero(begins)
+    row, k0 = np.divmod(place, values.shape[1])
+    k1 = np.append(place[1:], values.size) - 1 - row * values.shape[1]
+    times = values[row, k0]
+    row, k0, k1, times = (part[times != 0] for part in (row, k0, k1, times))
+    order = np.lexsort((row, times, k1, k0))
+    row, k0, k1, times = (part[order] for part in (row, k0, k1, times))
+    if not len(row):
+        return np.zeros((0, 4), np.int64), np.zeros(0, np.int64)
+    same = np.zeros(len(row), bool)
+    same[1:] = (np.diff(row) == 1) & (np.diff(k0) == 0) & (np.diff(k1) == 0) & (np.diff(times) == 0)
+    starts = np.flatnonzero(~same)
+    ends = np.append(starts[1:], len(row)) - 1
+    return np.stack([row[starts], row[ends], k0[starts], k1[starts]], 1), times[starts].astype(np.int64)
+
+
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """The patches of two chunks, which begin at these rows of their ranks."""
+
+    patches: tuple[Patch, ...]
+    q_base: int
+    k_base: int
+
+    @property
+    def name(self) -> Hashable:
+        return id(self.patches), self.q_base, self.k_base
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Order:
+    """Rows of a rank sorted by class: the class of each, and how many come before each class."""
+
+    of: Array
+    ends: Array
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Joined:
+    """What some relations have between two ranks: (rectangles, times) of each, in rows sorted by `q` and by `k`.
+
+    In rows as they are where there is no order.
+    """
+
+    parts: tuple[tuple[Array, Array], ...]
+    q: Order | None
+    k: Order | None
+
+
+_Label = tuple[int, int]
+"""Where a stretch begins, and the identity of its classes."""
+
+
+def joined(relations: tuple[tuple[Placed, ...], ...], q_rows: int, k_rows: int, *, as_they_are: bool) -> Joined:
+    """Rows of both ranks that have the same partners in all relations as one class; or as they are."""
+    every = [(placed, patch) for relation in relations for placed in relation for patch in placed.patches]
+    q_columns = _columns([(placed.q_base + patch.q_first, patch.q) for placed, patch in every], q_rows)
+    k_columns = _columns([(placed.k_base + patch.k_first, patch.k) for placed, patch in every], k_rows)
+    q = k = None
+    if not as_they_are:
+        q, q_columns = _sorted(q_columns, q_rows)
+        k, k_columns = _sorted(k_columns, k_rows)
+    q_runs, k_runs = ({name: _Runs.of(column) for name, column in side.items()} for side in (q_columns, k_columns))
+    parts: list[tuple[Array, Array]] = []
+    for relation in relations:
+        boxes = [np.zeros((0, 4), np.int64)]
+        times = [np.zeros(0, np.int64)]
+        for placed in relation:
+            for patch in placed.patches:
+                of_q = q_runs[placed.q_base + patch.q_first, id(patch.q)]
+                of_k = k_runs[placed.k_base + patch.k_first, id(patch.k)]
+                found, count = _spread(patch, of_q, of_k)
+                boxes.append(found)
+                times.append(count)
+        parts.append((_in_rows(np.concatenate(boxes), q, k), np.concatenate(times)))
+    return Joined(tuple(parts), q, k)
+
+
+def _columns(stretches: list[tuple[int, Classes]], rows: int) -> dict[_Label, Array]:
+    """The class of every row of a rank, -1 beside the stretch, of each that differs; those of most classes first."""
+    found: dict[_Label, Array] = {}
+    for first, classes in sorted(stretches, key=lambda each: -len(each[1].first)):
+        if (first, id(classes)) not in found:
+            column = np.full(rows, -1, np.int64)
+            column[first : first + len(classes.of)] = classes.of
+            found[first, id(classes)] = column
+    return found
+
+
+def _sorted(columns: dict[_Label, Array], rows: int) -> tuple[Order, dict[_Label, Array]]:
+    """Rows with equal entries in all columns as classes, and the columns by these classes."""
+    code = np.zeros(rows, np.int64)
+    for column in columns.values():
+        code = code * (int(column.max()) + 2) + column + 1
+        code = np.unique(code, return_inverse=True)[1]
+    _, first, of, counts = np.unique(code, return_index=True, return_inverse=True, return_counts=True)
+    ends = np.concatenate(([0], np.cumsum(counts)))
+    return Order(of, ends), {name: column[first] for name, column in columns.items()}
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class _Runs:
+    """Neighbours of one label as runs, by label: first and last place; `whole`: labels follow one another."""
+
+    label: Array
+    first: Array
+    last: Array
+    whole: bool
+
+    @staticmethod
+    def of(labels: Array) -> _Runs:
+        starts = np.flatnonzero(np.concatenate(([True], labels[1:] != labels[:-1])))
+        ends = np.append(starts[1:], len(labels)) - 1
+        order = np.argsort(labels[starts], kind="stable")
+        order = order[labels[starts][order] >= 0]
+        first, last = starts[order], ends[order]
+        return _Runs(labels[starts][order], first, last, bool((first[1:] == last[:-1] + 1).all()))
+
+    def among(self, low: Array, high: Array) -> tuple[Array, Array]:
+        """Which runs have labels low..high: the first, and one past the last."""
+        return np.searchsorted(self.label, low), np.searchsorted(self.label, high, side="right")
+
+
+def _spread(patch: Patch, q: _Runs, k: _Runs) -> tuple[Array, Array]:
+    """Rectangles of a patch's own classes as rectangles of the runs that are of these classes."""
+    q0, q1, k0, k1 = patch.boxes.T
+    box = np.arange(len(q0))
+    q_first, q_last, box = _runs_of(q, q0, q1, box)
+    k_first, k_last, more = _runs_of(k, k0[box], k1[box], np.arange(len(box)))
+    return np.stack([q_first[more], q_last[more], k_first, k_last], 1), patch.times[box[more]]
+
+
+def _runs_of(runs: _Runs, low: Array, high: Array, box: Array) -> tuple[Array, Array, Array]:
+    """First and last place of each run, and the box that it is of."""
+    start, end = runs.among(low, high)
+    if runs.whole:
+        return runs.first[start], runs.last[end - 1], box
+    sizes = end - start
+    of = np.repeat(np.arange(len(box)), sizes)
+    place = start[of] + np.arange(len(of)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+    return runs.first[place], runs.last[place], box[of]
+
+
+def _in_rows(boxes: Array, q: Order | None, k: Order | None) -> Array:
+    q0, q1, k0, k1 = boxes.T
+    if q is not None and k is not None:
+        q0, q1, k0, k1 = q.ends[q0], q.ends[q1 + 1] - 1, k.ends[k0], k.ends[k1 + 1] - 1
+    found = np.stack([q0, q1, k0, k1], 1)
+    return found
+
+
+def put_back(order: Order, parts: tuple[Rows, ...]) -> tuple[Rows, ...]:
+    """Sorted rows as those that they are, in few progressions."""
+    if sum(part.count for part in parts) == len(order.of):
+        return (Rows(0, len(order.of)),)
+    chosen = np.zeros(len(order.of), bool)
+    chosen[np.argsort(order.of, kind="stable")[np.concatenate([numbers(part) for part in parts])]] = True
+    stretches = stretches_of(np.flatnonzero(chosen))
+    alone = progressions_of(part.first for part in stretches if part.count == 1)
+    return (*(part for part in stretches if part.count > 1), *alone)
