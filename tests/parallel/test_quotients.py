@@ -78,7 +78,7 @@ def needed(pattern: Pattern, schedule: Schedule) -> int:
 @pytest.mark.parametrize("number", range(len(GRIDS) + len(ALIKE)))
 def test_bytes_and_pairs_are_those_of_single_rows(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """By class, by alike meetings (which are named however few there are), and bands as blocks."""
-    monkeypatch.setattr(room, "FEW", (2**40, 2**40))
+    monkeypatch.setattr(room, "FEW", 2**40)
     monkeypatch.setattr(classes, "MANY_ROWS", 1)
     pattern, n = (GRIDS + ALIKE)[number]
     random = Random(number)
@@ -117,7 +117,7 @@ def test_alike_meetings_have_equal_regions(number: int, monkeypatch: pytest.Monk
     (heads,) = alike_heads(branch)
     scope = scope_of(plan, n, 0, {})
     every = regions(branch.relation, n, scope, where, heads)
-    monkeypatch.setattr(room, "FEW", (2**40, 2**40))
+    monkeypatch.setattr(room, "FEW", 2**40)
     named = regions(branch.relation, n, scope, where, heads, name=namer(branch.relation, n, 0, 1, scope))
     assert (every.local == named.local).all()
     for pair in range(ranks * ranks):

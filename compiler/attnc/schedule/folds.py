@@ -13,8 +13,9 @@ features tell nearly all rows apart the stretches are cut, at the pattern's own 
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -32,6 +33,8 @@ Array = NDArray[np.int64]
 
 FEW_CELLS = 2**12
 """So many pairs of classes are always looked at."""
+FEW_PAIRS = 2**16
+"""Up to so many, pairs are counted by them."""
 MANY_CELLS = 2**22
 """More of them never are."""
 GAIN = 64
@@ -88,15 +91,66 @@ class Folder:
         self._classes: dict[tuple[tuple[Term, ...], int], Classes] = {}
         self._cells: dict[Hashable, tuple[Array, Array]] = {}
         self._found: dict[Hashable, tuple[Patch, ...] | None] = {}
+        self._parts: dict[tuple[Term, int, int, int, int], Term] = {}
         self._failures = 0
 
     def meeting(self, q: Rows, k: Rows) -> Term:
         """The simplest term between two stretches. Raises NoTermError for what has none."""
         return self._counter.meeting(*self._what, q, k)
 
-    def patches(self, q: Rows, k: Rows) -> tuple[Patch, ...] | None:
-        """Patches that hold all pairs between two stretches, each once; None where rows do not fall into few classes."""
-        name = self.meeting(q, k), q.count, k.count
+    def meetings(self, chunks: Sequence[Rows]) -> dict[tuple[int, int], tuple[Patch, ...] | None]:
+        """`patches` of every two of ascending stretches by their numbers, but of those that have no pairs.
+
+        Terms are made simple for many stretches first: where one looks at the key alone there, it does so of all.
+        """
+        found: dict[tuple[int, int], tuple[Patch, ...] | None] = {}
+        last = len(chunks) - 1
+        waiting = [(0, last, 0, last)] if chunks else []
+        while waiting:
+            x0, x1, y0, y1 = waiting.pop()
+            term = self.meeting(_across(chunks[x0], chunks[x1]), _across(chunks[y0], chunks[y1]))
+            if self._counter.terms.value(term) == 0:
+                continue
+            if x0 == x1 and y0 == y1:
+                found[x0, y0] = self.patches(chunks[x0], chunks[y0], term)
+            elif not (term.uses_q and term.uses_k) and not term.hard:
+                for x in range(x0, x1 + 1):
+                    for y in range(y0, y1 + 1):
+                        dq, dk = (chunks[x].first - chunks[x0].first) * term.uses_q, (chunks[y].first - chunks[y0].first) * term.uses_k
+                        found[x, y] = self.patches(chunks[x], chunks[y], self._of_part(term, dq, dk, chunks[x].count, chunks[y].count))
+            else:
+                x, y = (x0 + x1) // 2, (y0 + y1) // 2
+                waiting += [
+                    (a, b, c, d) for a, b in ((x0, x), (x + 1, x1)) for c, d in ((y0, y), (y + 1, y1)) if a <= b and c <= d
+                ]
+        return found
+
+    def _of_part(self, term: Term, dq: int, dk: int, q_count: int, k_count: int) -> Term:
+        """The simplest term of a part of two stretches, which begins so far into them."""
+        name = term, dq, dk, q_count, k_count
+        if name not in self._parts:
+            self._parts[name] = self._counter.within(term, dq, dk, (q_count, k_count))
+        return self._parts[name]
+
+    def pairs(self, q: Rows, k: Rows) -> int | None:
+        """The pairs between two stretches, with multiplicity; None where rows do not fall into few classes."""
+        term = self.meeting(q, k)
+        if _draws(term):
+            return None
+        features = self._features_of(term)
+        if any(each in ((self._counter.terms.q,), (self._counter.terms.k,)) for each in features):
+            return None
+        if prod(len(self._classes_of(*side).first) for side in zip(features, (q.count, k.count), strict=True)) > FEW_PAIRS:
+            return None
+        patch = self._patch(term, q, k, (q.first, k.first))
+        return None if patch is None else patch.pairs
+
+    def patches(self, q: Rows, k: Rows, term: Term) -> tuple[Patch, ...] | None:
+        """Patches that hold all pairs between two stretches, each once; None where rows do not fall into few classes.
+
+        term  the simplest between them
+        """
+        name = term, q.count, k.count
         if name not in self._found:
             if self._failures >= MAX_FAILURES and 2 * self._failures > len(self._found):
                 return None
@@ -201,6 +255,11 @@ class Folder:
                 place = min(max((place + step // 2) // step, -(-first // step)), last // step) * step
                 break
         return [Rows(rows.first, place - rows.first), Rows(place, rows.last + 1 - place)]
+
+
+def _across(first: Rows, last: Rows) -> Rows:
+    """From the beginning of one stretch to the end of another."""
+    return Rows(first.first, last.last + 1 - first.first)
 
 
 def _draws(term: Term) -> bool:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from textwrap import shorten
 from typing import TypeAlias
 
@@ -46,8 +47,8 @@ MAX_POINTS = 2**29
 """How many pairs of a branch are asked one by one: half a minute."""
 MAX_RECTANGLES = 2**24
 """How many rectangles, and parts of rectangles, of a branch are kept."""
-FEW = 1024, 64
-"""Up to these shares of the two limits, it is sooner to follow every meeting than to name them, or to fold them."""
+FEW = 1024
+"""Up to this share of both limits, it is sooner to follow every meeting than to name them, or to fold them."""
 
 
 class TooFineError(ValueError):
@@ -103,7 +104,7 @@ def regions(
     bounds = Bounds(relation, n, scope)
     if name is not None:
         try:
-            return _Search(relation, n, scope, placement, bounds, own, shares=FEW).found(heads)
+            return _Search(relation, n, scope, placement, bounds, own, share=FEW).found(heads)
         except TooFineError:
             pass
     return _Search(relation, n, scope, placement, bounds, own, name, folder).found(heads)
@@ -112,7 +113,7 @@ def regions(
 class _Search:
     def __init__(
         self, relation: Relation, n: int, scope: Scope, placement: Placement, bounds: Bounds, own: bool,
-        name: Name | None = None, folder: Folder | None = None, shares: tuple[int, int] = (1, 1),
+        name: Name | None = None, folder: Folder | None = None, share: int = 1,
     ) -> None:  # fmt: skip
         self._own = own
         self._relation = relation
@@ -123,7 +124,7 @@ class _Search:
         self._folder = folder
         self._folded: dict[int, list[Placed]] = {}
         self._folded_own = np.zeros(placement.ranks, np.int64)
-        self._most = MAX_POINTS // shares[0], MAX_RECTANGLES // shares[1]
+        self._most = MAX_POINTS // share, MAX_RECTANGLES // share
         self._steps = sorted(steps(relation, n, scope), reverse=True)
         self._ranks = placement.ranks
         chunks = sorted(
@@ -179,17 +180,21 @@ class _Search:
 
     def _unfolded(self, boxes: Boxes) -> Boxes:
         """Those of whole chunks whose rows do not fall into few classes; the others are done."""
-        if self._folder is None:
+        if self._folder is None or (self._step > 1).any():
             return boxes
         left = np.ones(len(boxes), bool)
-        for place, (x, y) in enumerate(zip(boxes.x.tolist(), boxes.y.tolist(), strict=True)):
-            if self._step[x] == self._step[y] == 1:
-                q, k = (Rows(int(self._first[c]), int(self._count[c])) for c in (x, y))
-                patches = self._folder.patches(q, k)
-                left[place] = patches is None
-                if patches:
-                    self._fold(x, y, patches)
+        for place, meeting in enumerate(zip(boxes.x.tolist(), boxes.y.tolist(), strict=True)):
+            patches = self._patches.get(meeting, ())
+            left[place] = patches is None
+            if patches:
+                self._fold(*meeting, patches)
         return boxes[left]
+
+    @cached_property
+    def _patches(self) -> dict[tuple[int, int], tuple[Patch, ...] | None]:
+        """The patches of meetings of chunks; none where there are no pairs, None where they are not known."""
+        chunks = [Rows(first, count) for first, count in zip(self._first.tolist(), self._count.tolist(), strict=True)]
+        return self._folder.meetings(chunks) if self._folder is not None else {}
 
     def _fold(self, x: int, y: int, patches: tuple[Patch, ...]) -> None:
         a, b = int(self._rank[x]), int(self._rank[y])

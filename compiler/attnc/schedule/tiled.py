@@ -150,6 +150,7 @@ class Tiled:
             return np.zeros(self.placement.ranks, np.int64)
         tables = {name: content for name, content in scope.items() if name not in ("N", "H", "h")}
         counter, n = Counter(tables), self.placement.n
+        folder = Folder(branch.relation, n, head, self.plan.heads, tables, ())
         total = np.zeros(self.placement.ranks, np.int64)
         try:
             for rank, chunks in enumerate(self.placement.chunks):
@@ -157,7 +158,10 @@ class Tiled:
                     for k in chunks:
                         if q.step > 1 or k.step > 1:
                             return None
-                        total[rank] += counter.rectangle(branch.relation, n, head, self.plan.heads, q, k)
+                        folded = folder.pairs(q, k)
+                        if folded is None:
+                            folded = counter.rectangle(branch.relation, n, head, self.plan.heads, q, k)
+                        total[rank] += folded
         except (NoTermError, TooManyError):
             return None
         return total
@@ -216,21 +220,28 @@ class Tiled:
         key = between.name, weights, queries_stay
         met = self._known.get(key)
         if met is None:
-            met = self._known[key] = self._met(between, weights, queries_stay)
-        if self.sorted is None and between.orders is None:
+            met = self._met(between, weights, queries_stay)
+            met = self._known[key] = met if between.orders is None else self._put_back(met, between.orders)
+        if self.sorted is None:
             return met
-        return replace(met, keys=self._put_back(b, met.keys, between, 1), queries=self._put_back(a, met.queries, between, 0))
+        keys, queries = (
+            tuple((heads, self.sorted.rows(rank, parts)) for heads, parts in moved)
+            for rank, moved in ((b, met.keys), (a, met.queries))
+        )
+        return replace(met, keys=keys, queries=queries)
 
-    def _put_back(self, rank: int, moved: Moved, between: _Between, side: int) -> Moved:
+    def _put_back(self, met: Met, orders: tuple[Order, Order]) -> Met:
         """Rows sorted by class as those that they are."""
-        if self.sorted is not None:
-            return tuple((heads, self.sorted.rows(rank, parts)) for heads, parts in moved)
-        assert between.orders is not None
-        order = between.orders[side]
-        for _, parts in moved:
-            if (id(order), parts) not in self._rows:
-                self._rows[id(order), parts] = put_back(order, parts)
-        return tuple((heads, self._rows[id(order), parts]) for heads, parts in moved)
+        queries, keys = (
+            tuple((heads, self._rows_of(order, parts)) for heads, parts in moved)
+            for order, moved in zip(orders, (met.queries, met.keys), strict=True)
+        )
+        return replace(met, keys=keys, queries=queries)
+
+    def _rows_of(self, order: Order, parts: tuple[Rows, ...]) -> tuple[Rows, ...]:
+        if (id(order), parts) not in self._rows:
+            self._rows[id(order), parts] = put_back(order, parts)
+        return self._rows[id(order), parts]
 
     def _between(self, a: int, b: int) -> _Between:
         lattices = tuple(self._lattices(a, b))
