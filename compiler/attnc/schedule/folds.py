@@ -13,7 +13,7 @@ features tell nearly all rows apart the stretches are cut, at the pattern's own 
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import Any
@@ -39,6 +39,8 @@ MANY_CELLS = 2**22
 """More of them never are."""
 GAIN = 64
 """Between, where each stands for so many pairs of rows."""
+DENSE = 16
+"""Codes of rows that are at most so many times as many are counted, not sorted."""
 MAX_PATCHES = 64
 """How many parts two stretches are cut into at most."""
 MAX_FAILURES = 8
@@ -98,8 +100,12 @@ class Folder:
         """The simplest term between two stretches. Raises NoTermError for what has none."""
         return self._counter.meeting(*self._what, q, k)
 
-    def meetings(self, chunks: Sequence[Rows]) -> dict[tuple[int, int], tuple[Patch, ...] | None]:
+    def meetings(
+        self, chunks: Sequence[Rows], ranks: Sequence[int] | None = None
+    ) -> dict[tuple[int, int], tuple[Patch, ...] | None]:
         """`patches` of every two of ascending stretches by their numbers, but of those that have no pairs.
+
+        ranks  whose the stretches are, where two of one rank are to be left out
 
         Terms are made simple for many stretches first: where one looks at the key alone there, it does so of all.
         """
@@ -108,6 +114,8 @@ class Folder:
         waiting = [(0, last, 0, last)] if chunks else []
         while waiting:
             x0, x1, y0, y1 = waiting.pop()
+            if x0 == x1 and y0 == y1 and ranks is not None and ranks[x0] == ranks[y0]:
+                continue
             term = self.meeting(_across(chunks[x0], chunks[x1]), _across(chunks[y0], chunks[y1]))
             if self._counter.terms.value(term) == 0:
                 continue
@@ -116,6 +124,8 @@ class Folder:
             elif not (term.uses_q and term.uses_k) and not term.hard:
                 for x in range(x0, x1 + 1):
                     for y in range(y0, y1 + 1):
+                        if ranks is not None and ranks[x] == ranks[y]:
+                            continue
                         dq, dk = (chunks[x].first - chunks[x0].first) * term.uses_q, (chunks[y].first - chunks[y0].first) * term.uses_k
                         found[x, y] = self.patches(chunks[x], chunks[y], self._of_part(term, dq, dk, chunks[x].count, chunks[y].count))
             else:
@@ -268,13 +278,32 @@ def _draws(term: Term) -> bool:
 
 def _classed(columns: list[Array], count: int) -> Classes:
     """Rows with equal entries in all columns as classes, in the order of the entries."""
-    of = np.zeros(count, np.int64)
-    for column in columns:
-        distinct, place = np.unique(column, return_inverse=True)
-        of = of * len(distinct) + place
-    _, first, of, counts = np.unique(of, return_index=True, return_inverse=True, return_counts=True)
+    first, of, counts = _alike(columns, count)
     values = np.stack([column[first] for column in columns]) if columns else first[:1]
     return Classes(of, first, counts, values.tobytes())
+
+
+def _alike(columns: Iterable[Array], count: int) -> tuple[Array, Array, Array]:
+    """Rows with equal entries in all columns: the first row of each kind, the kind of each row, rows of each kind."""
+    code, size = np.zeros(count, np.int64), 1
+    for column in columns:
+        low, high = int(column.min()), int(column.max())
+        if size * (high - low + 1) >= 2**62:
+            code = np.unique(code, return_inverse=True)[1]
+            size = count
+            low, high, column = 0, count, np.unique(column, return_inverse=True)[1]
+        code = code * (high - low + 1) + (column - low)
+        size *= high - low + 1
+    if size > DENSE * count:
+        return np.unique(code, return_index=True, return_inverse=True, return_counts=True)[1:]
+    every = np.bincount(code, minlength=size)
+    used = np.flatnonzero(every)
+    name = np.zeros(size, np.int64)
+    name[used] = np.arange(len(used))
+    of = name[code]
+    first = np.zeros(len(used), np.int64)
+    first[of[::-1]] = np.arange(count)[::-1]
+    return first, of, every[used]
 
 
 def rectangles_of(values: Array) -> tuple[Array, Array]:
@@ -372,11 +401,7 @@ def _columns(stretches: list[tuple[int, Classes]], rows: int) -> dict[_Label, Ar
 
 def _sorted(columns: dict[_Label, Array], rows: int) -> tuple[Order, dict[_Label, Array]]:
     """Rows with equal entries in all columns as classes, and the columns by these classes."""
-    code = np.zeros(rows, np.int64)
-    for column in columns.values():
-        code = code * (int(column.max()) + 2) + column + 1
-        code = np.unique(code, return_inverse=True)[1]
-    _, first, of, counts = np.unique(code, return_index=True, return_inverse=True, return_counts=True)
+    first, of, counts = _alike(columns.values(), rows)
     ends = np.concatenate(([0], np.cumsum(counts)))
     return Order(of, ends), {name: column[first] for name, column in columns.items()}
 

@@ -194,7 +194,8 @@ class _Search:
     def _patches(self) -> dict[tuple[int, int], tuple[Patch, ...] | None]:
         """The patches of meetings of chunks; none where there are no pairs, None where they are not known."""
         chunks = [Rows(first, count) for first, count in zip(self._first.tolist(), self._count.tolist(), strict=True)]
-        return self._folder.meetings(chunks) if self._folder is not None else {}
+        ranks = None if self._own else self._rank.tolist()
+        return self._folder.meetings(chunks, ranks) if self._folder is not None else {}
 
     def _fold(self, x: int, y: int, patches: tuple[Patch, ...]) -> None:
         a, b = int(self._rank[x]), int(self._rank[y])
