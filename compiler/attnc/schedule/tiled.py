@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from attnc.analysis.boxes import Counter, NoTermError, TooManyError
 from attnc.schedule.classes import Chosen, Job, every_key, least_covers
+from attnc.schedule.drawn import check_count, drawn_regions, draws_of
 from attnc.schedule.folds import Folder, Joined, Order, Placed, joined, put_back
 from attnc.schedule.lines import Meeting, Strided
 from attnc.schedule.quotient import Sorted, quotient
@@ -23,6 +24,7 @@ from attnc.schedule.regions import Name, Regions, regions
 from attnc.schedule.steps import steps
 from attnlang.parallel.dense import alike_heads, numbers, scope_of
 from attnlang.pattern.algebra import Relation
+from attnlang.pattern.expr import Scope
 from attnlang.pattern.tables import Content
 from attnlang.plan import Columns, Lattice, Plan, Tiles
 from attnlang.rows import Rows
@@ -110,15 +112,16 @@ class Tiled:
 
     def _search(self, tiles: list[tuple[int, Tiles]], tables: Mapping[str, Any]) -> None:
         n, ranks = self.placement.n, self.placement.ranks
-        parts = [(i, branch, heads) for i, branch in tiles for heads in self._alike_heads(branch, tables)]
-        scopes = [scope_of(self.plan, n, heads[0], tables) for _, _, heads in parts]
-        quotients = [quotient(branch.relation, n, scope) for (_, branch, _), scope in zip(parts, scopes, strict=True)]
-        first = quotients[0]
+        parts = [
+            part for i, branch in tiles for undrawn in self._drawn(i, branch, tables) for part in self._parts_of(i, undrawn, tables)
+        ]
+        quotients = [quotient(branch.relation, n, scope) for _, branch, _, scope in parts]
+        first = quotients[0] if quotients else None
         alike = first is not None and all(q is not None and q.axes == first.axes for q in quotients)
-        owns = [self._own(branch, heads[0], scope) for (_, branch, heads), scope in zip(parts, scopes, strict=True)]
-        if first is not None and alike and not self.lattices and not any(own is None for own in owns):
+        owns = [self._own(branch, heads[0], scope) for _, branch, heads, scope in parts]
+        if first is not None and alike and not self.lattices and not self.found and not any(own is None for own in owns):
             self.sorted = Sorted(first, self.placement)
-        for (i, branch, heads), scope, q, own in zip(parts, scopes, quotients, owns, strict=True):
+        for (i, branch, heads, scope), q, own in zip(parts, quotients, owns, strict=True):
             relation, length, where = branch.relation, n, self.placement
             if self.sorted is not None and q is not None:
                 relation, length, where = q.relation, q.n, self.sorted.classes
@@ -127,8 +130,32 @@ class Tiled:
             found = regions(relation, length, scope, where, heads, own=own is None, name=name, folder=folder)
             self.local += (found.local if own is None else own) * len(heads)
             self.found.append((i, found))
+        for _, found in self.found:
             a, b = np.divmod(np.union1d(found.pair, np.array(list(found.folded), np.int64)), ranks)
             self.has[a, b] = True
+
+    def _drawn(self, number: int, branch: Tiles, tables: Mapping[str, Any]) -> list[Tiles]:
+        """The branch without the pairs that it draws, which are listed."""
+        n = self.placement.n
+        scopes = [scope_of(self.plan, n, head, tables) for head in branch.heads]
+        draws = draws_of(branch.relation, n, scopes[0])
+        if draws is None:
+            return [branch]
+        check_count(draws, len(branch.heads), scopes[0], self.placement.ranks, n)
+        listed = [drawn_regions(draws, n, scope, self.placement, (int(scope["h"]),)) for scope in scopes]
+        if any(found is None for found in listed):
+            return [branch]
+        for found in listed:
+            if found is not None:
+                self.found.append((number, found))
+                self.local += found.local
+        return [replace(branch, relation=draws.without)]
+
+    def _parts_of(
+        self, number: int, branch: Tiles, tables: Mapping[str, Any]
+    ) -> list[tuple[int, Tiles, tuple[int, ...], Scope]]:
+        groups = self._alike_heads(branch, tables)
+        return [(number, branch, heads, scope_of(self.plan, self.placement.n, heads[0], tables)) for heads in groups]
 
     def _alike_heads(self, branch: Tiles, tables: Mapping[str, Any]) -> list[tuple[int, ...]]:
         """Heads that have the same pairs at this length, together: those of one term."""
