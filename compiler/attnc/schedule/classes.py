@@ -97,7 +97,9 @@ def _by_cells(jobs: Sequence[Job], query_weight: int, key_weight: int) -> list[C
     """Those of which one side is a least cover by itself first, without a graph; then the others, many at once."""
     sides = one_sided(jobs, query_weight, key_weight)
     rest = iter(_by_graph([job for job, side in zip(jobs, sides, strict=True) if not side], query_weight, key_weight))
-    whole = iter(_whole_sides([(job, side) for job, side in zip(jobs, sides, strict=True) if side], query_weight, key_weight))
+    whole = iter(
+        _whole_sides([(job, side) for job, side in zip(jobs, sides, strict=True) if side], query_weight, key_weight)
+    )
     return [next(whole if side else rest) for side in sides]
 
 

@@ -43,6 +43,8 @@ DENSE = 16
 """Codes of rows that are at most so many times as many are counted, not sorted."""
 MAX_PATCHES = 64
 """How many parts two stretches are cut into at most."""
+MOST_CHUNKS = 512
+"""Up to so many stretches, meetings are folded one by one."""
 MAX_FAILURES = 8
 """Where so many meetings, and more than half of them, do not fold, no other is tried."""
 
@@ -126,12 +128,20 @@ class Folder:
                     for y in range(y0, y1 + 1):
                         if ranks is not None and ranks[x] == ranks[y]:
                             continue
-                        dq, dk = (chunks[x].first - chunks[x0].first) * term.uses_q, (chunks[y].first - chunks[y0].first) * term.uses_k
-                        found[x, y] = self.patches(chunks[x], chunks[y], self._of_part(term, dq, dk, chunks[x].count, chunks[y].count))
+                        dq, dk = (
+                            (chunks[x].first - chunks[x0].first) * term.uses_q,
+                            (chunks[y].first - chunks[y0].first) * term.uses_k,
+                        )
+                        found[x, y] = self.patches(
+                            chunks[x], chunks[y], self._of_part(term, dq, dk, chunks[x].count, chunks[y].count)
+                        )
             else:
                 x, y = (x0 + x1) // 2, (y0 + y1) // 2
                 waiting += [
-                    (a, b, c, d) for a, b in ((x0, x), (x + 1, x1)) for c, d in ((y0, y), (y + 1, y1)) if a <= b and c <= d
+                    (a, b, c, d)
+                    for a, b in ((x0, x), (x + 1, x1))
+                    for c, d in ((y0, y), (y + 1, y1))
+                    if a <= b and c <= d
                 ]
         return found
 
@@ -150,7 +160,10 @@ class Folder:
         features = self._features_of(term)
         if any(each in ((self._counter.terms.q,), (self._counter.terms.k,)) for each in features):
             return None
-        if prod(len(self._classes_of(*side).first) for side in zip(features, (q.count, k.count), strict=True)) > FEW_PAIRS:
+        if (
+            prod(len(self._classes_of(*side).first) for side in zip(features, (q.count, k.count), strict=True))
+            > FEW_PAIRS
+        ):
             return None
         patch = self._patch(term, q, k, (q.first, k.first))
         return None if patch is None else patch.pairs
@@ -270,6 +283,13 @@ class Folder:
 def _across(first: Rows, last: Rows) -> Rows:
     """From the beginning of one stretch to the end of another."""
     return Rows(first.first, last.last + 1 - first.first)
+
+
+def looks_up_distances(term: Term) -> bool:
+    """Whether a table is asked for what a query and a key say together: such a pattern has no boxes to count."""
+    if term.kind == "table" and any(index.uses_q and index.uses_k for index in term.args[1]):
+        return True
+    return term.hard and any(looks_up_distances(part) for part in subterms(term.args))
 
 
 def _draws(term: Term) -> bool:
@@ -453,8 +473,7 @@ def _in_rows(boxes: Array, q: Order | None, k: Order | None) -> Array:
     q0, q1, k0, k1 = boxes.T
     if q is not None and k is not None:
         q0, q1, k0, k1 = q.ends[q0], q.ends[q1 + 1] - 1, k.ends[k0], k.ends[k1 + 1] - 1
-    found = np.stack([q0, q1, k0, k1], 1)
-    return found
+    return np.stack([q0, q1, k0, k1], 1)
 
 
 def put_back(order: Order, parts: tuple[Rows, ...]) -> tuple[Rows, ...]:

@@ -20,7 +20,7 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from attnc.schedule.folds import Folder, Patch, Placed
+from attnc.schedule.folds import MOST_CHUNKS, Folder, Patch, Placed
 from attnc.schedule.rectangles import Boxes, columns_of, quarters, stacked
 from attnc.schedule.steps import steps
 from attnlang.pattern.algebra import Relation, relation_text
@@ -47,6 +47,10 @@ MAX_POINTS = 2**29
 """How many pairs of a branch are asked one by one: half a minute."""
 MAX_RECTANGLES = 2**24
 """How many rectangles, and parts of rectangles, of a branch are kept."""
+SAMPLED = 61
+"""One in so many meetings is followed before the others."""
+MANY = 1024
+"""Where there are so many. (A prime's multiples are at all distances from the diagonal.)"""
 FEW = 1024
 """Up to this share of both limits, it is sooner to follow every meeting than to name them, or to fold them."""
 
@@ -124,7 +128,7 @@ class _Search:
         self._folder = folder
         self._folded: dict[int, list[Placed]] = {}
         self._folded_own = np.zeros(placement.ranks, np.int64)
-        self._most = MAX_POINTS // share, MAX_RECTANGLES // share
+        self._limits = self._most = MAX_POINTS // share, MAX_RECTANGLES // share
         self._steps = sorted(steps(relation, n, scope), reverse=True)
         self._ranks = placement.ranks
         chunks = sorted(
@@ -145,8 +149,7 @@ class _Search:
         self._parts: list[tuple[Array, ...]] = []
 
     def found(self, heads: tuple[int, ...]) -> Regions:
-        for boxes in self._chunk_pairs():
-            self._follow(self._unlike(self._unfolded(boxes)))
+        self._follow_all([self._unlike(self._unfolded(boxes)) for boxes in self._chunk_pairs()])
         columns = columns_of(self._parts, 6)
         order = np.lexsort((columns[3], columns[1], columns[0]))
         followed, q0, q1, k0, k1, times = (part[order] for part in columns)
@@ -178,9 +181,22 @@ class _Search:
     def _code(self, boxes: Boxes) -> Array:
         return boxes.x * len(self._first) + boxes.y
 
+    def _follow_all(self, parts: list[Boxes]) -> None:
+        """All meetings; one in some first, so that what is much too long is refused after seconds, not a minute."""
+        if not parts:
+            return
+        boxes = Boxes.joined(parts)
+        sample = np.arange(len(boxes)) % SAMPLED == SAMPLED // 2
+        if len(boxes) >= MANY and self._limits[0] == MAX_POINTS:
+            most, self._most = self._most, (2 * self._most[0] // SAMPLED, 2 * self._most[1] // SAMPLED)
+            self._follow(boxes[sample])
+            self._most = most
+            boxes = boxes[~sample]
+        self._follow(boxes)
+
     def _unfolded(self, boxes: Boxes) -> Boxes:
         """Those of whole chunks whose rows do not fall into few classes; the others are done."""
-        if self._folder is None or (self._step > 1).any():
+        if self._folder is None or len(self._first) > MOST_CHUNKS or (self._step > 1).any():
             return boxes
         left = np.ones(len(boxes), bool)
         for place, meeting in enumerate(zip(boxes.x.tolist(), boxes.y.tolist(), strict=True)):
@@ -351,12 +367,13 @@ class _Search:
     def _check(self) -> None:
         points, rectangles = self._most
         if self._points > points or self._kept > rectangles:
-            what = f"{points:,} of its pairs one by one" if self._points > points else f"{rectangles:,} rectangles"
+            most = self._limits
+            what = f"{most[0]:,} of its pairs one by one" if self._points > points else f"{most[1]:,} rectangles"
             part = shorten(relation_text(self._relation), 60)
             raise TooFineError(
                 f"a part of this pattern is no lattice (`{part}`), and its outline at n = {self._n:,} on "
                 f"{self._ranks:,} ranks is too long to be followed: more than {what}. Use a smaller n, larger blocks "
-                "or tiles, or `segment`, `dilate` and `offset` where they say the same"
+                "or tiles (a table of blocks for one of pairs), or `segment`, `dilate` and `offset` where they say the same"
             )
 
     def _ask(self, boxes: Boxes) -> None:

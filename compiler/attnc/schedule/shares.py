@@ -63,7 +63,9 @@ def one_sided(jobs: Sequence[Sequence[Meeting]], query_weight: int, key_weight: 
     large = [number for number, job in enumerate(jobs) if _is_large(job)]
     found = [""] * len(jobs)
     if large:
-        for number, side in zip(large, _one_sided([jobs[number] for number in large], query_weight, key_weight), strict=True):
+        for number, side in zip(
+            large, _one_sided([jobs[number] for number in large], query_weight, key_weight), strict=True
+        ):
             found[number] = side
     return found
 
@@ -76,7 +78,10 @@ def _is_large(job: Sequence[Meeting]) -> bool:
     if len(boxes) * len(boxes) < MANY_EDGES:
         return False
     q, k = (distinct(np.concatenate([boxes[:, 2 * i], boxes[:, 2 * i + 1] + 1])) for i in (0, 1))
-    q0, q1, k0, k1 = (np.searchsorted(cuts, ends) for cuts, ends in ((q, boxes[:, 0]), (q, boxes[:, 1] + 1), (k, boxes[:, 2]), (k, boxes[:, 3] + 1)))
+    q0, q1, k0, k1 = (
+        np.searchsorted(cuts, ends)
+        for cuts, ends in ((q, boxes[:, 0]), (q, boxes[:, 1] + 1), (k, boxes[:, 2]), (k, boxes[:, 3] + 1))
+    )
     return int(((q1 - q0) * (k1 - k0)).sum()) >= MANY_EDGES
 
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from attnc.analysis.boxes import Counter, NoTermError, TooManyError
 from attnc.schedule.classes import Chosen, Job, every_key, least_covers
 from attnc.schedule.drawn import check_count, drawn_regions, draws_of
-from attnc.schedule.folds import Folder, Joined, Order, Placed, joined, put_back
+from attnc.schedule.folds import Folder, Joined, Order, Placed, joined, looks_up_distances, put_back
 from attnc.schedule.lines import Meeting, Strided
 from attnc.schedule.quotient import Sorted, quotient
 from attnc.schedule.regions import Name, Regions, regions
@@ -113,15 +113,22 @@ class Tiled:
     def _search(self, tiles: list[tuple[int, Tiles]], tables: Mapping[str, Any]) -> None:
         n, ranks = self.placement.n, self.placement.ranks
         parts = [
-            part for i, branch in tiles for undrawn in self._drawn(i, branch, tables) for part in self._parts_of(i, undrawn, tables)
+            part
+            for i, branch in tiles
+            for undrawn in self._drawn(i, branch, tables)
+            for part in self._parts_of(i, undrawn, tables)
         ]
         quotients = [quotient(branch.relation, n, scope) for _, branch, _, scope in parts]
         first = quotients[0] if quotients else None
         alike = first is not None and all(q is not None and q.axes == first.axes for q in quotients)
-        owns = [self._own(branch, heads[0], scope) for _, branch, heads, scope in parts]
-        if first is not None and alike and not self.lattices and not self.found and not any(own is None for own in owns):
-            self.sorted = Sorted(first, self.placement)
-        for (i, branch, heads, scope), q, own in zip(parts, quotients, owns, strict=True):
+        owns: dict[int, Array | None] = {}
+        if first is not None and alike and not self.lattices and not self.found:
+            owns = {
+                number: self._own(branch, heads[0], scope) for number, (_, branch, heads, scope) in enumerate(parts)
+            }
+            self.sorted = None if any(own is None for own in owns.values()) else Sorted(first, self.placement)
+        for number, ((i, branch, heads, scope), q) in enumerate(zip(parts, quotients, strict=True)):
+            own = owns[number] if number in owns else self._own(branch, heads[0], scope)
             relation, length, where = branch.relation, n, self.placement
             if self.sorted is not None and q is not None:
                 relation, length, where = q.relation, q.n, self.sorted.classes
@@ -180,6 +187,8 @@ class Tiled:
         folder = Folder(branch.relation, n, head, self.plan.heads, tables, ())
         total = np.zeros(self.placement.ranks, np.int64)
         try:
+            if looks_up_distances(counter.term(branch.relation, n, head, self.plan.heads)[0]):
+                return None
             for rank, chunks in enumerate(self.placement.chunks):
                 for q in chunks:
                     for k in chunks:
@@ -275,11 +284,15 @@ class Tiled:
         tiles, orders = self._parts(a, b, as_they_are=bool(lattices))
         return _Between((tuple(part.name for part in tiles), lattices), tiles, lattices, orders)
 
-    def _parts(self, a: int, b: int, *, as_they_are: bool = True) -> tuple[tuple[_Tiles, ...], tuple[Order, Order] | None]:
+    def _parts(
+        self, a: int, b: int, *, as_they_are: bool = True
+    ) -> tuple[tuple[_Tiles, ...], tuple[Order, Order] | None]:
         """The rectangles of all tiled branches, and what rows are sorted by."""
         pair = a * self.placement.ranks + b
         names = [found.name(pair) for _, found in self.found]
-        folded = tuple((place, found.folded[pair]) for place, (_, found) in enumerate(self.found) if pair in found.folded)
+        folded = tuple(
+            (place, found.folded[pair]) for place, (_, found) in enumerate(self.found) if pair in found.folded
+        )
         as_they_are |= any(name is not None for name in names)
         joint = self._joint(folded, a, b, as_they_are) if folded else None
         tiles: list[_Tiles] = []
