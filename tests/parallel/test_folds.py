@@ -54,6 +54,13 @@ PATTERNS: list[Pattern] = [
 ]
 
 
+def cut_finely(monkeypatch: pytest.MonkeyPatch, gain: int) -> None:
+    """Stretches are cut until classes stand for so many pairs of rows, however many parts that takes."""
+    monkeypatch.setattr(folds, "GAIN", gain)
+    monkeypatch.setattr(folds, "FEW_CELLS", 4)
+    monkeypatch.setattr(folds, "MAX_PATCHES", 10**6)
+
+
 def tables_of(pattern: Pattern) -> dict[str, Any]:
     return {name: np.asarray(TABLES[name], np.int64) for name, _ in pattern.tables}
 
@@ -61,8 +68,8 @@ def tables_of(pattern: Pattern) -> dict[str, Any]:
 @pytest.mark.parametrize("number", range(len(PATTERNS)))
 def test_bytes_and_pairs_are_those_of_single_rows(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Everything that is made for long sequences, at a length where single rows can be covered."""
+    cut_finely(monkeypatch, 8 * (number % 3) + 1)
     monkeypatch.setattr(room, "FEW", 2**40)
-    monkeypatch.setattr(folds, "GAIN", 1)
     monkeypatch.setattr(shares, "MANY_EDGES", 1)
     random, pattern, n = Random(number), PATTERNS[number], 192
     kv_heads, ranks, kind = random.choice([1, 2, 4]), random.randint(3, 5), ("contiguous", "zigzag")[number % 2]
@@ -95,7 +102,7 @@ def test_bytes_and_pairs_are_those_of_single_rows(number: int, monkeypatch: pyte
 @pytest.mark.parametrize("number", [0, 1, 7, 8, 13])
 def test_plans_by_class_compute_the_pattern(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(room, "FEW", 2**40)
-    monkeypatch.setattr(folds, "GAIN", 1)
+    cut_finely(monkeypatch, 8 * (number % 3) + 1)
     pattern, tables = PATTERNS[number], tables_of(PATTERNS[number])
     schedule = attnc.plan(
         pattern, n=192, ranks=5, heads=2, head_dim=HEAD_DIM, dtype="float64", placement="contiguous", tables=tables
@@ -103,10 +110,11 @@ def test_plans_by_class_compute_the_pattern(number: int, monkeypatch: pytest.Mon
     check(pattern, schedule, 192, 2, tables, 2)
 
 
+@pytest.mark.parametrize("gain", [1, 6, 60])
 @pytest.mark.parametrize("number", [0, 1, 3, 6, 9, 11])
-def test_patches_hold_each_pair_once(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_patches_hold_each_pair_once(number: int, gain: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of stretches anywhere, in rows as they are and in rows by class."""
-    monkeypatch.setattr(folds, "GAIN", 1)
+    cut_finely(monkeypatch, gain)
     pattern, n, random = PATTERNS[number], 192, Random(number)
     tables = {key(name): Content(name, content) for name, content in tables_of(pattern).items()}
     m = pattern.multiplicity(n, 2, **tables_of(pattern))[1]
@@ -214,16 +222,16 @@ def test_too_many_draws_are_refused_before_any_is_made(monkeypatch: pytest.Monke
         (load("deepspeed_variable"), None),
     ],
 )
-def test_a_million_tokens_on_64_ranks(
-    pattern: Pattern, moved: int | None, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_million_tokens_on_64_ranks(pattern: Pattern, moved: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
     """By few classes: meetings of ranks are looked at in some thousands of rectangles, and hardly a pair by itself."""
     monkeypatch.setattr(room, "MAX_POINTS", 2**22)
     monkeypatch.setattr(room, "MAX_RECTANGLES", 2**20)
     schedule = attnc.plan(pattern, n=10**6, ranks=64, heads=1, placement="contiguous", objective="bytes")
     assert schedule.certificate.exact
-    assert rows_moved(schedule)[1] * schedule.row_bytes.query(True) + rows_moved(schedule)[0] * schedule.row_bytes.key(
-        True
-    ) == schedule.certificate.minimum
+    assert (
+        rows_moved(schedule)[1] * schedule.row_bytes.query(True)
+        + rows_moved(schedule)[0] * schedule.row_bytes.key(True)
+        == schedule.certificate.minimum
+    )
     if moved is not None:
         assert rows_moved(schedule) == (moved, 0)

@@ -91,9 +91,9 @@ def check_count(draws: Draws, heads: int, scope: Scope, ranks: int, n: int) -> N
     if count > MAX_DRAWN:
         what = "keys" if draws.size == 1 else f"blocks of {draws.size:,} tokens"
         raise TooFineError(
-            f"this pattern draws {count:,} {what} at n = {n:,}, which have no structure that a plan for {ranks:,} ranks "
-            f"could follow: at most {MAX_DRAWN:,} are listed one by one. Use larger blocks, a smaller n, or fewer heads "
-            "that draw"
+            f"this pattern draws {count:,} {what} at n = {n:,}, which have no structure for a plan on {ranks:,} ranks "
+            f"to follow: at most {MAX_DRAWN:,} are listed one by one. Use larger blocks, a smaller n, or "
+            "fewer heads that draw"
         )
 
 
@@ -141,7 +141,7 @@ def drawn_regions(draws: Draws, n: int, scope: Scope, placement: Placement, head
 
 
 def _pieces(block: Array, size: int, n: int, first: Array, count: Array) -> tuple[Array, Array, Array, Array]:
-    """Blocks of tokens by the chunks they lie in: (chunk, first row, last row, number of the block), one or two each."""
+    """Blocks of tokens by the chunks they lie in, one or two: (chunk, first row, last row, number of the block)."""
     start, end = block * size, np.minimum((block + 1) * size, n) - 1
     low, high = (np.searchsorted(first, ends, side="right") - 1 for ends in (start, end))
     two = np.flatnonzero(high > low)

@@ -38,7 +38,9 @@ FEW_PAIRS = 2**16
 MANY_CELLS = 2**22
 """More of them never are."""
 GAIN = 64
-"""Between, where each stands for so many pairs of rows."""
+"""Between, where each stands for so many pairs of rows; or where they cannot be fewer, so many of a meeting."""
+MAX_BOXES = 2**15
+"""How many rectangles of classes two stretches have at most."""
 DENSE = 16
 """Codes of rows that are at most so many times as many are counted, not sorted."""
 MAX_PATCHES = 64
@@ -97,6 +99,7 @@ class Folder:
         self._found: dict[Hashable, tuple[Patch, ...] | None] = {}
         self._parts: dict[tuple[Term, int, int, int, int], Term] = {}
         self._failures = 0
+        self._spent = 0
 
     def meeting(self, q: Rows, k: Rows) -> Term:
         """The simplest term between two stretches. Raises NoTermError for what has none."""
@@ -183,6 +186,7 @@ class Folder:
 
     def _patched(self, q: Rows, k: Rows) -> tuple[Patch, ...] | None:
         found: list[Patch] = []
+        boxes = self._spent = 0
         waiting = [(q, k)]
         left = MAX_PATCHES
         while waiting:
@@ -195,25 +199,38 @@ class Folder:
                 continue
             patch = self._patch(term, some_q, some_k, (q.first, k.first))
             if patch is None:
-                waiting += [(x, y) for x in self._cut(some_q) for y in self._cut(some_k)]
+                waiting += self._quarters(some_q, some_k)
             elif len(patch.boxes):
                 found.append(patch)
+                boxes += len(patch.boxes)
+            if boxes > MAX_BOXES or self._spent > MANY_CELLS:
+                return None
         return tuple(found)
 
     def _patch(self, term: Term, q: Rows, k: Rows, base: tuple[int, int]) -> Patch | None:
         q_features, k_features = self._features_of(term)
         of_q, of_k = self._classes_of(q_features, q.count), self._classes_of(k_features, k.count)
         cells = len(of_q.first) * len(of_k.first)
-        if cells > FEW_CELLS and (cells > MANY_CELLS or cells * GAIN > q.count * k.count):
+        few = cells <= FEW_CELLS or cells * GAIN <= q.count * k.count
+        if cells > MANY_CELLS or not (few or self._cannot_be_fewer(cells, q, k)):
             return None
         sides = (("q", q_features), ("k", k_features))
         names: dict[Term, Hashable] = {each: (side, i) for side, part in sides for i, each in enumerate(part)}
         name = self._skeleton(term, names), of_q.values, of_k.values
         if name not in self._cells:
+            self._spent += 0 if few else cells
             values = self._evaluator.at(term, of_q.first[:, None], of_k.first[None, :])
             self._cells[name] = rectangles_of(np.broadcast_to(values, (len(of_q.first), len(of_k.first))))
         boxes, times = self._cells[name]
         return Patch(q.first - base[0], k.first - base[1], of_q, of_k, boxes, times)
+
+    def _cannot_be_fewer(self, cells: int, q: Rows, k: Rows) -> bool:
+        """Whether parts of two stretches would hardly have fewer pairs of classes.
+
+        Their rows have something in common already, or lie between two of the pattern's steps.
+        """
+        whole = self._place(q) is None and self._place(k) is None
+        return bool(self._steps) and (4 * cells <= q.count * k.count or whole)
 
     def _features_of(self, term: Term) -> tuple[tuple[Term, ...], tuple[Term, ...]]:
         """What a term looks at of the query alone, and of the key alone."""
@@ -267,17 +284,28 @@ class Folder:
             self._classes[name] = _classed(columns, count)
         return self._classes[name]
 
-    def _cut(self, rows: Rows) -> list[Rows]:
-        """Both halves of a stretch, cut near the middle at a multiple of the longest step within."""
-        if rows.count == 1:
-            return [rows]
+    def _quarters(self, q: Rows, k: Rows) -> list[tuple[Rows, Rows]]:
+        """Parts of two stretches, cut at the pattern's steps; in the middle where there are none within."""
+        q_place, k_place = self._place(q), self._place(k)
+        if q_place is None and k_place is None:
+            q_place, k_place = (rows.first + rows.count // 2 if rows.count > 1 else None for rows in (q, k))
+        return [(x, y) for x in _cut(q, q_place) for y in _cut(k, k_place)]
+
+    def _place(self, rows: Rows) -> int | None:
+        """The multiple of the longest step within a stretch that is nearest to its middle."""
         first, last = rows.first + 1, rows.last
-        place = (first + last) // 2
         for step in self._steps:
-            if -(-first // step) * step <= last:
-                place = min(max((place + step // 2) // step, -(-first // step)), last // step) * step
-                break
-        return [Rows(rows.first, place - rows.first), Rows(place, rows.last + 1 - place)]
+            low, high = -(-first // step), last // step
+            if low <= high:
+                return min(max(((first + last) // 2 + step // 2) // step, low), high) * step
+        return None
+
+
+def _cut(rows: Rows, place: int | None) -> list[Rows]:
+    """Both parts of a stretch; one where it is not to be cut."""
+    if place is None:
+        return [rows]
+    return [Rows(rows.first, place - rows.first), Rows(place, rows.last + 1 - place)]
 
 
 def _across(first: Rows, last: Rows) -> Rows:

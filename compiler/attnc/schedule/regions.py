@@ -15,7 +15,7 @@ from collections.abc import Callable, Hashable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from textwrap import shorten
-from typing import TypeAlias
+from typing import NoReturn, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -51,6 +51,8 @@ SAMPLED = 61
 """One in so many meetings is followed before the others."""
 MANY = 1024
 """Where there are so many. (A prime's multiples are at all distances from the diagonal.)"""
+MAX_MEETINGS = 2**20
+"""Between how many ordered pairs of chunks of different ranks a branch may have pairs: each has its own transfer."""
 FEW = 1024
 """Up to this share of both limits, it is sooner to follow every meeting than to name them, or to fold them."""
 
@@ -149,7 +151,7 @@ class _Search:
         self._parts: list[tuple[Array, ...]] = []
 
     def found(self, heads: tuple[int, ...]) -> Regions:
-        self._follow_all([self._unlike(self._unfolded(boxes)) for boxes in self._chunk_pairs()])
+        self._follow_all([self._unlike(self._unfolded(boxes)) for boxes in self._counted()])
         columns = columns_of(self._parts, 6)
         order = np.lexsort((columns[3], columns[1], columns[0]))
         followed, q0, q1, k0, k1, times = (part[order] for part in columns)
@@ -180,6 +182,15 @@ class _Search:
 
     def _code(self, boxes: Boxes) -> Array:
         return boxes.x * len(self._first) + boxes.y
+
+    def _counted(self) -> Iterator[Boxes]:
+        """Pairs of chunks that may have pairs, where there are not too many."""
+        count = 0
+        for boxes in self._chunk_pairs():
+            count += int((self._rank[boxes.x] != self._rank[boxes.y]).sum())
+            if count > MAX_MEETINGS:
+                self._refuse(f"it has pairs between more than {MAX_MEETINGS:,} pairs of ranks. Use fewer ranks")
+            yield boxes
 
     def _follow_all(self, parts: list[Boxes]) -> None:
         """All meetings; one in some first, so that what is much too long is refused after seconds, not a minute."""
@@ -369,12 +380,17 @@ class _Search:
         if self._points > points or self._kept > rectangles:
             most = self._limits
             what = f"{most[0]:,} of its pairs one by one" if self._points > points else f"{most[1]:,} rectangles"
-            part = shorten(relation_text(self._relation), 60)
-            raise TooFineError(
-                f"a part of this pattern is no lattice (`{part}`), and its outline at n = {self._n:,} on "
-                f"{self._ranks:,} ranks is too long to be followed: more than {what}. Use a smaller n, larger blocks "
-                "or tiles (a table of blocks for one of pairs), or `segment`, `dilate` and `offset` where they say the same"
+            self._refuse(
+                f"its outline at n = {self._n:,} on {self._ranks:,} ranks is too long to be followed: more than {what}"
+                ". Use a smaller n, larger blocks or tiles (a table of blocks for one of pairs)"
             )
+
+    def _refuse(self, why: str) -> NoReturn:
+        part = shorten(relation_text(self._relation), 60)
+        raise TooFineError(
+            f"a part of this pattern is no lattice (`{part}`), and {why}, or `segment`, `dilate` and `offset` "
+            "where they say the same"
+        )
 
     def _ask(self, boxes: Boxes) -> None:
         """Small boxes, pair by pair."""

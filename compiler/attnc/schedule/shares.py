@@ -101,7 +101,8 @@ def _one_sided(jobs: Sequence[Sequence[Meeting]], query_weight: int, key_weight:
 
 def _needs(side: _Side, other: _Side, jobs: int) -> Floats:
     """What the cells of one side with any partner weigh, by job."""
-    return np.bincount(side.job, np.where(side.degrees(other) > 0, side.weights, 0.0), minlength=jobs)
+    weights: Floats = np.where(side.degrees(other) > 0, side.weights, 0.0)
+    return np.bincount(side.job, weights, minlength=jobs).astype(float)
 
 
 def _proven(side: _Side, other: _Side, needs: Floats, wanted: NDArray[np.bool_]) -> NDArray[np.bool_]:

@@ -144,12 +144,12 @@ class Tiled:
     def _drawn(self, number: int, branch: Tiles, tables: Mapping[str, Any]) -> list[Tiles]:
         """The branch without the pairs that it draws, which are listed."""
         n = self.placement.n
-        scopes = [scope_of(self.plan, n, head, tables) for head in branch.heads]
-        draws = draws_of(branch.relation, n, scopes[0])
+        scopes = {head: scope_of(self.plan, n, head, tables) for head in branch.heads}
+        draws = draws_of(branch.relation, n, scopes[branch.heads[0]])
         if draws is None:
             return [branch]
-        check_count(draws, len(branch.heads), scopes[0], self.placement.ranks, n)
-        listed = [drawn_regions(draws, n, scope, self.placement, (int(scope["h"]),)) for scope in scopes]
+        check_count(draws, len(branch.heads), scopes[branch.heads[0]], self.placement.ranks, n)
+        listed = [drawn_regions(draws, n, scope, self.placement, (head,)) for head, scope in scopes.items()]
         if any(found is None for found in listed):
             return [branch]
         for found in listed:
