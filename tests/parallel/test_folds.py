@@ -214,24 +214,46 @@ def test_too_many_draws_are_refused_before_any_is_made(monkeypatch: pytest.Monke
 
 
 @pytest.mark.parametrize(
-    ("pattern", "moved"),
+    ("pattern", "n", "ranks", "moved"),
     [
-        (load("axial", rows=1000, cols=1000), 63 * 10**6),  # every column is on every rank
-        (load("svg_temporal"), 63 * 10**6),  # every place of a frame, too
-        (load("deepspeed_fixed"), None),
-        (load("deepspeed_variable"), None),
+        (load("axial", rows=1000, cols=1000), 10**6, 64, 63 * 10**6),  # every column is on every rank
+        (load("deepspeed_variable"), 10**6, 64, None),
+        (load("svg_temporal"), 250_000, 16, 15 * 250_000),  # every place of a frame, too
+        (load("deepspeed_fixed"), 250_000, 16, None),
     ],
 )
-def test_a_million_tokens_on_64_ranks(pattern: Pattern, moved: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
-    """By few classes: meetings of ranks are looked at in some thousands of rectangles, and hardly a pair by itself."""
+def test_a_million_tokens_by_few_classes(
+    pattern: Pattern, n: int, ranks: int, moved: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Meetings of ranks are looked at in some thousands of rectangles, and hardly a pair by itself."""
     monkeypatch.setattr(room, "MAX_POINTS", 2**22)
     monkeypatch.setattr(room, "MAX_RECTANGLES", 2**20)
-    schedule = attnc.plan(pattern, n=10**6, ranks=64, heads=1, placement="contiguous", objective="bytes")
+    schedule = attnc.plan(pattern, n=n, ranks=ranks, heads=1, placement="contiguous", objective="bytes")
+    (keys, queries), row = rows_moved(schedule), schedule.row_bytes
     assert schedule.certificate.exact
-    assert (
-        rows_moved(schedule)[1] * schedule.row_bytes.query(True)
-        + rows_moved(schedule)[0] * schedule.row_bytes.key(True)
-        == schedule.certificate.minimum
-    )
+    assert keys * row.key(backward=True) + queries * row.query(backward=True) == schedule.certificate.minimum
     if moved is not None:
-        assert rows_moved(schedule) == (moved, 0)
+        assert (keys, queries) == (moved, 0)
+
+
+def test_more_meetings_than_can_have_transfers_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(room, "MAX_MEETINGS", 100)
+    with pytest.raises(TooFineError, match=r"pairs between more than 100 pairs of ranks. Use fewer ranks"):
+        attnc.plan(load("deepspeed_fixed"), n=4096, ranks=16, heads=1, placement="contiguous")
+
+
+def test_what_is_too_fine_is_refused_after_some_meetings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not after as many pairs as may be looked at, where one meeting in some tells."""
+    monkeypatch.setattr(folds, "MAX_PATCHES", 0)
+    monkeypatch.setattr(room, "MAX_POINTS", 2**22)
+    asked: list[int] = []
+    ask = room.multiplicity_at
+
+    def counted(relation: Any, q: np.ndarray, *rest: Any) -> np.ndarray:
+        asked.append(len(q))
+        return ask(relation, q, *rest)
+
+    monkeypatch.setattr(room, "multiplicity_at", counted)
+    with pytest.raises(TooFineError, match=r"more than 4,194,304 of its pairs one by one"):
+        attnc.plan(loads("pattern p = pairs((q * k) % 7 == 3)"), n=2**14, ranks=64, heads=1, placement="contiguous")
+    assert sum(asked) < 2**22 // 8
