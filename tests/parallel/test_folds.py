@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 from attnc.analysis.boxes import Counter
 from attnc.api import found_schedule
-from attnc.schedule import drawn, folds, shares
+from attnc.schedule import drawn, folds, joint, shares
 from attnc.schedule import regions as room
 from attnc.schedule.classes import least_covers
-from attnc.schedule.folds import Folder, joined, put_back, rectangles_of
+from attnc.schedule.folds import Folder, rectangles_of
+from attnc.schedule.joint import joined, put_back
 from attnc.schedule.lines import Meeting
 from attnc.schedule.regions import TooFineError
 
@@ -125,7 +126,7 @@ def test_patches_hold_each_pair_once(number: int, gain: int, monkeypatch: pytest
         assert patches is not None
         true = m[q.first : q.last + 1, k.first : k.last + 1]
         assert sum(patch.pairs for patch in patches) == true.sum()
-        placed = ((folds.Placed(patches, 2, 3),),)
+        placed = ((joint.Placed(patches, 2, 3),),)
         for as_they_are in (True, False):
             whole = joined(placed, q.count + 2, k.count + 3, as_they_are=as_they_are)
             mine = np.zeros((q.count + 2, k.count + 3), np.int64)
@@ -137,7 +138,7 @@ def test_patches_hold_each_pair_once(number: int, gain: int, monkeypatch: pytest
             assert not mine[:, :3].any()
 
 
-def _places(order: folds.Order | None, first: int, last: int) -> np.ndarray:
+def _places(order: joint.Order | None, first: int, last: int) -> np.ndarray:
     if order is None:
         return np.arange(first, last + 1)
     parts = put_back(order, (Rows(int(first), int(last - first + 1)),))

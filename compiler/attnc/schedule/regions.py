@@ -20,7 +20,8 @@ from typing import NoReturn, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from attnc.schedule.folds import MOST_CHUNKS, Folder, Patch, Placed
+from attnc.schedule.folds import MOST_CHUNKS, Folder, Patch
+from attnc.schedule.joint import Placed
 from attnc.schedule.rectangles import Boxes, columns_of, quarters, stacked
 from attnc.schedule.steps import steps
 from attnlang.pattern.algebra import Relation, relation_text
@@ -116,6 +117,14 @@ def regions(
     return _Search(relation, n, scope, placement, bounds, own, name, folder).found(heads)
 
 
+def check_meetings(relation: Relation, n: int, scope: Scope, placement: Placement) -> None:
+    """Raises TooFineError where a relation has pairs between too many pairs of ranks, before anything else is done."""
+    if placement.ranks**2 > MAX_MEETINGS:
+        search = _Search(relation, n, scope, placement, Bounds(relation, n, scope), own=False)
+        for _ in search.counted():
+            pass
+
+
 class _Search:
     def __init__(
         self, relation: Relation, n: int, scope: Scope, placement: Placement, bounds: Bounds, own: bool,
@@ -151,7 +160,7 @@ class _Search:
         self._parts: list[tuple[Array, ...]] = []
 
     def found(self, heads: tuple[int, ...]) -> Regions:
-        self._follow_all([self._unlike(self._unfolded(boxes)) for boxes in self._counted()])
+        self._follow_all([self._unlike(self._unfolded(boxes)) for boxes in self.counted()])
         columns = columns_of(self._parts, 6)
         order = np.lexsort((columns[3], columns[1], columns[0]))
         followed, q0, q1, k0, k1, times = (part[order] for part in columns)
@@ -183,7 +192,7 @@ class _Search:
     def _code(self, boxes: Boxes) -> Array:
         return boxes.x * len(self._first) + boxes.y
 
-    def _counted(self) -> Iterator[Boxes]:
+    def counted(self) -> Iterator[Boxes]:
         """Pairs of chunks that may have pairs, where there are not too many."""
         count = 0
         for boxes in self._chunk_pairs():

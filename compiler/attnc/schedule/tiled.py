@@ -17,10 +17,11 @@ from numpy.typing import NDArray
 from attnc.analysis.boxes import Counter, NoTermError, TooManyError
 from attnc.schedule.classes import Chosen, Job, every_key, least_covers
 from attnc.schedule.drawn import check_count, drawn_regions, draws_of
-from attnc.schedule.folds import Folder, Joined, Order, Placed, joined, looks_up_distances, put_back
+from attnc.schedule.folds import Folder, looks_up_distances
+from attnc.schedule.joint import Joined, Order, Placed, joined, put_back
 from attnc.schedule.lines import Meeting, Strided
 from attnc.schedule.quotient import Sorted, quotient
-from attnc.schedule.regions import Name, Regions, regions
+from attnc.schedule.regions import Name, Regions, check_meetings, regions
 from attnc.schedule.steps import steps
 from attnlang.parallel.dense import alike_heads, numbers, scope_of
 from attnlang.pattern.algebra import Relation
@@ -128,6 +129,8 @@ class Tiled:
             }
             self.sorted = None if any(own is None for own in owns.values()) else Sorted(first, self.placement)
         for number, ((i, branch, heads, scope), q) in enumerate(zip(parts, quotients, strict=True)):
+            if number not in owns:
+                check_meetings(branch.relation, n, scope, self.placement)
             own = owns[number] if number in owns else self._own(branch, heads[0], scope)
             relation, length, where = branch.relation, n, self.placement
             if self.sorted is not None and q is not None:
