@@ -13,8 +13,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from attnc.schedule.folds import Classes, Patch, alike
+from attnc.schedule.folds import Classes, Patch
 from attnc.schedule.progressions import progressions_of, stretches_of
+from attnc.schedule.rectangles import alike
 from attnlang.parallel.dense import numbers
 from attnlang.rows import Rows
 

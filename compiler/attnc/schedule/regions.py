@@ -11,17 +11,16 @@ all.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterator, Mapping
-from dataclasses import dataclass, field
-from functools import cached_property
+from collections.abc import Callable, Hashable, Iterator
 from textwrap import shorten
 from typing import NoReturn, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from attnc.schedule.folds import MOST_CHUNKS, Folder, Patch
-from attnc.schedule.joint import Placed
+from attnc.schedule.folded import Folds
+from attnc.schedule.folds import MOST_CHUNKS, Folder
+from attnc.schedule.outline import Regions, TooFineError
 from attnc.schedule.rectangles import Boxes, columns_of, quarters, stacked
 from attnc.schedule.steps import steps
 from attnlang.pattern.algebra import Relation, relation_text
@@ -56,45 +55,6 @@ MAX_MEETINGS = 2**20
 """Between how many ordered pairs of chunks of different ranks a branch may have pairs: each has its own transfer."""
 FEW = 1024
 """Up to this share of both limits, it is sooner to follow every meeting than to name them, or to fold them."""
-
-
-class TooFineError(ValueError):
-    """The pattern's outline is too long to be followed at this length."""
-
-
-@dataclass(frozen=True, eq=False, slots=True)
-class Regions:
-    """Rectangles by ordered pair of ranks, for heads that have the same pairs; and how many pairs a rank has by itself.
-
-    pair        a * ranks + b, queries at a, keys at b, of each meeting of two of their chunks; ascending
-    places      (first rectangle, one past the last, where the chunks begin in the rows of a and of b), by meeting
-    rectangles  (q0, q1, k0, k1), ends included, in the rows of two chunks
-    times       how often each of its pairs counts
-    local       the number of pairs with both ends at a rank, by rank, where it was asked for
-    folded      by ordered pair of ranks, what is known by classes of rows instead
-    """
-
-    heads: tuple[int, ...]
-    pair: Array
-    places: Array
-    rectangles: Array
-    times: Array
-    local: Array
-    folded: Mapping[int, tuple[Placed, ...]] = field(default_factory=dict[int, tuple[Placed, ...]])
-
-    def name(self, pair: int) -> Hashable:
-        """Pairs of ranks of one name have the same rectangles; None where they have none."""
-        first, last = np.searchsorted(self.pair, (pair, pair + 1))
-        return self.places[first:last].tobytes() or None
-
-    def between(self, name: Hashable) -> tuple[Array, Array]:
-        """The rectangles of a name, in local rows of both ranks, and how often their pairs count."""
-        assert isinstance(name, bytes)
-        parts = np.frombuffer(name, np.int64).reshape(-1, 4).tolist()
-        boxes = np.concatenate([self.rectangles[i:j] + np.array([q, q, k, k]) for i, j, q, k in parts])
-        times = np.concatenate([self.times[i:j] for i, j, _, _ in parts])
-        order = np.lexsort((boxes[:, 2], boxes[:, 0]))
-        return boxes[order], times[order]
 
 
 def regions(
@@ -136,9 +96,6 @@ class _Search:
         self._scope = scope
         self._bounds = bounds
         self._name = name
-        self._folder = folder
-        self._folded: dict[int, list[Placed]] = {}
-        self._folded_own = np.zeros(placement.ranks, np.int64)
         self._limits = self._most = MAX_POINTS // share, MAX_RECTANGLES // share
         self._steps = sorted(steps(relation, n, scope), reverse=True)
         self._ranks = placement.ranks
@@ -149,6 +106,7 @@ class _Search:
         )
         columns = np.array(chunks, np.int64).reshape(-1, 5).T
         self._first, self._step, self._count, self._rank, self._base = columns
+        self._folds = None if folder is None else Folds(folder, columns, placement.ranks, own)
         self._last = self._first + (self._count - 1) * self._step
         self._furthest = np.maximum.accumulate(self._last)
         self._points = self._kept = 0
@@ -172,9 +130,11 @@ class _Search:
         held = held[np.lexsort((meeting[held], pair[held]))]
         places = np.stack([first, last, self._base[x], self._base[y]], 1)[held]
         rectangles = np.stack([q0, q1, k0, k1], 1)
-        local = self._local(meeting, of) + self._folded_own
-        folded = {pair: tuple(parts) for pair, parts in self._folded.items()}
-        return Regions(heads, pair[held], places, rectangles, times, local, folded)
+        local = self._local(meeting, of)
+        if self._folds is None:
+            return Regions(heads, pair[held], places, rectangles, times, local)
+        local += self._folds.own
+        return Regions(heads, pair[held], places, rectangles, times, local, self._folds.by_pair())
 
     def _local(self, meeting: Array, of: Array) -> Array:
         codes, counts = columns_of(self._own_counts, 2)
@@ -216,30 +176,9 @@ class _Search:
 
     def _unfolded(self, boxes: Boxes) -> Boxes:
         """Those of whole chunks whose rows do not fall into few classes; the others are done."""
-        if self._folder is None or len(self._first) > MOST_CHUNKS or (self._step > 1).any():
+        if self._folds is None or len(self._first) > MOST_CHUNKS or (self._step > 1).any():
             return boxes
-        left = np.ones(len(boxes), bool)
-        for place, meeting in enumerate(zip(boxes.x.tolist(), boxes.y.tolist(), strict=True)):
-            patches = self._patches.get(meeting, ())
-            left[place] = patches is None
-            if patches:
-                self._fold(*meeting, patches)
-        return boxes[left]
-
-    @cached_property
-    def _patches(self) -> dict[tuple[int, int], tuple[Patch, ...] | None]:
-        """The patches of meetings of chunks; none where there are no pairs, None where they are not known."""
-        chunks = [Rows(first, count) for first, count in zip(self._first.tolist(), self._count.tolist(), strict=True)]
-        ranks = None if self._own else self._rank.tolist()
-        return self._folder.meetings(chunks, ranks) if self._folder is not None else {}
-
-    def _fold(self, x: int, y: int, patches: tuple[Patch, ...]) -> None:
-        a, b = int(self._rank[x]), int(self._rank[y])
-        if a == b:
-            self._folded_own[a] += sum(patch.pairs for patch in patches)
-        else:
-            placed = Placed(patches, int(self._base[x]), int(self._base[y]))
-            self._folded.setdefault(a * self._ranks + b, []).append(placed)
+        return boxes[self._folds.unfolded(boxes)]
 
     def _unlike(self, boxes: Boxes) -> Boxes:
         """Those of whole chunks that do not meet as two others did."""

@@ -8,8 +8,8 @@ with equal pairs once, and covered head of k by head of k. Where nothing but til
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, TypeAlias
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,67 +19,32 @@ from attnc.schedule.classes import Chosen, Job, every_key, least_covers
 from attnc.schedule.drawn import check_count, drawn_regions, draws_of
 from attnc.schedule.folds import Folder, looks_up_distances
 from attnc.schedule.joint import Joined, Order, Placed, joined, put_back
-from attnc.schedule.lines import Meeting, Strided
+from attnc.schedule.lines import Strided
+from attnc.schedule.meetings import (
+    Alike,
+    Between,
+    Homes,
+    Met,
+    TilesBetween,
+    count_homes,
+    job_of,
+    name_of,
+    namer,
+    within,
+)  # fmt: skip
 from attnc.schedule.quotient import Sorted, quotient
-from attnc.schedule.regions import Name, Regions, check_meetings, regions
+from attnc.schedule.regions import Regions, check_meetings, regions
 from attnc.schedule.steps import steps
-from attnlang.parallel.dense import alike_heads, numbers, scope_of
+from attnlang.parallel.dense import alike_heads, scope_of
 from attnlang.pattern.algebra import Relation
 from attnlang.pattern.expr import Scope
 from attnlang.pattern.tables import Content
 from attnlang.plan import Columns, Lattice, Plan, Tiles
 from attnlang.rows import Rows
 from attnlang.runtime.pairs import branch_pairs
-from attnlang.schedule import HeadRows, Placement, Transfer
+from attnlang.schedule import Placement, Transfer
 
 Array = NDArray[np.int64]
-
-
-Homes: TypeAlias = tuple[tuple[float, ...], tuple[float, ...]]
-"""Pairs computed where their queries live, and where their keys do, by branch."""
-Moved: TypeAlias = tuple[tuple[tuple[int, ...], tuple[Rows, ...]], ...]
-"""Heads, and what rows of each of them move."""
-
-
-@dataclass(frozen=True, eq=False, slots=True)
-class Met:
-    """One ordered pair of ranks: rows that move; what they weigh; pairs at either home, by branch."""
-
-    keys: Moved
-    queries: Moved
-    weight: int
-    bound: int
-    at_query: tuple[float, ...]
-    at_key: tuple[float, ...]
-
-
-@dataclass(frozen=True, eq=False, slots=True)
-class _Between:
-    """The pairs between two ranks: `name` says all of them, in local rows.
-
-    lattices  (branch, heads, progressions)
-    orders    what rows of a and of b are sorted by, where they are not as they are
-    """
-
-    name: Any
-    tiles: tuple[_Tiles, ...]
-    lattices: tuple[tuple[int, tuple[int, ...], Strided], ...]
-    orders: tuple[Order, Order] | None = None
-
-
-@dataclass(frozen=True, eq=False, slots=True)
-class _Tiles:
-    """The rectangles of one branch and some heads between two ranks: (q0, q1, k0, k1) of each, and as bytes."""
-
-    name: Any
-    branch: int
-    heads: tuple[int, ...]
-    boxes: Array
-    times: Array
-    text: bytes
-
-
-_Alike: TypeAlias = tuple[tuple[tuple[bytes, ...], tuple[Strided, ...], tuple[int, ...]], ...]
 
 
 class Tiled:
@@ -98,8 +63,8 @@ class Tiled:
         self.found: list[tuple[int, Regions]] = []
         self.local = np.zeros(placement.ranks)
         self.has = np.zeros((placement.ranks, placement.ranks), bool)
-        self._tiles: dict[Any, _Tiles] = {}
-        self._within: dict[Any, tuple[Transfer, Homes | None]] = {}
+        self._tiles: dict[Any, TilesBetween] = {}
+        self.within: dict[Any, tuple[Transfer, Homes | None]] = {}
         self._known: dict[Any, Met] = {}
         self._covers: dict[Any, tuple[Chosen, tuple[Rows, ...]]] = {}
         self._joined: dict[Hashable, Joined] = {}
@@ -214,17 +179,17 @@ class Tiled:
         """Pairs of tiles at either home, by branch, where a transfer covers all of them from one side; else None."""
         parts = self._parts(a, b)[0]
         name = tuple(part.name for part in parts), id(transfer)
-        if name not in self._within:
-            self._within[name] = transfer, self._homes(parts, transfer)
-        return self._within[name][1]
+        if name not in self.within:
+            self.within[name] = transfer, self._homes(parts, transfer)
+        return self.within[name][1]
 
-    def _homes(self, parts: tuple[_Tiles, ...], transfer: Transfer) -> Homes | None:
+    def _homes(self, parts: tuple[TilesBetween, ...], transfer: Transfer) -> Homes | None:
         homes = [0.0] * len(self.plan.branches), [0.0] * len(self.plan.branches)
         for part in parts:
             kv_heads = {head // self.group for head in part.heads}
-            by_keys = all(_within(part.boxes[:, 2:], transfer.keys, head) for head in kv_heads)
+            by_keys = all(within(part.boxes[:, 2:], transfer.keys, head) for head in kv_heads)
             by_queries = not transfer.keys and all(
-                _within(part.boxes[:, :2], transfer.queries, head) for head in part.heads
+                within(part.boxes[:, :2], transfer.queries, head) for head in part.heads
             )
             if not by_keys and not by_queries:
                 return None
@@ -240,9 +205,9 @@ class Tiled:
             between = self._between(a, b)
             for kv_head in range(self.plan.heads // self.group):
                 alike = self._alike(kv_head, between)
-                key = _name(alike, weights)
+                key = name_of(alike, weights)
                 if alike and key not in self._covers and key not in jobs:
-                    jobs[key] = _job(alike)
+                    jobs[key] = job_of(alike)
         least = least_covers(list(jobs.values()), *weights)
         mixed = [number for number, chosen in enumerate(least) if chosen.queries]
         listed = list(jobs.values())
@@ -282,14 +247,14 @@ class Tiled:
             self._rows[id(order), parts] = put_back(order, parts)
         return self._rows[id(order), parts]
 
-    def _between(self, a: int, b: int) -> _Between:
+    def _between(self, a: int, b: int) -> Between:
         lattices = tuple(self._lattices(a, b))
         tiles, orders = self._parts(a, b, as_they_are=bool(lattices))
-        return _Between((tuple(part.name for part in tiles), lattices), tiles, lattices, orders)
+        return Between((tuple(part.name for part in tiles), lattices), tiles, lattices, orders)
 
     def _parts(
         self, a: int, b: int, *, as_they_are: bool = True
-    ) -> tuple[tuple[_Tiles, ...], tuple[Order, Order] | None]:
+    ) -> tuple[tuple[TilesBetween, ...], tuple[Order, Order] | None]:
         """The rectangles of all tiled branches, and what rows are sorted by."""
         pair = a * self.placement.ranks + b
         names = [found.name(pair) for _, found in self.found]
@@ -298,7 +263,7 @@ class Tiled:
         )
         as_they_are |= any(name is not None for name in names)
         joint = self._joint(folded, a, b, as_they_are) if folded else None
-        tiles: list[_Tiles] = []
+        tiles: list[TilesBetween] = []
         for place, rectangles in enumerate(names):
             if rectangles is None:
                 continue
@@ -312,7 +277,7 @@ class Tiled:
                 if name not in self._tiles:
                     branch, found = self.found[place]
                     boxes, times = joint.parts[number]
-                    self._tiles[name] = _Tiles(name, branch, found.heads, boxes, times, boxes.tobytes())
+                    self._tiles[name] = TilesBetween(name, branch, found.heads, boxes, times, boxes.tobytes())
                 tiles.append(self._tiles[name])
             if joint.q is not None and joint.k is not None:
                 return tuple(tiles), (joint.q, joint.k)
@@ -325,12 +290,12 @@ class Tiled:
             self._joined[name] = joined(tuple(of for _, of in folded), *sizes, as_they_are=as_they_are)
         return self._joined[name]
 
-    def _part(self, name: Any, a: int, b: int) -> _Tiles:
+    def _part(self, name: Any, a: int, b: int) -> TilesBetween:
         number, found = self.found[name[0]]
         boxes, times = found.between(name[1])
         if self.sorted is not None:
             boxes = self.sorted.boxes(a, b, boxes)
-        return _Tiles(name, number, found.heads, boxes, times, boxes.tobytes())
+        return TilesBetween(name, number, found.heads, boxes, times, boxes.tobytes())
 
     def _lattices(self, a: int, b: int) -> Iterator[tuple[int, tuple[int, ...], Strided]]:
         for number in self.lattices:
@@ -343,18 +308,18 @@ class Tiled:
                         part = Strided(q.numbered(pairs.q, q_base), k.numbered(pairs.k, k_base), band)
                         yield number, pairs.heads, part
 
-    def _met(self, between: _Between, weights: tuple[int, int], queries_stay: bool) -> Met:
+    def _met(self, between: Between, weights: tuple[int, int], queries_stay: bool) -> Met:
         keys: dict[tuple[Rows, ...], list[int]] = {}
         queries: dict[tuple[Rows, ...], list[int]] = {}
         weight = bound = 0
         here, there = [0.0] * len(self.plan.branches), [0.0] * len(self.plan.branches)
-        groups: dict[_Alike, list[int]] = {}
+        groups: dict[Alike, list[int]] = {}
         for kv_head in range(self.plan.heads // self.group):
             groups.setdefault(self._alike(kv_head, between), []).append(kv_head)
         for alike, kv_heads in groups.items():
             if not alike:
                 continue
-            chosen, every = self._covers[_name(alike, weights)]
+            chosen, every = self._covers[name_of(alike, weights)]
             sent, shipped = (every, ()) if queries_stay else (chosen.keys, chosen.queries)
             firsts = [kv_head * self.group for kv_head in kv_heads]
             if sent:
@@ -363,13 +328,13 @@ class Tiled:
                 queries.setdefault(parts, []).extend(first + place for first in firsts for place in places)
             weight, bound = weight + chosen.weight * len(kv_heads), bound + chosen.bound * len(kv_heads)
             heads = {first + place for first in firsts for place in range(self.group)}
-            _count(heads, between, sent, bool(shipped), (here, there))
+            count_homes(heads, between, sent, bool(shipped), (here, there))
         of_keys, of_queries = (
             tuple((tuple(heads), parts) for parts, heads in side.items()) for side in (keys, queries)
         )
         return Met(of_keys, of_queries, weight, bound, tuple(here), tuple(there))
 
-    def _alike(self, kv_head: int, between: _Between) -> _Alike:
+    def _alike(self, kv_head: int, between: Between) -> Alike:
         """The pairs of heads of q that share a head of k: (rectangles, progressions) and whose they are."""
         found: dict[tuple[tuple[bytes, ...], tuple[Strided, ...]], list[int]] = {}
         for place in range(self.group):
@@ -379,66 +344,3 @@ class Tiled:
             if boxes or strided:
                 found.setdefault((boxes, strided), []).append(place)
         return tuple((*content, tuple(places)) for content, places in found.items())
-
-
-def _within(ends: Array, parts: Sequence[HeadRows], head: int) -> bool:
-    """Whether stretches of rows of a head, (first, last) of each, lie in the longest stretch among some rows of it."""
-    stretches = [part.rows for part in parts if head in part.heads and part.rows.step == 1]
-    longest = max(stretches, key=lambda rows: rows.count, default=None)
-    return longest is not None and bool(((ends[:, 0] >= longest.first) & (ends[:, 1] <= longest.last)).all())
-
-
-def namer(relation: Relation, n: int, head: int, heads: int, scope: Mapping[str, Any]) -> Name | None:
-    """How two stretches meet, by the relation's simplest term between them; None for what has no term."""
-    counter = Counter({name: content for name, content in scope.items() if name not in ("N", "H", "h")})
-
-    def name(q: Rows, k: Rows) -> Hashable:
-        return counter.meeting(relation, n, head, heads, q, k)
-
-    try:
-        name(Rows(0, 1), Rows(0, 1))
-    except NoTermError:
-        return None
-    return name
-
-
-def _name(alike: _Alike, weights: tuple[int, int]) -> Any:
-    return alike, weights
-
-
-def _job(alike: _Alike) -> Job:
-    return tuple(
-        Meeting(places, np.frombuffer(b"".join(boxes), np.int64).reshape(-1, 4), strided)
-        for boxes, strided, places in alike
-    )
-
-
-def _count(
-    heads: set[int], between: _Between, sent: tuple[Rows, ...], shipped: bool, homes: tuple[list[float], list[float]]
-) -> None:
-    """Add the pairs of some heads that are computed at either home, by branch."""
-    rows = np.sort(np.concatenate([numbers(part) for part in sent])) if sent and shipped else np.zeros(0, np.int64)
-    here, there = homes
-    for part in between.tiles:
-        count = len(heads.intersection(part.heads))
-        if not count:
-            continue
-        q0, q1, k0, k1 = part.boxes.T
-        tall = (q1 - q0 + 1) * part.times * count
-        total = at_query = int((tall * (k1 - k0 + 1)).sum())
-        if shipped:
-            among = np.searchsorted(rows, k1 + 1) - np.searchsorted(rows, k0)
-            at_query = int((tall * among).sum())
-        here[part.branch] += at_query
-        there[part.branch] += total - at_query
-    for number, of, strided in between.lattices:
-        count = len(heads.intersection(of))
-        if not count:
-            continue
-        low, high = strided.keys_of()
-        total = at_query = int((high - low).sum())
-        if shipped:
-            before = np.concatenate(([0], np.cumsum(np.isin(numbers(strided.k), rows))))
-            at_query = int((before[high] - before[low]).sum())
-        here[number] += count * at_query
-        there[number] += count * (total - at_query)
