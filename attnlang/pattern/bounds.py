@@ -14,6 +14,7 @@ from typing import Any, TypeAlias, assert_never
 import numpy as np
 from numpy.typing import NDArray
 
+from attnlang.diagnostics import AttnError
 from attnlang.pattern import algebra
 from attnlang.pattern.arrays import evaluate_at
 from attnlang.pattern.expr import Scope, bindings, evaluate, integer
@@ -21,6 +22,7 @@ from attnlang.pattern.intervals import Interval, interval, truth
 from attnlang.pattern.pointwise import drawn, neighborhood
 from attnlang.pattern.ranges import Cells, Counts, Extremes
 from attnlang.pattern.values import at_least_one, grid_sizes, head_range, scope_integer
+from attnlang.pattern.walk import nodes
 from attnlang.syntax import tree
 
 Array: TypeAlias = NDArray[np.int64]
@@ -31,6 +33,8 @@ MOST_CELLS = 4096
 """Up to this length of a frame the pairs that `random` draws are known one by one: 64 MiB."""
 CELLS = 1024
 """In a longer frame they are counted in a square of so many cells a side."""
+MOST_LOOKED_UP = 2**13
+"""Up to this length of a frame every pair is looked up in a table of pairs, once."""
 MOST_DRAWN = 2**23
 """Where it draws more than these in a frame, they are not drawn ahead."""
 FEW_QUERIES = 16
@@ -87,7 +91,7 @@ class Bounds:
             case algebra.Query(condition):
                 return self._holds(relation, condition, at.q0, at.q1, n, scope)
             case algebra.Pairs(condition):
-                return truth(condition, scope, {"q": Interval(at.q0, at.q1), "k": Interval(at.k0, at.k1)})
+                return self._pairs(relation, condition, at, n, scope)
             case algebra.Neighborhood():
                 (first, first_last), (last_first, last) = (neighborhood(relation, q, n, scope) for q in (at.q0, at.q1))
                 possible = (at.k1 >= first) & (at.k0 <= last)
@@ -156,6 +160,21 @@ class Bounds:
             sides = [Interval(*row(*ends)) for ends in ((at.q0, at.q1), (at.k0, at.k1))]
         (a, b), (c, d) = sides
         return Interval(((a == b) & (c == d) & (a == c)) + 0, ((a <= d) & (c <= b)) + 0)
+
+    def _pairs(self, relation: algebra.Pairs, condition: tree.Expr, at: Rectangles, n: int, scope: Scope) -> Interval:
+        places = {"q": Interval(at.q0, at.q1), "k": Interval(at.k0, at.k1)}
+        found = truth(condition, scope, places)
+        if not _looks_up(condition) or n > MOST_LOOKED_UP:
+            return found
+        cells = self._kept(relation, n, lambda: _held_cells(condition, n, scope))
+        if cells is None:
+            return found
+        size = 1 if n <= MOST_CELLS else -(-n // CELLS)
+        held = cells(at.q0 // size, at.q1 // size, at.k0 // size, at.k1 // size)
+        if size > 1:
+            return Interval(np.where(held > 0, found.lo, 0), np.where(held > 0, found.hi, 0))
+        area = (at.q1 - at.q0 + 1) * (at.k1 - at.k0 + 1)
+        return Interval((held == area) + 0, (held > 0) + 0)
 
     def _random(self, relation: algebra.Random, at: Rectangles, n: int, scope: Scope) -> Interval:
         count = integer(relation.count, scope)
@@ -238,6 +257,32 @@ def _offset(relation: algebra.Offset, at: Rectangles, scope: Scope) -> Interval:
         possible = possible & (last // step * step >= first)
         certain = certain & ((step == 1) | ((least == most) & (least % step == 0)))
     return Interval(certain + 0, possible + 0)
+
+
+def _looks_up(condition: tree.Expr) -> bool:
+    """Whether a condition asks a table for an entry of q and of k at once, of which intervals know little."""
+    for node in nodes(condition):
+        if isinstance(node, tree.Index) and {"q", "k"} <= {x.name for x in nodes(node) if isinstance(x, tree.Name)}:
+            return True
+    return False
+
+
+def _held_cells(condition: tree.Expr, n: int, scope: Scope) -> Cells | None:
+    """How many pairs of a frame are in cells; None where not every pair of it may be asked for."""
+    size = 1 if n <= MOST_CELLS else -(-n // CELLS)
+    rows: list[Array] = []
+    columns: list[Array] = []
+    step = max(1, 2**22 // n)
+    try:
+        for first in range(0, n, step):
+            queries = np.arange(first, min(n, first + step))
+            q, k = (x.reshape(-1) for x in np.meshgrid(queries, np.arange(n), indexing="ij"))
+            place = np.flatnonzero(evaluate_at(condition, scope, {"q": q, "k": k}))
+            rows.append(q[place] // size)
+            columns.append(k[place] // size)
+    except AttnError:
+        return None
+    return Cells(-(-n // size), np.concatenate(rows), np.concatenate(columns))
 
 
 def _drawn_cells(relation: algebra.Random, n: int, scope: Scope, size: int) -> tuple[Array, Cells]:

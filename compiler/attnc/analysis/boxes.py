@@ -66,16 +66,16 @@ class Counter:
 
     def __init__(self, tables: Mapping[str, Content]) -> None:
         self._tables = tables
-        self._terms = Terms()
+        self.terms = Terms()
         self._counts: dict[tuple[Term, int, int, int], Pairs] = {}
-        self._boxes = _Boxes(self._terms, Evaluator(tables, 0))
+        self._boxes = _Boxes(self.terms, Evaluator(tables, 0))
         self._last: tuple[object, Term, bool] | None = None
 
     def count(self, relation: algebra.Relation, n: int, head: int, heads: int) -> Counted:
         """The pairs of one head."""
         scope = {**self._tables, "N": n, "H": heads, "h": head}
         size, inner, length = without_blocks(relation, n, {**scope, "n": n})
-        term = term_of(self._terms, inner, length, scope)
+        term = term_of(self.terms, inner, length, scope)
         drawn = _random_parts(term)
         if not drawn:
             return Counted(*self._weighed(term, length, size, n))
@@ -86,31 +86,36 @@ class Counter:
 
         Raises TooManyError for a pattern that draws its keys at random, too.
         """
-        term, draws = self._term(relation, n, head, heads)
+        term, draws = self.term(relation, n, head, heads)
         if draws:
             raise TooManyError("it draws keys at random")
-        return self._boxes.count(self._terms.shifted(term, q.first, k.first), (q.count, k.count))[0]
+        moved = self.terms.shifted(term, q.first, k.first)
+        return self._boxes.count(moved, (q.count, k.count), (q.first, k.first))[0]
 
     def meeting(self, relation: algebra.Relation, n: int, head: int, heads: int, q: Rows, k: Rows) -> Term:
         """The simplest term of one head between two stretches: where it is one and the same, so are their pairs."""
-        term, _ = self._term(relation, n, head, heads)
-        return self._boxes.simple(self._terms.shifted(term, q.first, k.first), (q.count, k.count))
+        term, _ = self.term(relation, n, head, heads)
+        return self.within(term, q.first, k.first, (q.count, k.count))
 
-    def _term(self, relation: algebra.Relation, n: int, head: int, heads: int) -> tuple[Term, bool]:
+    def within(self, term: Term, dq: int, dk: int, box: Box) -> Term:
+        """The simplest form of a term within a box that begins at (dq, dk)."""
+        return self._boxes.simple(self.terms.shifted(term, dq, dk), box)
+
+    def term(self, relation: algebra.Relation, n: int, head: int, heads: int) -> tuple[Term, bool]:
         """The term of a head, and whether it draws keys; the last one is kept."""
         name = relation, n, head, heads
         if self._last is None or self._last[0] != name:
-            term = term_of(self._terms, relation, n, {**self._tables, "N": n, "n": n, "H": heads, "h": head})
+            term = term_of(self.terms, relation, n, {**self._tables, "N": n, "n": n, "H": heads, "h": head})
             self._last = name, term, bool(_random_parts(term))
         return self._last[1:]
 
     def any_head(self, relation: algebra.Relation, n: int, heads: int) -> tuple[Terms, Term]:
         """The term of the pairs that any head holds."""
-        result = self._terms.constant(0)
+        result = self.terms.constant(0)
         for head in range(heads):
-            term = term_of(self._terms, relation, n, {**self._tables, "N": n, "H": heads, "h": head})
-            result = self._terms.larger(result, term)
-        return self._terms, result
+            term = term_of(self.terms, relation, n, {**self._tables, "N": n, "H": heads, "h": head})
+            result = self.terms.larger(result, term)
+        return self.terms, result
 
     def over(self, term: Term, box: Box) -> int:
         """In how many points of a box a term is above 0."""
@@ -126,7 +131,7 @@ class Counter:
         for q, rows, height in parts:
             for k, columns, width in parts:
                 if rows and columns:
-                    box = self._boxes.count(self._terms.shifted(term, q, k), (rows, columns))
+                    box = self._boxes.count(self.terms.shifted(term, q, k), (rows, columns))
                     bag += box[0] * height * width
                     distinct += box[1] * height * width
         self._counts[term, length, size, n] = bag, distinct
@@ -135,7 +140,7 @@ class Counter:
     # random keys are few: without them a pattern has structure, and they are looked at one by one
 
     def _with_random(self, term: Term, drawn: list[Term], length: int, size: int, n: int, head: int) -> Counted:
-        terms = self._terms
+        terms = self.terms
         if any(part.args[0] is not terms.q or part.args[1] is not terms.k for part in drawn):
             return self._one_by_one(term, length, size, n, head)
         without = _replaced(terms, term, set(drawn), terms.constant(0))
@@ -237,12 +242,12 @@ class _Boxes:
         self._points = 0
         self.extremes = evaluator.extremes
 
-    def count(self, term: Term, box: Box) -> Pairs:
-        """(bag, distinct) of a term over a box."""
+    def count(self, term: Term, box: Box, origin: tuple[int, int] = (0, 0)) -> Pairs:
+        """(bag, distinct) of a term over a box. Boxes of many origins have parts in common if these are given."""
         self._sizes = cut_sizes(steps_of(term).periods, max(box))
         self._points = 0
         budget = len(self._known) + MAX_BOXES
-        return self._count(term, box, budget)
+        return self._count(term, box, origin, budget)
 
     def simple(self, term: Term, box: Box) -> Term:
         """The simplest equal term within a box."""
@@ -251,21 +256,21 @@ class _Boxes:
             simplifier = self._simplifiers[box] = Simplifier(self._terms, box, self.extremes)
         return simplifier.simple(term)
 
-    def _count(self, term: Term, box: Box, budget: int) -> Pairs:
+    def _count(self, term: Term, box: Box, origin: tuple[int, int], budget: int) -> Pairs:
         term = self.simple(term, box)
         rows, columns = box
         value = self._terms.value(term)
         if value is not None:
             return value * rows * columns, (rows * columns if value > 0 else 0)
         if not term.uses_q and rows > 1:
-            return _times(self._count(term, (1, columns), budget), rows)
+            return _times(self._count(term, (1, columns), origin, budget), rows)
         if not term.uses_k and columns > 1:
-            return _times(self._count(term, (rows, 1), budget), columns)
+            return _times(self._count(term, (rows, 1), origin, budget), columns)
         found = self._known.get((term, rows, columns))
         if found is None:
             if len(self._known) > budget:
                 raise TooManyError(f"it falls into more than {MAX_BOXES:,} different boxes")
-            found = self._points_of(term, box) if rows * columns <= POINTS else self._halves(term, box, budget)
+            found = self._points_of(term, box) if rows * columns <= POINTS else self._halves(term, box, origin, budget)
             self._known[term, rows, columns] = found
         return found
 
@@ -277,12 +282,13 @@ class _Boxes:
         values = np.broadcast_to(values, box)
         return int(values.sum()), int((values > 0).sum())
 
-    def _halves(self, term: Term, box: Box, budget: int) -> Pairs:
+    def _halves(self, term: Term, box: Box, origin: tuple[int, int], budget: int) -> Pairs:
         size = max(each for each in self._sizes if each < max(box))
         bag = distinct = 0
-        for q, rows in _cut(box[0], size):
-            for k, columns in _cut(box[1], size):
-                part = self._count(self._terms.shifted(term, q, k), (rows, columns), budget)
+        for q, rows in _cut(box[0], size, origin[0]):
+            for k, columns in _cut(box[1], size, origin[1]):
+                inner = origin[0] + q, origin[1] + k
+                part = self._count(self._terms.shifted(term, q, k), (rows, columns), inner, budget)
                 bag += part[0]
                 distinct += part[1]
         return bag, distinct
@@ -292,12 +298,12 @@ def _times(pairs: Pairs, factor: int) -> Pairs:
     return pairs[0] * factor, pairs[1] * factor
 
 
-def _cut(length: int, size: int) -> list[tuple[int, int]]:
-    """(start, length) of two parts, cut at a multiple of `size`; of one where there is nothing to cut."""
-    parts = -(-length // size)
-    if parts < 2:
+def _cut(length: int, size: int, origin: int) -> list[tuple[int, int]]:
+    """(start, length) of two parts, cut where `origin` and the start are a multiple of `size`; of one without any."""
+    first, last = size - origin % size, (origin + length - 1) // size * size - origin
+    if first >= length:
         return [(0, length)]
-    middle = parts // 2 * size
+    middle = first + (last - first) // size // 2 * size
     return [(0, middle), (middle, length - middle)]
 
 

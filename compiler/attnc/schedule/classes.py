@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 
 from attnc.schedule.covers import cover_of_items
 from attnc.schedule.flows import least_cover_of_graph
-from attnc.schedule.lines import Array, Flags, Line, Meeting, Strided, joined
+from attnc.schedule.lines import Array, Flags, Line, Meeting, Strided, distinct, joined
 from attnc.schedule.progressions import tidied
+from attnc.schedule.shares import one_sided
 from attnlang.plan import FULL, Band
 from attnlang.rows import Rows
 
@@ -93,6 +94,30 @@ def _rectangles(m: Meeting) -> Iterator[tuple[Rows, Rows, Band]]:
 
 
 def _by_cells(jobs: Sequence[Job], query_weight: int, key_weight: int) -> list[Chosen]:
+    """Those of which one side is a least cover by itself first, without a graph; then the others, many at once."""
+    sides = one_sided(jobs, query_weight, key_weight)
+    rest = iter(_by_graph([job for job, side in zip(jobs, sides, strict=True) if not side], query_weight, key_weight))
+    whole = iter(
+        _whole_sides([(job, side) for job, side in zip(jobs, sides, strict=True) if side], query_weight, key_weight)
+    )
+    return [next(whole if side else rest) for side in sides]
+
+
+def _whole_sides(jobs: Sequence[tuple[Job, str]], query_weight: int, key_weight: int) -> list[Chosen]:
+    """Every row of one side that has a partner."""
+    if not jobs:
+        return []
+    q_line, k_line, m = joined([job for job, _ in jobs])
+    q_of, k_of = q_line.sums(k_line, m) != 0, k_line.sums(q_line, m.turned()) != 0
+    q_starts, k_starts = (np.array([of_pair[0] for of_pair in line.stretches]) for line in (q_line, k_line))
+    by_query = np.array([side == "queries" for _, side in jobs])
+    q_of &= by_query[np.searchsorted(q_starts, q_line.edges[:-1], side="right") - 1]
+    k_of &= ~by_query[np.searchsorted(k_starts, k_line.edges[:-1], side="right") - 1]
+    _check(q_line, k_line, m, q_of, k_of)
+    return _chosen([job for job, _ in jobs], q_line, k_line, q_of, k_of, (query_weight, key_weight), None)
+
+
+def _by_graph(jobs: Sequence[Job], query_weight: int, key_weight: int) -> list[Chosen]:
     found: list[Chosen] = []
     start = size = 0
     for end, job in enumerate(jobs, 1):
@@ -148,7 +173,7 @@ def _covers(jobs: Sequence[Job], query_weight: int, key_weight: int) -> list[Cho
         chosen_q, chosen_k = (q.of >= 0) & (of_q < of_k), (k.of >= 0) & (of_q >= of_k)
         bound = max(_alone(part, query_weight, key_weight) for part in jobs[0])
     else:
-        names = np.unique(q.of[edges[0]] * max(len(k.first), 1) + k.of[edges[1]])
+        names = distinct(q.of[edges[0]] * max(len(k.first), 1) + k.of[edges[1]])
         q_of, k_of = np.divmod(names, max(len(k.first), 1))
         queries, keys = least_cover_of_graph(q.rows * query_weight, k.rows * key_weight, q_of, k_of)
         chosen_q, chosen_k = np.append(queries, False)[q.of], np.append(keys, False)[k.of]

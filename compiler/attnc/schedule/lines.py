@@ -140,7 +140,7 @@ def joined(jobs: Sequence[Sequence[Meeting]]) -> tuple[Line, Line, Meeting]:
         k_starts.append((k_base,))
         k_base += wide + 1
     m = Meeting((), np.concatenate(boxes), tuple(strided))
-    q_edges, k_edges = np.unique(_cuts(m, 0)), np.unique(_cuts(m, 1))
+    q_edges, k_edges = distinct(_cuts(m, 0)), distinct(_cuts(m, 1))
     of = np.searchsorted(np.array([start for starts in q_starts for start in starts]), q_edges[:-1], side="right") - 1
     q_weights = np.diff(q_edges) * np.array(times, np.int64)[of]
     lines = (
@@ -152,6 +152,12 @@ def joined(jobs: Sequence[Sequence[Meeting]]) -> tuple[Line, Line, Meeting]:
     )
     q_line, k_line = lines
     return q_line, k_line, m
+
+
+def distinct(numbers: Array) -> Array:
+    """Each once, ascending. (By sorting: numpy's `unique` hashes, which takes ten times as long for millions.)"""
+    ordered = np.sort(numbers)
+    return ordered[np.concatenate((np.ones(min(1, len(ordered)), bool), ordered[1:] != ordered[:-1]))]
 
 
 def _words(count: int, seed: int) -> Words:

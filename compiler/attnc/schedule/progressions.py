@@ -5,7 +5,11 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
 
 from attnlang.rows import Rows
 
@@ -96,3 +100,9 @@ def grouped(nodes: Iterable[Node]) -> list[tuple[tuple[int, ...], Rows]]:
     for head, rows in nodes:
         found[rows].append(head)
     return [(tuple(sorted(heads)), rows) for rows, heads in found.items()]
+
+
+def stretches_of(ordered: NDArray[np.int64]) -> list[Rows]:
+    """Ascending numbers as stretches."""
+    edges = [0, *(np.flatnonzero(np.diff(ordered) > 1) + 1).tolist(), len(ordered)]
+    return [Rows(int(ordered[low]), high - low) for low, high in pairwise(edges) if high > low]

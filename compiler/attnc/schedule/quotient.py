@@ -10,13 +10,12 @@ holds some rows of each class; sorted by class they are stretches, and so are th
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from attnc.schedule.progressions import progressions_of
+from attnc.schedule.progressions import progressions_of, stretches_of
 from attnlang.parallel.dense import numbers, positions
 from attnlang.pattern import algebra
 from attnlang.pattern.arithmetic import literal
@@ -125,7 +124,7 @@ class Sorted:
                 names[name] = len(names)
                 self._ends.append(np.concatenate(([0], np.cumsum(counts))))
             self.kinds.append(names[name])
-            chunks.append(tuple(_stretches(classes)))
+            chunks.append(tuple(stretches_of(classes)))
         self.classes = Placement("classes", found.n, tuple(chunks))
         self._known: dict[Any, tuple[Rows, ...]] = {}
         self._orders: dict[int, Array] = {}
@@ -142,7 +141,7 @@ class Sorted:
         if name not in self._known:
             chosen = np.zeros(self._placement.sizes[rank], bool)
             chosen[self._order(rank)[np.concatenate([numbers(part) for part in parts])]] = True
-            stretches = _stretches(np.flatnonzero(chosen))
+            stretches = stretches_of(np.flatnonzero(chosen))
             alone = progressions_of(part.first for part in stretches if part.count == 1)
             self._known[name] = (*(part for part in stretches if part.count > 1), *alone)
         return self._known[name]
@@ -154,9 +153,3 @@ class Sorted:
                 self._orders.clear()
             self._orders[rank] = np.argsort(self._found.of(positions(self._placement, rank)), kind="stable")
         return self._orders[rank]
-
-
-def _stretches(ordered: Array) -> list[Rows]:
-    """Ascending numbers as stretches."""
-    edges = [0, *(np.flatnonzero(np.diff(ordered) > 1) + 1).tolist(), len(ordered)]
-    return [Rows(int(ordered[low]), high - low) for low, high in pairwise(edges) if high > low]

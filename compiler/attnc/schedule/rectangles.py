@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[np.int64]
+
+DENSE = 16
+"""Codes of rows that are at most so many times as many are counted, not sorted."""
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -80,3 +83,46 @@ def stacked(boxes: Boxes, box: Array, k0: Array, k1: Array, times: Array, q: Arr
     ends = np.append(starts[1:], len(q)) - 1
     of = box[starts]
     return Boxes(boxes.x[of], boxes.y[of], q[starts], q[ends], k0[starts], k1[starts]), times[starts]
+
+
+def alike(columns: Iterable[Array], count: int) -> tuple[Array, Array, Array]:
+    """Rows with equal entries in all columns: the first row of each kind, the kind of each row, rows of each kind."""
+    code, size = np.zeros(count, np.int64), 1
+    for column in columns:
+        low, high = int(column.min()), int(column.max())
+        if size * (high - low + 1) >= 2**62:
+            code = np.unique(code, return_inverse=True)[1]
+            size = count
+            low, high, column = 0, count, np.unique(column, return_inverse=True)[1]
+        code = code * (high - low + 1) + (column - low)
+        size *= high - low + 1
+    if size > DENSE * count:
+        return np.unique(code, return_index=True, return_inverse=True, return_counts=True)[1:]
+    every = np.bincount(code, minlength=size)
+    used = np.flatnonzero(every)
+    name = np.zeros(size, np.int64)
+    name[used] = np.arange(len(used))
+    of = name[code]
+    first = np.zeros(len(used), np.int64)
+    first[of[::-1]] = np.arange(count)[::-1]
+    return first, of, every[used]
+
+
+def rectangles_of(values: Array) -> tuple[Array, Array]:
+    """The entries of a matrix that are not 0 as rectangles (row, row, column, column) of one value, ends included."""
+    begins = np.ones(values.shape, bool)
+    begins[:, 1:] = values[:, 1:] != values[:, :-1]
+    place = np.flatnonzero(begins)
+    row, k0 = np.divmod(place, values.shape[1])
+    k1 = np.append(place[1:], values.size) - 1 - row * values.shape[1]
+    times = values[row, k0]
+    row, k0, k1, times = (part[times != 0] for part in (row, k0, k1, times))
+    order = np.lexsort((row, times, k1, k0))
+    row, k0, k1, times = (part[order] for part in (row, k0, k1, times))
+    if not len(row):
+        return np.zeros((0, 4), np.int64), np.zeros(0, np.int64)
+    same = np.zeros(len(row), bool)
+    same[1:] = (np.diff(row) == 1) & (np.diff(k0) == 0) & (np.diff(k1) == 0) & (np.diff(times) == 0)
+    starts = np.flatnonzero(~same)
+    ends = np.append(starts[1:], len(row)) - 1
+    return np.stack([row[starts], row[ends], k0[starts], k1[starts]], 1), times[starts].astype(np.int64)

@@ -12,13 +12,15 @@ all.
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterator
-from dataclasses import dataclass
 from textwrap import shorten
-from typing import TypeAlias
+from typing import NoReturn, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
+from attnc.schedule.folded import Folds
+from attnc.schedule.folds import MOST_CHUNKS, Folder
+from attnc.schedule.outline import Regions, TooFineError
 from attnc.schedule.rectangles import Boxes, columns_of, quarters, stacked
 from attnc.schedule.steps import steps
 from attnlang.pattern.algebra import Relation, relation_text
@@ -45,52 +47,24 @@ MAX_POINTS = 2**29
 """How many pairs of a branch are asked one by one: half a minute."""
 MAX_RECTANGLES = 2**24
 """How many rectangles, and parts of rectangles, of a branch are kept."""
-FEW = 64
-"""Up to this share of both limits, it is sooner to follow every meeting than to name them."""
-
-
-class TooFineError(ValueError):
-    """The pattern's outline is too long to be followed at this length."""
-
-
-@dataclass(frozen=True, eq=False, slots=True)
-class Regions:
-    """Rectangles by ordered pair of ranks, for heads that have the same pairs; and how many pairs a rank has by itself.
-
-    pair        a * ranks + b, queries at a, keys at b, of each meeting of two of their chunks; ascending
-    places      (first rectangle, one past the last, where the chunks begin in the rows of a and of b), by meeting
-    rectangles  (q0, q1, k0, k1), ends included, in the rows of two chunks
-    times       how often each of its pairs counts
-    local       the number of pairs with both ends at a rank, by rank, where it was asked for
-    """
-
-    heads: tuple[int, ...]
-    pair: Array
-    places: Array
-    rectangles: Array
-    times: Array
-    local: Array
-
-    def name(self, pair: int) -> Hashable:
-        """Pairs of ranks of one name have the same rectangles; None where they have none."""
-        first, last = np.searchsorted(self.pair, (pair, pair + 1))
-        return self.places[first:last].tobytes() or None
-
-    def between(self, name: Hashable) -> tuple[Array, Array]:
-        """The rectangles of a name, in local rows of both ranks, and how often their pairs count."""
-        assert isinstance(name, bytes)
-        parts = np.frombuffer(name, np.int64).reshape(-1, 4).tolist()
-        boxes = np.concatenate([self.rectangles[i:j] + np.array([q, q, k, k]) for i, j, q, k in parts])
-        times = np.concatenate([self.times[i:j] for i, j, _, _ in parts])
-        order = np.lexsort((boxes[:, 2], boxes[:, 0]))
-        return boxes[order], times[order]
+SAMPLED = 61
+"""One in so many meetings is followed before the others."""
+MANY = 1024
+"""Where there are so many. (A prime's multiples are at all distances from the diagonal.)"""
+MAX_MEETINGS = 2**20
+"""Between how many ordered pairs of chunks of different ranks a branch may have pairs: each has its own transfer."""
+FEW = 1024
+"""Up to this share of both limits, it is sooner to follow every meeting than to name them, or to fold them."""
 
 
 def regions(
     relation: Relation, n: int, scope: Scope, placement: Placement, heads: tuple[int, ...], *, own: bool = True,
-    name: Name | None = None,
+    name: Name | None = None, folder: Folder | None = None,
 ) -> Regions:  # fmt: skip
     """The regions of a relation on a placement; `own`: whether to count the pairs of each rank with itself, too.
+
+    name    of how stretches meet, where the outline is long
+    folder  of meetings into classes, where the outline is long
 
     Raises TooFineError where there would be too many.
     """
@@ -100,13 +74,21 @@ def regions(
             return _Search(relation, n, scope, placement, bounds, own, share=FEW).found(heads)
         except TooFineError:
             pass
-    return _Search(relation, n, scope, placement, bounds, own, name).found(heads)
+    return _Search(relation, n, scope, placement, bounds, own, name, folder).found(heads)
+
+
+def check_meetings(relation: Relation, n: int, scope: Scope, placement: Placement) -> None:
+    """Raises TooFineError where a relation has pairs between too many pairs of ranks, before anything else is done."""
+    if placement.ranks**2 > MAX_MEETINGS:
+        search = _Search(relation, n, scope, placement, Bounds(relation, n, scope), own=False)
+        for _ in search.counted():
+            pass
 
 
 class _Search:
     def __init__(
         self, relation: Relation, n: int, scope: Scope, placement: Placement, bounds: Bounds, own: bool,
-        name: Name | None = None, share: int = 1,
+        name: Name | None = None, folder: Folder | None = None, share: int = 1,
     ) -> None:  # fmt: skip
         self._own = own
         self._relation = relation
@@ -114,7 +96,7 @@ class _Search:
         self._scope = scope
         self._bounds = bounds
         self._name = name
-        self._most = MAX_POINTS // share, MAX_RECTANGLES // share
+        self._limits = self._most = MAX_POINTS // share, MAX_RECTANGLES // share
         self._steps = sorted(steps(relation, n, scope), reverse=True)
         self._ranks = placement.ranks
         chunks = sorted(
@@ -124,6 +106,7 @@ class _Search:
         )
         columns = np.array(chunks, np.int64).reshape(-1, 5).T
         self._first, self._step, self._count, self._rank, self._base = columns
+        self._folds = None if folder is None else Folds(folder, columns, placement.ranks, own)
         self._last = self._first + (self._count - 1) * self._step
         self._furthest = np.maximum.accumulate(self._last)
         self._points = self._kept = 0
@@ -135,8 +118,7 @@ class _Search:
         self._parts: list[tuple[Array, ...]] = []
 
     def found(self, heads: tuple[int, ...]) -> Regions:
-        for boxes in self._chunk_pairs():
-            self._follow(self._unlike(boxes))
+        self._follow_all([self._unlike(self._unfolded(boxes)) for boxes in self.counted()])
         columns = columns_of(self._parts, 6)
         order = np.lexsort((columns[3], columns[1], columns[0]))
         followed, q0, q1, k0, k1, times = (part[order] for part in columns)
@@ -148,7 +130,11 @@ class _Search:
         held = held[np.lexsort((meeting[held], pair[held]))]
         places = np.stack([first, last, self._base[x], self._base[y]], 1)[held]
         rectangles = np.stack([q0, q1, k0, k1], 1)
-        return Regions(heads, pair[held], places, rectangles, times, self._local(meeting, of))
+        local = self._local(meeting, of)
+        if self._folds is None:
+            return Regions(heads, pair[held], places, rectangles, times, local)
+        local += self._folds.own
+        return Regions(heads, pair[held], places, rectangles, times, local, self._folds.by_pair())
 
     def _local(self, meeting: Array, of: Array) -> Array:
         codes, counts = columns_of(self._own_counts, 2)
@@ -165,6 +151,34 @@ class _Search:
 
     def _code(self, boxes: Boxes) -> Array:
         return boxes.x * len(self._first) + boxes.y
+
+    def counted(self) -> Iterator[Boxes]:
+        """Pairs of chunks that may have pairs, where there are not too many."""
+        count = 0
+        for boxes in self._chunk_pairs():
+            count += int((self._rank[boxes.x] != self._rank[boxes.y]).sum())
+            if count > MAX_MEETINGS:
+                self._refuse(f"it has pairs between more than {MAX_MEETINGS:,} pairs of ranks. Use fewer ranks")
+            yield boxes
+
+    def _follow_all(self, parts: list[Boxes]) -> None:
+        """All meetings; one in some first, so that what is much too long is refused after seconds, not a minute."""
+        if not parts:
+            return
+        boxes = Boxes.joined(parts)
+        sample = np.arange(len(boxes)) % SAMPLED == SAMPLED // 2
+        if len(boxes) >= MANY and self._limits[0] == MAX_POINTS:
+            most, self._most = self._most, (2 * self._most[0] // SAMPLED, 2 * self._most[1] // SAMPLED)
+            self._follow(boxes[sample])
+            self._most = most
+            boxes = boxes[~sample]
+        self._follow(boxes)
+
+    def _unfolded(self, boxes: Boxes) -> Boxes:
+        """Those of whole chunks whose rows do not fall into few classes; the others are done."""
+        if self._folds is None or len(self._first) > MOST_CHUNKS or (self._step > 1).any():
+            return boxes
+        return boxes[self._folds.unfolded(boxes)]
 
     def _unlike(self, boxes: Boxes) -> Boxes:
         """Those of whole chunks that do not meet as two others did."""
@@ -312,13 +326,19 @@ class _Search:
     def _check(self) -> None:
         points, rectangles = self._most
         if self._points > points or self._kept > rectangles:
-            what = f"{points:,} of its pairs one by one" if self._points > points else f"{rectangles:,} rectangles"
-            part = shorten(relation_text(self._relation), 60)
-            raise TooFineError(
-                f"a part of this pattern is no lattice (`{part}`), and its outline at n = {self._n:,} on "
-                f"{self._ranks:,} ranks is too long to be followed: more than {what}. Use a smaller n, larger blocks "
-                "or tiles, or `segment`, `dilate` and `offset` where they say the same"
+            most = self._limits
+            what = f"{most[0]:,} of its pairs one by one" if self._points > points else f"{most[1]:,} rectangles"
+            self._refuse(
+                f"its outline at n = {self._n:,} on {self._ranks:,} ranks is too long to be followed: more than {what}"
+                ". Use a smaller n, larger blocks or tiles (a table of blocks for one of pairs)"
             )
+
+    def _refuse(self, why: str) -> NoReturn:
+        part = shorten(relation_text(self._relation), 60)
+        raise TooFineError(
+            f"a part of this pattern is no lattice (`{part}`), and {why}, or `segment`, `dilate` and `offset` "
+            "where they say the same"
+        )
 
     def _ask(self, boxes: Boxes) -> None:
         """Small boxes, pair by pair."""

@@ -7,7 +7,7 @@ lengths, the same distance as far as the pattern can see) have the same transfer
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from operator import add
 from typing import Any
 
@@ -18,7 +18,7 @@ from attnc.schedule.alike import UNBOUNDED, Alike, reach
 from attnc.schedule.covers import at_query_home, every_key, least_cover
 from attnc.schedule.progressions import grouped, tidied
 from attnc.schedule.solution import NOTHING, Picture, Problem, Solution
-from attnc.schedule.tiled import Tiled
+from attnc.schedule.tiled import Met, Tiled
 from attnlang.parallel.units import inner_rows, owned_pairs
 from attnlang.plan import Branch, Columns, Lattice, Plan
 from attnlang.rows import Rows
@@ -42,6 +42,16 @@ def solve(problem: Problem, gathered: Sequence[int] = ()) -> Solution:
     return solution
 
 
+@dataclass(frozen=True, eq=False, slots=True)
+class _Moved:
+    """A picture, the number of its transfer, and how many rows that moves."""
+
+    picture: Picture
+    number: int
+    key_rows: int
+    query_rows: int
+
+
 class _Solver:
     def __init__(self, problem: Problem, solution: Solution) -> None:
         self.problem = problem
@@ -53,7 +63,9 @@ class _Solver:
         self.alike = Alike(tuple(branches[i] for i in self.lattices), problem.placement)
         self.tiled = problem.tiled(self.branches)
         self.numbers: dict[Transfer, int] = {}
+        self.moved: dict[int, _Moved] = {}
         self.pictures: dict[Any, Picture] = {}
+        self.of_tiles: dict[int, tuple[Met, Picture]] = {}
         self.left: dict[tuple[int, int], None] = {}  # pairs of ranks with tiles that are still to be covered
         if self.tiled is not None:
             self.left = dict.fromkeys((int(a), int(b)) for a, b in np.argwhere(self.tiled.has))
@@ -181,22 +193,30 @@ class _Solver:
             self._count(both, np.array([a]), np.array([b]), b - a)
 
     def _count(self, picture: Picture, a: Array, b: Array, distance: int) -> None:
-        s, transfer = self.solution, picture.transfer
-        s.which[a, b] = self._number(transfer)
+        s, moved = self.solution, self._moved(picture)
+        s.which[a, b] = moved.number
         self.weight += picture.weight * len(a)
         self.bound += picture.bound * len(a)
         s.at_query[a] += sum(picture.at_query)
         s.at_key[b] += sum(picture.at_key)
-        s.keys_in[a] += transfer.key_rows
-        s.keys_out[b] += transfer.key_rows
-        s.queries_out[a] += transfer.query_rows
-        s.queries_in[b] += transfer.query_rows
+        s.keys_in[a] += moved.key_rows
+        s.keys_out[b] += moved.key_rows
+        s.queries_out[a] += moved.query_rows
+        s.queries_in[b] += moved.query_rows
         s.peers[a] += 1
         s.peers[b] += 1
         for number, (here, there) in enumerate(zip(picture.at_query, picture.at_key, strict=True)):
             if here or there:
                 near = "near" if abs(distance) == 1 and self.placement.kind == "contiguous" else "far"
                 s.kinds[number] |= {near} | ({"keys"} if here else set()) | ({"queries"} if there else set())
+
+    def _moved(self, picture: Picture) -> _Moved:
+        """The transfer of a picture by its number, with its rows."""
+        found = self.moved.get(id(picture))
+        if found is None:
+            t = picture.transfer
+            found = self.moved[id(picture)] = _Moved(picture, self._number(t), t.key_rows, t.query_rows)
+        return found
 
     def _number(self, transfer: Transfer) -> int:
         number = self.numbers.get(transfer)
@@ -235,6 +255,11 @@ class _Solver:
 
     def _tiled(self, tiled: Tiled, a: int, b: int) -> Picture:
         met = tiled.between(a, b, self.problem.weights, self.problem.queries_stay)
+        if id(met) not in self.of_tiles:
+            self.of_tiles[id(met)] = met, self._picture_of(met)
+        return self.of_tiles[id(met)][1]
+
+    def _picture_of(self, met: Met) -> Picture:
         keys, queries = (
             _head_rows((head, rows) for heads, parts in side for rows in parts for head in heads)
             for side in (met.keys, met.queries)
