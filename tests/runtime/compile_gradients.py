@@ -57,8 +57,8 @@ def compiled(
     return triton.compile(source, target=GPUTarget("cuda", 90, 32), options=options)
 
 
-def keys(dim: int, build: Build, rates: int, banded: bool) -> triton.compiler.CompiledKernel:
-    chosen: dict[str, object] = {"STAGES": build.stages, "HAS_LO": banded, "HAS_HI": banded, "STORE": build.store}
+def keys(dim: int, build: Build, rates: int, lo: bool, hi: bool) -> triton.compiler.CompiledKernel:
+    chosen: dict[str, object] = {"STAGES": build.stages, "HAS_LO": lo, "HAS_HI": hi, "STORE": build.store}
     chosen |= {"AHEAD": build.ahead, "OWN": build.own} | ({} if build.store else {"squares": None})
     rows = {"k": TILE, "v": TILE, "q": SQUARE, "d": SQUARE}
     return compiled(hopper_gradients.key_gradients, rows, dim, rates, build, chosen)
@@ -70,7 +70,7 @@ def queries(dim: int, build: Build, rates: int) -> triton.compiler.CompiledKerne
 
 if __name__ == "__main__":
     for dim, build in TABLE.items():
-        made = [keys(dim, build, rates, banded) for rates, banded in ((4, False), (1, True))]
+        made = [keys(dim, build, *shape) for shape in ((4, False, False), (4, False, True), (1, True, True))]
         if build.store:
             made.append(queries(dim, build, 4))
         for kernel in made:

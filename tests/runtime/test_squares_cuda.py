@@ -15,8 +15,8 @@ pytest.importorskip("triton")
 sys.path.insert(0, str(Path(__file__).parent))
 from triton_cases import Case, differences
 
-from attnlang.runtime.triton import specialised
-from attnlang.runtime.triton.gradients import Build, Gradients
+from attnlang.runtime.triton import gradients, specialised
+from attnlang.runtime.triton.gradients import TABLE, Build, Gradients
 from attnlang.runtime.triton.run import DEFAULT
 
 pytestmark = pytest.mark.skipif(not specialised.available(torch.device("cuda" if torch.cuda.is_available() else "cpu")),
@@ -34,19 +34,48 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("store", [False, True])
-@pytest.mark.parametrize("ahead", [False, True])
+CASES |= {
+    "later keys": Case("pattern p = offset(0..)", 1024),
+    "a band beside the diagonal, whose last keys meet nothing": Case(
+        "pattern p = offset(-300..-64)", 1024, batch=2, side_by_side=False
+    ),
+}
+BUILDS = [Build(2, ahead=ahead, own=False, store=store) for ahead in (False, True) for store in (False, True)]
+
+
+def compare(case: Case, build: Build) -> None:
+    errors, allowed = differences(case, "cuda", replace(DEFAULT, build=build))
+    for result, error, most in zip(NAMES, errors, allowed, strict=True):
+        assert error <= most, f"{result} is off by {error:.1e}, allowed are {most:.1e}"
+
+
+@pytest.fixture
+def ran(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The number of launches of each pass."""
+    found: list[int] = []
+    run = Gradients.run
+    monkeypatch.setattr(Gradients, "run", lambda made, *given: (found.append(len(made.calls)), run(made, *given))[1])
+    return found
+
+
+@pytest.mark.parametrize("build", BUILDS, ids=str)
 @pytest.mark.parametrize("dim", [64, 128])
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 @pytest.mark.parametrize("name", CASES)
-def test_gradients_in_squares(
-    name: str, dtype: str, dim: int, ahead: bool, store: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    ran: list[int] = []
-    run = Gradients.run
-    monkeypatch.setattr(Gradients, "run", lambda *given: (ran.append(1), run(*given))[1])
-    build = Build(2, ahead=ahead, own=dim == 64, store=store)
-    errors, allowed = differences(replace(CASES[name], dim=dim, dtype=dtype), "cuda", replace(DEFAULT, build=build))
+def test_gradients_in_squares(name: str, dtype: str, dim: int, build: Build, ran: list[int]) -> None:
+    compare(replace(CASES[name], dim=dim, dtype=dtype), replace(build, own=dim == 64))
     assert ran
-    for result, error, most in zip(NAMES, errors, allowed, strict=True):
-        assert error <= most, f"{result} is off by {error:.1e}, allowed are {most:.1e}"
+
+
+@pytest.mark.parametrize("dim", TABLE)
+@pytest.mark.parametrize("name", CASES)
+def test_builds_of_the_table(name: str, dim: int, ran: list[int]) -> None:
+    compare(replace(CASES[name], dim=dim, dtype="bfloat16"), TABLE[dim])
+
+
+@pytest.mark.parametrize("name", ["longnet", "segments"])
+def test_chunk_after_chunk_in_the_same_room(name: str, ran: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gradients, "LEAST_ROOM", 2**20)
+    monkeypatch.setattr(gradients, "LEAST_PIECES", 0)
+    compare(replace(CASES[name], dim=128, dtype="bfloat16"), replace(TABLE[128], room=16))
+    assert all(launches > 2 for launches in ran)

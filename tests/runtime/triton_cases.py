@@ -22,6 +22,7 @@ from attnlang.runtime.expected import expected
 
 SEGMENTS = {"segments": [64, 128, 256], "dilations": [1, 2, 4]}
 STRICT = "pattern strict = offset(..-3)"
+EACH = "pattern each = mix(segment(w) & offset(.. step r) for w, r in zip([32, 64], [1, 2]))"
 GAPS = "pattern gaps = blocks(20) { offset(0..0) } & ~key(pos % 20 < 4) & ~query(pos % 20 < 4)"
 
 
@@ -57,6 +58,8 @@ CASES = {
     "nested lattices, causal, descriptors": Case("longnet", 128, SEGMENTS, descriptors=True, repeat=True),
     "nested lattices, uneven": Case("longnet", 141, SEGMENTS),
     "nested lattices, grouped heads": Case("longnet", 64, SEGMENTS, kv_heads=1),
+    "each residue class of a coarser lattice": Case(EACH, 128),
+    "each residue class, causal": Case(EACH.replace("offset(..", "offset(..0"), 128),
     "lattices apart": Case("longnet_torchscale", 64, {"segments": [16, 32], "dilations": [1, 2]}),
     "each residue class, descriptors": Case("strided", 48, {"l": 8}, descriptors=True),
     "columns": Case("fixed", 50, {"l": 10, "c": 3}),

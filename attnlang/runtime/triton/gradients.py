@@ -25,8 +25,10 @@ from attnlang.runtime.triton.squares import SQUARE, TILE, Chain
 MOST_RATES = 5
 """Matrices of a tensor that a kernel takes."""
 SQUARE_BYTES = 2 * SQUARE**2
-LEAST_ROOM = 2**28
-"""Bytes that there are for dS however small q is."""
+LEAST_ROOM, MOST_ROOM = 2**30, 2**32
+"""Bytes that dS may take at once: as much as q some times over, within these."""
+LEAST_PIECES = 2
+"""Pieces for each multiprocessor in a chunk; with fewer, chunks lose more at their ends than squares gain."""
 Q, K, V, DOUT, LSE, DELTA, DQ, DK, DV, ROOM = range(10)
 """The tensors of a launch, by number."""
 
@@ -41,7 +43,7 @@ class Build:
     store      whether dS is written down, and dq is made of it; if not, dq is left to the kernel for all GPUs
     loads      steps in flight where dq is made
     registers  of a thread, as launched
-    room       bytes for dS at most, as a multiple of q's (or LEAST_ROOM, if that is more)
+    room       bytes for dS at most, as a multiple of q's (within LEAST_ROOM and MOST_ROOM)
     """
 
     stages: int
@@ -143,7 +145,7 @@ class _Given:
             return None  # (nobody would write the rows that meet none)
         most = max(len(one.entries) for one in keys)
         units = square_steps.units(chain, batch, n)
-        together = self._together(len(units), most)
+        together = self._together(len(units), chain, most)
         if not together:
             return None
         chunks = [units[i : i + together] for i in range(0, len(units), together)]
@@ -158,12 +160,18 @@ class _Given:
                 calls.append(self._queries(chain, k_place, pieces, query_entries, room))
         return calls, room
 
-    def _together(self, units: int, most: int) -> int:
-        """How many units go together, each with so many steps at most: all of them, or as many as dS has room for."""
+    def _together(self, units: int, chain: Chain, most: int) -> int:
+        """How many units go together, of so many steps at most: all, or as many as dS has room for; 0 if too few."""
         if not self.build.store:
             return units
-        fit = max(self.build.room * _bytes(self.forms[Q]), LEAST_ROOM) // (2 * most * SQUARE_BYTES)
-        return -(-units // -(-units // fit)) if fit else 0  # (chunks of one size)
+        room = min(max(self.build.room * _bytes(self.forms[Q]), LEAST_ROOM), MOST_ROOM)
+        fit = room // (2 * most * SQUARE_BYTES)
+        if fit >= units:
+            return units
+        pieces = fit * (chain.unit // TILE)
+        if not fit or pieces < LEAST_PIECES * specialised.multiprocessors(self.device):
+            return 0
+        return -(-units // -(-units // fit))  # (chunks of one size)
 
     def _entries(self, steps: tuple[Steps, ...]) -> Tensor:
         entries = np.concatenate([one.entries for one in steps]).astype(np.int32)
@@ -224,7 +232,7 @@ class _Given:
         return torch.from_numpy(square_steps.dealt(pieces, programs, each)).to(self.device), programs
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=8)
 def _steps(chain: Chain, phase: int, n: int, planes: Planes) -> tuple[Steps, Steps]:
     keys, at, found, made = square_steps.key_steps(chain, phase, n, planes)
     return keys, square_steps.query_steps(chain, at, found, made)

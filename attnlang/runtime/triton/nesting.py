@@ -73,7 +73,7 @@ def _inside(fine: Lattice, coarse: Lattice, shape: Shape) -> bool:
     """Whether the runs of one make up those of the other, and its residue class holds the other's, for every head."""
     if width_of(coarse) % width_of(fine) or coarse.dilation % fine.dilation or coarse.dilation == fine.dilation:
         return False
-    if width_of(fine) // coarse.dilation % shape.streamed:
+    if width_of(fine) // coarse.dilation % shape.streamed or coarse.phases is None:  # (each class is many lattices)
         return False
     phases = zip(phases_of(fine), phases_of(coarse), strict=True)
     return (fine.dilation == 1 or fine.phases is not None) and all(b % fine.dilation == a for a, b in phases)

@@ -174,7 +174,7 @@ def _make_backward(
 
 
 _forward = lru_cache(maxsize=64)(_make_forward)
-_backward = lru_cache(maxsize=64)(_make_backward)
+_backward = lru_cache(maxsize=16)(_make_backward)  # (its tables of work are large)
 _forward_filled = lru_cache(maxsize=4)(_make_forward)  # (their block lists are large)
 _backward_filled = lru_cache(maxsize=4)(_make_backward)
 

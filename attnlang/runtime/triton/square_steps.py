@@ -163,28 +163,23 @@ def key_pieces(
     32 steps of the second block alone, which come first, 33 of the first block alone, which come last.
     """
     k, v, q, dout = seen
-    found: list[Ints] = []
-    ahead = np.cumsum([0, *(len(one.entries) for one in steps)])
     rates = np.unique(np.concatenate([one.step for one in steps]))
-    for number, unit in enumerate(some):
-        one = steps[unit.phase]
-        tiles = len(one.token)
-        batch, head = np.full(tiles, unit.batch), np.full(tiles, unit.head)
-        table = np.zeros((tiles, COLUMNS), np.int64)
-        table[:, 0], table[:, 1], table[:, 2] = np.diff(one.first), one.groups[:, 0], one.masked
-        table[:, 3] = ahead[unit.phase] + one.first[:-1]
-        token = unit.start + one.token
-        table[:, 4:6] = np.stack(k.corner(token, head, batch, one.step), 1)
-        table[:, 6:8] = np.stack(v.corner(token, head, batch, one.step), 1)
-        table[:, 8] = np.searchsorted(rates, one.step)
-        table[:, 9:11], table[:, 11:13] = _origin(q, unit), _origin(dout, unit)
-        table[:, 13:17] = (unit.batch * heads + unit.head) * n, unit.start, unit.batch, unit.head
-        table[:, 17], table[:, 18] = token, one.step
-        table[:, 19] = number * room + one.first[:-1]
-        table[:, GROUPS:ENDS] = one.groups[:, 1:]
-        table[:, ENDS : ENDS + 2] = one.alone
-        found.append(table)
-    return np.concatenate(found)
+    models = _models(steps)
+    for model, one in zip(models, steps, strict=True):
+        model[:, 1], model[:, 2] = one.groups[:, 0], one.masked
+        model[:, 8] = np.searchsorted(rates, one.step)
+        model[:, 19] = one.first[:-1]
+        model[:, GROUPS:ENDS] = one.groups[:, 1:]
+        model[:, ENDS : ENDS + 2] = one.alone
+    table, batch, head, start = _of_units(models, some)
+    table[..., 19] += np.arange(len(some))[:, None] * room
+    token, rate = table[..., 17], table[..., 18]
+    table[..., 4], table[..., 5] = k.corner(token, head, batch, rate)
+    table[..., 6], table[..., 7] = v.corner(token, head, batch, rate)
+    table[..., 9], table[..., 10] = _origin(q, batch, head, start)
+    table[..., 11], table[..., 12] = _origin(dout, batch, head, start)
+    table[..., 13], table[..., 14] = (batch * heads + head) * n, start
+    return table.reshape(-1, COLUMNS)
 
 
 def query_pieces(steps: Sequence[Steps], some: Sequence[Unit], room: int, k: Seen) -> Ints:
@@ -193,23 +188,36 @@ def query_pieces(steps: Sequence[Steps], some: Sequence[Unit], room: int, k: See
     0 steps, 3 first entry; of the unit: 9 tokens and 10 column of k; 15 batch, 16 head, 19 where its first square lies;
     17 first query, 18 tokens from query to query.
     """
-    found: list[Ints] = []
+    table, batch, head, start = _of_units(_models(steps), some)
+    table[..., 9], table[..., 10] = _origin(k, batch, head, start)
+    table[..., 19] = np.arange(len(some))[:, None] * room
+    return table[:, ::-1].reshape(-1, COLUMNS)  # (of a causal unit the last queries meet most: they had best begin)
+
+
+def _models(steps: Sequence[Steps]) -> list[Ints]:
+    """By phase: the pieces of a unit at token 0, in what those of keys and of queries have in common."""
     ahead = np.cumsum([0, *(len(one.entries) for one in steps)])
-    for number, unit in enumerate(some):
-        one = steps[unit.phase]
-        table = np.zeros((len(one.token), COLUMNS), np.int64)
-        table[:, 0], table[:, 3] = np.diff(one.first), ahead[unit.phase] + one.first[:-1]
-        table[:, 9:11] = _origin(k, unit)
-        table[:, 15:17] = unit.batch, unit.head
-        table[:, 17], table[:, 18], table[:, 19] = unit.start + one.token, one.step, number * room
-        found.append(table)
-    return np.concatenate(found)
+    found: list[Ints] = []
+    for before, one in zip(ahead, steps, strict=False):
+        model = np.zeros((len(one.token), COLUMNS), np.int64)
+        model[:, 0], model[:, 3] = np.diff(one.first), before + one.first[:-1]
+        model[:, 17], model[:, 18] = one.token, one.step
+        found.append(model)
+    return found
 
 
-def _origin(x: Seen, unit: Unit) -> tuple[int, int]:
+def _of_units(models: Sequence[Ints], some: Sequence[Unit]) -> tuple[Ints, Ints, Ints, Ints]:
+    """Pieces (units, tiles, COLUMNS), and batch item, head and first token of each unit (units, 1)."""
+    batch, head, start, phase = np.array([(u.batch, u.head, u.start, u.phase) for u in some], np.int64).T[:, :, None]
+    table = np.stack(models)[phase[:, 0]]
+    table[..., 17] += start
+    table[..., 15], table[..., 16] = batch, head
+    return table, batch, head, start
+
+
+def _origin(x: Seen, batch: Ints, head: Ints, start: Ints) -> tuple[Ints, Ints]:
     by_batch, by_head, column_by_batch, column_by_head = x.place
-    tokens = unit.start + unit.head * by_head + unit.batch * by_batch
-    return tokens, unit.head * column_by_head + unit.batch * column_by_batch
+    return start + head * by_head + batch * by_batch, head * column_by_head + batch * column_by_batch
 
 
 def dealt(pieces: Ints, programs: int, each: int) -> npt.NDArray[np.int32]:

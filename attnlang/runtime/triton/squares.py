@@ -176,5 +176,5 @@ def count_squares(chain: Chain) -> int:
             chain.unit * width // (SQUARE * rate) ** 2 for width, rate in zip(chain.widths, chain.rates, strict=True)
         )
     lo, hi = chain.band.lo, chain.band.hi
-    reach = chain.unit if lo is None else min(chain.unit, (hi or 0) - lo + 2 * SQUARE)
+    reach = chain.unit if lo is None or hi is None else min(chain.unit, max(hi - lo, 0) + 2 * SQUARE)
     return chain.unit * reach // SQUARE**2
