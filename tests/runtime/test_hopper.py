@@ -120,7 +120,7 @@ def test_the_table_holds_every_pair_as_often_as_the_pattern(
     assert np.abs(found - expected).max() < 1e-5
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(
     n=st.integers(1, 200),
     lo=st.integers(0, 90),
@@ -132,6 +132,30 @@ def test_any_window(n: int, lo: int, hi: int, consumers: int, streamed: int) -> 
     pattern = attnlang.loads(f"pattern any_window = offset({min(-lo, hi)}..{hi})")
     found = walked(pattern, n, 1, 1, consumers, streamed, 1)
     assert np.abs(found[0] - np.asarray(pattern.multiplicity(n, 1))).max() == 0
+
+
+TERMS = (
+    "segment({w}) {{ dilate({r}, shift=h) }}",
+    "segment({w}) {{ dilate({r}) }}",
+    "segment({w}) & offset(.. step {r})",
+)
+"""A class of each head, class 0, and every class by itself."""
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    terms=st.lists(
+        st.tuples(st.sampled_from(TERMS), st.sampled_from([(128, 1), (256, 2), (256, 4), (128, 2), (256, 1)])),
+        min_size=2,
+        max_size=3,
+    ),
+    causal=st.booleans(),
+)
+def test_any_mix_of_segments(terms: list[tuple[str, tuple[int, int]]], causal: bool) -> None:
+    mixed = " + ".join(f"({text.format(w=w, r=r)})" for text, (w, r) in terms)
+    pattern = attnlang.loads("pattern any_mix = " + ("causal & " if causal else "") + f"({mixed})")
+    found = walked(pattern, 256, 2, 2, 1, 16, 1)
+    assert np.abs(found[0] - np.asarray(pattern.multiplicity(256, 2))).max() < 1e-5
 
 
 def test_every_configuration_of_the_table_compiles_for_hopper() -> None:
