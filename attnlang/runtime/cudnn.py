@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 # (private, as nothing else gives the lse; the same operator to autograd and to tracers as in torch.ops, and called 1 us
 # sooner; its backward is in torch.ops alone)
-_forward = torch._scaled_dot_product_cudnn_attention  # pyright: ignore[reportPrivateUsage, reportPrivateImportUsage]
+_forward = torch._scaled_dot_product_cudnn_attention  # pyright: ignore[reportPrivateUsage, reportPrivateImportUsage] - see above
 _backward = torch.ops.aten._scaled_dot_product_cudnn_attention_backward.default
 
 HOPPER = (9, 0)

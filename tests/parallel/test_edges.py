@@ -109,9 +109,8 @@ def test_edges_merge_into_what_is_there(dtype: torch.dtype) -> None:
     s = torch.cat([s0[:, :, :EDGE, None], s], -1)
     p = s.softmax(-1)
     expected = p[..., :1] * out[:, :, :EDGE].double() + p[..., 1:] @ v[:, :, :EDGE].double()
-    tolerance = {torch.float64: 1e-12, torch.float32: 1e-5, torch.bfloat16: 3e-2}[dtype]
+    # in bfloat16 p, the part's out and the merged out are rounded, each to half a unit in the last place, 2^-9
+    tolerance = {torch.float64: 1e-12, torch.float32: 1e-5, torch.bfloat16: 3 * 2.0**-9}[dtype]
     torch.testing.assert_close(mine[:, :, :EDGE].double(), expected, rtol=tolerance, atol=tolerance)
-    torch.testing.assert_close(
-        mine_lse[:, :, :EDGE].double(), s.logsumexp(-1), rtol=max(tolerance, 1e-5), atol=tolerance
-    )
+    torch.testing.assert_close(mine_lse[:, :, :EDGE].double(), s.logsumexp(-1), rtol=1e-5, atol=1e-5)
     assert torch.equal(mine[:, :, EDGE:], out[:, :, EDGE:])

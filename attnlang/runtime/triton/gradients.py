@@ -15,18 +15,22 @@ from torch import Tensor
 from attnlang.plan import Plan
 from attnlang.runtime.triton import specialised, square_steps, squares
 from attnlang.runtime.triton.kept import Call, Pointer, launch
-from attnlang.runtime.triton.matrices import Form, Matrix, layout_of, matrix, places_of, plane_size
+from attnlang.runtime.triton.matrices import Form, Matrix, layout_of, layout_of_vectors, matrix, places_of, plane_size
 from attnlang.runtime.triton.nesting import Shape
 from attnlang.runtime.triton.pieces import Seen
-from attnlang.runtime.triton.specialised import HEAD_DIMS, LOADER_REGISTERS
+from attnlang.runtime.triton.specialised import HEAD_DIMS, LOADER_REGISTERS, beside_loader
 from attnlang.runtime.triton.square_steps import Planes, Steps
 from attnlang.runtime.triton.squares import SQUARE, TILE, Chain
 
+CONSUMERS = 2
+"""Of a program, 64 rows each."""
 MOST_RATES = 5
 """Matrices of a tensor that a kernel takes."""
 SQUARE_BYTES = 2 * SQUARE**2
 LEAST_ROOM, MOST_ROOM = 2**30, 2**32
 """Bytes that dS may take at once: as much as q some times over, within these."""
+BESIDES = 4
+"""What a piece takes besides its steps, in steps: a guess at its loads and stores."""
 LEAST_PIECES = 2
 """Pieces for each multiprocessor in a chunk; with fewer, chunks lose more at their ends than squares gain."""
 Q, K, V, DOUT, LSE, DELTA, DQ, DK, DV, ROOM = range(10)
@@ -57,7 +61,7 @@ class Build:
     @property
     def consumer_registers(self) -> int:
         """What is left for a consumer's threads beside the loader's."""
-        return (self.registers * 3 - LOADER_REGISTERS) // 2 // 8 * 8
+        return beside_loader(self.registers, CONSUMERS)
 
 
 TABLE: dict[int, Build] = {
@@ -181,8 +185,8 @@ class _Given:
         kernel: Any = import_module("attnlang.runtime.triton.hopper_gradients").key_gradients
         q, k, v, dout = self.forms
         q_place, k_place, v_place, dout_place = places
-        table, size = self._table(pieces, 4)
-        vector = _layout_of_vectors()
+        table, size = self._table(pieces)
+        vector = layout_of_vectors()
         whole = (len(self.planes.rates) * self.planes.size,)
         band, build = chain.band, self.build
         descriptors = (
@@ -211,7 +215,7 @@ class _Given:
     def _queries(self, chain: Chain, k_place: Any, pieces: Any, entries: Tensor, room: int) -> Call:
         kernel: Any = import_module("attnlang.runtime.triton.hopper_queries").query_gradients
         q, k = self.forms[:2]
-        table, size = self._table(pieces, 4)
+        table, size = self._table(pieces)
         return Call(
             kernel,
             (size,),
@@ -226,10 +230,10 @@ class _Given:
             },
         )  # fmt: skip
 
-    def _table(self, pieces: Any, each: int) -> tuple[Tensor, int]:
+    def _table(self, pieces: Any) -> tuple[Tensor, int]:
         """Pieces dealt out to programs, and the number of those."""
         programs = min(specialised.multiprocessors(self.device), len(pieces))
-        return torch.from_numpy(square_steps.dealt(pieces, programs, each)).to(self.device), programs
+        return torch.from_numpy(square_steps.dealt(pieces, programs, BESIDES)).to(self.device), programs
 
 
 @lru_cache(maxsize=8)
@@ -247,12 +251,6 @@ def _room(count: int, dtype: torch.dtype) -> Matrix | None:
     if not count:
         return None
     return Matrix(ROOM, (count * SQUARE, SQUARE), (SQUARE, 1), (SQUARE, SQUARE), layout_of(SQUARE, SQUARE, dtype))
-
-
-def _layout_of_vectors() -> Any:
-    from triton.experimental.gluon import language
-
-    return language.NVMMASharedLayout(swizzle_byte_width=0, element_bitwidth=32, rank=1)
 
 
 def _bytes(x: Form) -> int:

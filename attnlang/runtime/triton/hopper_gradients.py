@@ -1,12 +1,12 @@
-"""Gradients of keys and values on Hopper GPUs; they leave dS behind, of which `hopper_queries` makes that of queries.
+"""Gradients of keys and values on Hopper GPUs; they can leave dS behind, of which `hopper_queries` makes that of queries.
 
-So P and dS are computed once: five products a pair, not seven. As in `hopper`, a program is a warp that loads and two
+Then P and dS are computed once: five products a pair, not seven. As in `hopper`, a program is a warp that loads and two
 groups of four warps, the consumers. It owns 128 keys of a head and walks past all queries that they meet, 64 a step;
 each consumer has 64 of the keys:
 
     P^T = exp2(k q^T - lse),  dv += P^T d_out,  dS^T = P^T (v d_out^T - delta),  dk += dS^T q
 
-and dS^T goes to memory, 8 KiB a square of 64 x 64, by the copy engine, while the next step is computed. Each program
+and if it is to STORE them, dS^T goes to memory, 8 KiB a square of 64 x 64, by the copy engine, while it goes on. Each program
 alone writes its rows, and adds in one order: no atomics, and two runs agree bit by bit.
 
 Who meets whom is enumerated on the host (`squares`, `square_steps`). Rows of a tile are all in the same of some nested
@@ -24,16 +24,17 @@ from triton.experimental.gluon.language.nvidia.hopper import (
     warpgroup_mma_wait,
 )
 
-KEYS = gl.constexpr(128)
-"""Keys of a program, and queries of one."""
-SQUARE = gl.constexpr(64)
+from attnlang.runtime.triton import square_steps, squares
+
+KEYS = gl.constexpr(squares.TILE)
+"""Keys of a program."""
+SQUARE = gl.constexpr(squares.SQUARE)
 """Rows of a consumer, and of what streams past it."""
-COLUMNS = gl.constexpr(40)
-"""Integers of a piece of work: see `squares`."""
-ENTRY = gl.constexpr(8)
-"""Integers of a step: see `squares`."""
-GROUPS = gl.constexpr(20)
-"""Where the groups of a piece begin: so many steps, and log2 m."""
+COLUMNS = gl.constexpr(square_steps.COLUMNS)
+"""Integers of a piece of work: see `square_steps`, as for the next three."""
+ENTRY = gl.constexpr(square_steps.ENTRY)
+GROUPS = gl.constexpr(square_steps.GROUPS)
+ENDS = gl.constexpr(square_steps.ENDS)
 BUFFERS = gl.constexpr(3)
 """Squares of dS in shared memory, for each consumer."""
 INTEGERS = ["pieces"]
@@ -230,7 +231,7 @@ def _consume_keys(
         piece = table + number * COLUMNS
         steps, groups, masked = gl.load(piece), gl.load(piece + 1), gl.load(piece + 2)
         blob = gl.load(piece + 19)
-        before, after = gl.load(piece + 32), gl.load(piece + 33)
+        before, after = gl.load(piece + ENDS), gl.load(piece + ENDS + 1)
         if steps > 0:
             mbarrier.wait(keys_full.index(0), turn & 1)
             if OWN:

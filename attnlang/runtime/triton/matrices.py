@@ -174,6 +174,13 @@ def layout_of(rows: int, dim: int, dtype: torch.dtype) -> Any:
     return language.NVMMASharedLayout.get_default_for([rows, dim], dtypes[dtype])
 
 
+def layout_of_vectors() -> Any:
+    """How Gluon has a stretch of a float32 vector lie in shared memory."""
+    from triton.experimental.gluon import language
+
+    return language.NVMMASharedLayout(swizzle_byte_width=0, element_bitwidth=32, rank=1)
+
+
 @lru_cache
 def _gluon_descriptor() -> type:
     from triton.experimental.gluon.nvidia.hopper import TensorDescriptor as Described

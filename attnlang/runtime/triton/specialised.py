@@ -17,7 +17,7 @@ from torch import Tensor
 from attnlang.plan import Band, Plan, Tiles
 from attnlang.runtime.triton.kept import Call, Pointer
 from attnlang.runtime.triton.launches import Launch
-from attnlang.runtime.triton.matrices import Form, matrices, places_of
+from attnlang.runtime.triton.matrices import Form, layout_of_vectors, matrices, places_of
 from attnlang.runtime.triton.nesting import Shape
 from attnlang.runtime.triton.pieces import Seen, pieces, weights
 from attnlang.runtime.triton.prepared import Work, log_m, work
@@ -32,6 +32,11 @@ SCALES = (2.0**-64, 2.0**64)
 HOPPER = (9, 0)
 VERSIONS = ((3, 6),)
 """Versions of triton whose Gluon the kernel is written in and tested with; others run the kernel for all GPUs."""
+
+
+def beside_loader(registers: int, consumers: int) -> int:
+    """Registers of a consumer's threads, if so many a thread are launched and the loader keeps few."""
+    return (registers * (consumers + 1) - LOADER_REGISTERS) // consumers // 8 * 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +66,7 @@ class Split:
     @property
     def consumer_registers(self) -> int:
         """What is left for a consumer's threads beside the loader's."""
-        return (self.registers * (self.consumers + 1) - LOADER_REGISTERS) // self.consumers // 8 * 8
+        return beside_loader(self.registers, self.consumers)
 
 
 TABLE: dict[tuple[int, Kind], Split] = {
@@ -185,11 +190,11 @@ def _tables(
     launch: Launch, n: int, batch: int, split: Split, x: Seen, y: Seen, unit: float, device: torch.device
 ) -> tuple[Tensor, Any]:
     """The pieces of a launch, and a descriptor of its weights (times a unit), on the device."""
-    from triton.experimental.gluon import language
     from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 
     table = pieces(launch, launch.band or Band(), n, batch, split.fixed, split.streamed, x, y)
     table_of_weights = weights(launch, log_m(launch).numpy(), split.streamed) * np.float32(unit)
     rows = torch.from_numpy(table_of_weights).to(device).flatten()
-    layout = language.NVMMASharedLayout(swizzle_byte_width=0, element_bitwidth=32, rank=1)
-    return torch.from_numpy(table).to(device), TensorDescriptor(rows, [len(rows)], [1], [split.streamed], layout)
+    return torch.from_numpy(table).to(device), TensorDescriptor(
+        rows, [len(rows)], [1], [split.streamed], layout_of_vectors()
+    )

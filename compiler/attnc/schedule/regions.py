@@ -18,6 +18,7 @@ from typing import NoReturn, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from attnc.schedule.cutting import SPECK, Cutter
 from attnc.schedule.folded import Folds
 from attnc.schedule.folds import MOST_CHUNKS, Folder
 from attnc.schedule.outline import Regions, TooFineError
@@ -39,8 +40,6 @@ LEAF = 1024
 """Rectangles of so many pairs are asked pair by pair."""
 BATCH = 2**17
 """How many rectangles are classified at once."""
-SPECK = 64
-"""Rectangles of so few pairs are asked in any case."""
 ASKED = 4096
 """How many of them at once."""
 MAX_POINTS = 2**29
@@ -97,7 +96,6 @@ class _Search:
         self._bounds = bounds
         self._name = name
         self._limits = self._most = MAX_POINTS // share, MAX_RECTANGLES // share
-        self._steps = sorted(steps(relation, n, scope), reverse=True)
         self._ranks = placement.ranks
         chunks = sorted(
             (chunk.first, chunk.step, chunk.count, rank, base)
@@ -107,13 +105,13 @@ class _Search:
         columns = np.array(chunks, np.int64).reshape(-1, 5).T
         self._first, self._step, self._count, self._rank, self._base = columns
         self._folds = None if folder is None else Folds(folder, columns, placement.ranks, own)
-        self._last = self._first + (self._count - 1) * self._step
-        self._furthest = np.maximum.accumulate(self._last)
+        self._furthest = np.maximum.accumulate(self._first + (self._count - 1) * self._step)
+        longest_first = sorted(steps(relation, n, scope), reverse=True)
+        self._cutter = Cutter(bounds, self._first, self._step, longest_first)
         self._points = self._kept = 0
         self._names: dict[Hashable, int] = {}
-        self._meetings: list[
-            tuple[Array, Array]
-        ] = []  # of two chunks, x * chunks + y; and which one is followed for it
+        # of two chunks, x * chunks + y; and which one is followed for it
+        self._meetings: list[tuple[Array, Array]] = []
         self._own_counts: list[tuple[Array, Array]] = []
         self._parts: list[tuple[Array, ...]] = []
 
@@ -225,7 +223,7 @@ class _Search:
 
     def _follow(self, boxes: Boxes) -> None:
         """Boxes that may have pairs, down to the outline."""
-        lo, hi = self._bounds(self._tokens(boxes))
+        lo, hi = self._bounds(self._cutter.tokens(boxes))
         waiting = [(boxes, lo, hi)]
         while waiting:
             boxes, lo, hi = waiting.pop()
@@ -237,79 +235,12 @@ class _Search:
             if full.any():
                 self._keep(boxes[full], lo[full])
             small = some & (boxes.area <= LEAF)
-            small[small] = ~self._bends(boxes[small]) | (boxes.area[small] <= SPECK)
+            small[small] = ~self._cutter.bends(boxes[small]) | (boxes.area[small] <= SPECK)
             if small.any():
                 self._ask(boxes[small])
             large = boxes[some & ~small]
             if len(large):
-                waiting.append(self._cut(large))
-
-    def _tokens(self, boxes: Boxes) -> Rectangles:
-        (q_first, q_step), (k_first, k_step) = ((self._first[c], self._step[c]) for c in (boxes.x, boxes.y))
-        return Rectangles(
-            q_first + boxes.q0 * q_step, q_first + boxes.q1 * q_step,
-            k_first + boxes.k0 * k_step, k_first + boxes.k1 * k_step,
-        )  # fmt: skip
-
-    def _bends(self, boxes: Boxes) -> NDArray[np.bool_]:
-        """Whether one of the pattern's longer steps ends within a box: it is better cut there than asked."""
-        at = self._tokens(boxes)
-        found = np.zeros(len(boxes), bool)
-        for step in self._steps:
-            if step * step >= SPECK:
-                found |= (at.q0 // step < at.q1 // step) | (at.k0 // step < at.k1 // step)
-        return found
-
-    def _cut(self, boxes: Boxes) -> tuple[Boxes, Array, Array]:
-        """Each box cut in two along the side that leaves less undecided, with the bounds of the parts."""
-        q_cut, k_cut = self._middle(boxes.x, boxes.q0, boxes.q1), self._middle(boxes.y, boxes.k0, boxes.k1)
-        everywhere = np.ones(len(boxes), bool)
-        options = [*boxes.halves(q_cut, k_cut, everywhere), *boxes.halves(q_cut, k_cut, ~everywhere)]
-        q_can, k_can = boxes.q1 > boxes.q0, boxes.k1 > boxes.k0
-        legal = [q_can, q_can, k_can, k_can]
-        los, his = [], []
-        for option, can in zip(options, legal, strict=True):
-            lo, hi = np.zeros(len(boxes), np.int64), np.ones(len(boxes), np.int64)
-            if can.any():
-                lo[can], hi[can] = self._bounds(self._tokens(option[can]))
-            los.append(lo)
-            his.append(hi)
-        decided = [np.where(lo == hi, option.area, 0) for option, lo, hi in zip(options, los, his, strict=True)]
-        of_query, of_key = decided[0] + decided[1], decided[2] + decided[3]
-        by_query = ~k_can | (q_can & (of_query > of_key))
-        open_ = np.flatnonzero(q_can & k_can & (of_query == of_key))
-        by_query[open_] = self._along_queries(boxes[open_])
-        parts = boxes.halves(q_cut, k_cut, by_query)
-        lo = np.concatenate([np.where(by_query, los[i], los[i + 2]) for i in (0, 1)])
-        hi = np.concatenate([np.where(by_query, his[i], his[i + 2]) for i in (0, 1)])
-        left = hi > 0
-        return Boxes.joined(parts)[left], lo[left], hi[left]
-
-    def _along_queries(self, boxes: Boxes) -> NDArray[np.bool_]:
-        """Whether to cut between queries where both cuts decide equally much.
-
-        If one query's row through a box is still open while one key's column is decided, keys differ and queries do
-        not: only keys are cut, and the other way round. Else the longer side is.
-        """
-        at = self._tokens(boxes)
-        row_lo, row_hi = self._bounds(Rectangles(at.q0, at.q0, at.k0, at.k1))
-        column_lo, column_hi = self._bounds(Rectangles(at.q0, at.q1, at.k0, at.k0))
-        row, column = row_lo == row_hi, column_lo == column_hi
-        longer = boxes.q1 - boxes.q0 >= boxes.k1 - boxes.k0
-        return np.where(row == column, longer, row)
-
-    def _middle(self, chunk: Array, first: Array, last: Array) -> Array:
-        """The row before which to cut: near the middle, at a multiple of the longest of the pattern's steps within."""
-        middle = (first + last + 1) // 2
-        start = self._first[chunk]
-        open_ = (self._step[chunk] == 1) & (last > first)
-        for step in self._steps:
-            low, high = ((start + first) // step + 1) * step - start, (start + last) // step * step - start
-            here = open_ & (low <= high)
-            nearest = (start + middle + step // 2) // step * step - start
-            middle = np.where(here, np.clip(nearest, low, high), middle)
-            open_ = open_ & ~here
-        return middle
+                waiting.append(self._cutter.cut(large))
 
     # what is found --------------------------------------------------------------------------------------------------
 
