@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -24,18 +24,15 @@ import click
 import torch
 import torch._inductor.config as inductor
 import torch.nn.functional as F  # noqa: N812 - the field's name for it
-from common import RESULTS, machine, synchronize, write_result
+from common import RESULTS, machine, synchronize, what_runs, write_result
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.profiler import ProfilerActivity, profile
 
 from attnlang.runtime.backends import AUTO, REFERENCE, names
 
 N = 2048
 SHAPES = ((1, 8, 64), (4, 16, 64), (4, 16, 128))
 """Batch, heads, head dimension."""
-SORTED = {"cuda": "device", "cpu": "cpu"}
-"""What torch's tables call the time of a device."""
 INNER = 10
 """Calls in a sample."""
 WARM = 0.3
@@ -145,26 +142,8 @@ def trace(batch: int, heads: int, dim: int, backends: tuple[str, ...], device: s
     """What one forward and backward runs, for each way: the device's kernels in their order, and torch's own table."""
     leaves, dout = tensors(batch, heads, dim, device)
     for name, mode, run in runs(ways(heads, backends, device)):
-        for _ in range(3):
-            torch.autograd.grad(run(*leaves), leaves, dout)
-        synchronize(device)
-        activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if device == "cuda" else [])]
-        with profile(activities=activities, acc_events=True) as seen:
-            torch.autograd.grad(run(*leaves), leaves, dout)
-            synchronize(device)
-        found = sorted(_kernels(seen.events() or (), device))
         yield f"\nbatch {batch}, {heads} heads of {dim}: {name}, {mode}"
-        yield from (f"{us:>10.1f} us  {kernel[:150]}" for _, us, kernel in found)
-        yield f"{sum(us for _, us, _ in found):>10.1f} us  in all"
-        yield seen.key_averages().table(sort_by=f"self_{SORTED[device]}_time_total", row_limit=20)
-
-
-def _kernels(events: Iterable[Any], device: str) -> Iterator[tuple[float, float, str]]:
-    """Begin and length in microseconds, and name, of what a GPU ran; on the cpu, of outermost operators."""
-    for event in events:
-        wanted = event.device_type.name == "CUDA" if device == "cuda" else event.cpu_parent is None
-        if wanted and not event.is_user_annotation:  # (the compiler's own marks are on the GPU's time line too)
-            yield event.time_range.start, event.time_range.elapsed_us(), event.name
+        yield from what_runs(lambda run=run: torch.autograd.grad(run(*leaves), leaves, dout), device)
 
 
 @click.command()

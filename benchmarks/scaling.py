@@ -4,6 +4,7 @@
     torchrun --nproc-per-node 8 benchmarks/scaling.py --strong 4194304       # and strong scaling at 4M tokens
     torchrun --nproc-per-node 8 benchmarks/scaling.py --longest              # and the longest sequence that fits
     torchrun --nproc-per-node 8 benchmarks/scaling.py --backend triton --limit 150
+    torchrun --nproc-per-node 2 benchmarks/scaling.py --trace rank           # what each rank runs, in rank0.txt ...
     python benchmarks/scaling.py --plot benchmarks/results/scaling_*.json    # one picture of several runs
 
 Every rank first runs its own number of tokens alone, without a word to the others: the slowest of them is what one GPU
@@ -39,7 +40,7 @@ from attnlang.parallel.machines import Device
 from attnlang.schedule import Schedule
 
 sys.path.insert(0, str(Path(__file__).parent))
-from common import RESULTS, machine, synchronize, write_result
+from common import RESULTS, machine, synchronize, what_runs, write_result
 
 
 def patterns(each: int, n: int) -> dict[str, Pattern]:
@@ -159,6 +160,8 @@ def measured(name: str, n: int, each: int, options: dict[str, Any], alone: Alone
         result[named] = {"forward": forward.seconds, "forward_backward": forward.seconds + backward.seconds}
     result["rates"] = found.device.source
     result["seconds"] = {what: seconds(run, device, options["repeats"]) for what, run in passes.items()}
+    if options["trace"] is not None:
+        trace(pattern, passes, options)
     result["pairs"] = sum(int(getattr(found.solution, part).sum()) for part in ("local", "at_query", "at_key", "owned"))
     if alone is not None and n == each * ranks:
         share = result["pairs"] / ranks / alone.pairs
@@ -173,6 +176,14 @@ def measured(name: str, n: int, each: int, options: dict[str, Any], alone: Alone
         result["peak_memory"] = torch.cuda.max_memory_allocated()
         torch.cuda.reset_peak_memory_stats()
     return result
+
+
+def trace(pattern: Pattern, passes: dict[str, Callable[[], object]], options: dict[str, Any]) -> None:
+    """Append what this rank runs to its file."""
+    path: Path = options["trace"]
+    with path.with_name(f"{path.name}{dist.get_rank()}.txt").open("a", encoding="utf-8") as file:
+        for what, run in passes.items():
+            file.writelines(f"{line}\n" for line in (f"\n{pattern.call}, {what}", *what_runs(run, options["device"])))
 
 
 def like_one(device: Device, head_dim: int, alone: Alone | None) -> Device:
@@ -279,11 +290,12 @@ def plot(files: tuple[Path, ...], output: Path) -> None:
 @click.option("--gpu", default="h100", show_default=True, help="What predictions are made for.")
 @click.option("--link", default="nvlink", show_default=True, help="What predictions are made for.")
 @click.option("--out", default=RESULTS, type=click.Path(file_okay=False, path_type=Path))
+@click.option("--trace", type=click.Path(path_type=Path), help="Also write what each rank runs, to this name and rank.")
 @click.option("--plot", "plotted", is_flag=True, help="Draw the result files given; run nothing.")
 @click.argument("files", nargs=-1, type=click.Path(exists=True, path_type=Path))
 def main(
     tokens: int, heads: int, head_dim: int, strong: int, with_longest: bool, backend: str, limit: float, repeats: int,
-    device: str, gpu: str, link: str, out: Path, plotted: bool, files: tuple[Path, ...],
+    device: str, gpu: str, link: str, out: Path, trace: Path | None, plotted: bool, files: tuple[Path, ...],
 ) -> None:  # fmt: skip
     """Measure scaling on the ranks that torchrun starts."""
     if plotted:
@@ -297,6 +309,7 @@ def main(
     rank_device = torch.device("cuda", torch.cuda.current_device()) if where == "cuda" else None
     dist.init_process_group("nccl" if where == "cuda" else "gloo", device_id=rank_device)
     options: dict[str, Any] = {
+        "trace": trace,
         "tokens": tokens, "heads": heads, "head_dim": head_dim, "repeats": repeats, "device": where, "gpu": gpu,
         "link": link, "backend": backend, "dtype": torch.bfloat16 if where == "cuda" else torch.float32,
     }  # fmt: skip

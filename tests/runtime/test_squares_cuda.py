@@ -77,5 +77,6 @@ def test_builds_of_the_table(name: str, dim: int, ran: list[int]) -> None:
 def test_chunk_after_chunk_in_the_same_room(name: str, ran: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gradients, "LEAST_ROOM", 2**20)
     monkeypatch.setattr(gradients, "LEAST_PIECES", 0)
-    compare(replace(CASES[name], dim=128, dtype="bfloat16"), replace(TABLE[128], room=16))
+    compare(replace(CASES[name], dim=128, dtype="bfloat16"), replace(TABLE[128], room=1))
+    assert ran
     assert all(launches > 2 for launches in ran)
