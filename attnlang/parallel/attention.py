@@ -28,6 +28,8 @@ from attnlang.runtime.program import Program
 from attnlang.schedule import ITEM_SIZES, Placement, Schedule
 
 TIMEOUT = timedelta(minutes=5)
+KINDS = 64
+"""Kinds of calls (shapes, dtypes, scales) that are kept: ranks compare them at the first of each."""
 
 
 class Part(NamedTuple):
@@ -65,7 +67,7 @@ class DistributedAttention(nn.Module):
         self.timeout = timeout
         self._planner = planner
         self._works: OrderedDict[tuple[int, torch.device, int], tuple[Schedule, RankWork]] = OrderedDict()
-        self._agreed: set[tuple[tuple[str, str], ...]] = set()
+        self._kinds: dict[tuple[Any, ...], list[Part]] = {}
 
     @property
     def placement(self) -> Placement:
@@ -79,7 +81,7 @@ class DistributedAttention(nn.Module):
 
     @property
     def _backend(self) -> str:
-        """What runs a rank's own rows; rows from elsewhere run on torch's kernels."""
+        """What runs a rank's own rows, and bands of squares among rows from elsewhere; torch's kernels run the rest."""
         return "auto" if self.attention.backend == "reference" else self.attention.backend
 
     @property
@@ -108,6 +110,31 @@ class DistributedAttention(nn.Module):
         where a rank is gone.
         """
         q, k, v = (_readable(x) for x in (q, k, v))
+        factor = max(q.size(-1), 1) ** -0.5 if scale is None else float(scale)
+        if tables or lengths is not None or self.pattern.tables:
+            out, lse = self._with_content(q, k, v, factor, lengths, tables)
+        else:
+            out, lse = _Distributed.apply(q, k, v, self._known(q, k, v, factor), factor, self)
+        return (out, lse) if return_lse else out
+
+    def _known(self, q: Tensor, k: Tensor, v: Tensor, scale: float) -> list[Part]:
+        """What is to be done with tensors that bring nothing but themselves: agreed on once for each kind of them."""
+        tensors = q, k, v
+        needed = torch.is_grad_enabled() and (q.requires_grad or k.requires_grad)
+        kind = (*(x.shape for x in tensors), *(x.dtype for x in tensors), *(x.device for x in tensors), scale, needed)
+        known = self._kinds.get(kind)
+        if known is None:
+            self._agree(q, k, scale, self._fault(q, k, v), {}, None)
+            known = list(self._parts(q, {}, None))
+            if len(self._kinds) >= KINDS:
+                self._kinds.clear()
+            self._kinds[kind] = known
+        return known
+
+    def _with_content(
+        self, q: Tensor, k: Tensor, v: Tensor, factor: float, lengths: Tensor | None, tables: Mapping[str, Tensor]
+    ) -> tuple[Tensor, Tensor]:
+        """Out and lse where a call brings tables or lengths: ranks compare them, and plan for them."""
         fault = self._fault(q, k, v)
         contents: dict[str, NDArray[np.int64]] = {}
         sizes: list[int] | None = None
@@ -116,15 +143,14 @@ class DistributedAttention(nn.Module):
                 contents, sizes = self._contents(tables, q.size(0)), self._sizes(lengths, q, k)
             except ValueError as error:
                 fault = f"rank {self.rank}: {error}"
-        factor = max(q.size(-1), 1) ** -0.5 if scale is None else float(scale)
         self._agree(q, k, factor, fault, contents, sizes)
         own_length = sizes is not None and not self._ignores_padding
         parts = list(self._parts(q, contents, sizes if own_length else None))
         out, lse = _Distributed.apply(q, k, v, parts, factor, self)
         if sizes is not None and not own_length:
             padding = self._padding(sizes, q.device)
-            out, lse = out.masked_fill(padding[..., None], 0.0), lse.masked_fill(padding, float("-inf"))
-        return (out, lse) if return_lse else out
+            return out.masked_fill(padding[..., None], 0.0), lse.masked_fill(padding, float("-inf"))
+        return out, lse
 
     # what a call brings ---------------------------------------------------------------------------------------------
 
@@ -181,12 +207,7 @@ class DistributedAttention(nn.Module):
             "autograd": str(torch.is_grad_enabled() and (q.requires_grad or k.requires_grad)),
             "fault": fault,
         }
-        key = tuple(sorted(facts.items()))
-        changes = bool(self.pattern.tables) or sizes is not None  # another rank may have been given other content
-        if changes or key not in self._agreed:
-            agree(facts, self.group, q.device, self.timeout)
-            if not changes:
-                self._agreed.add(key)
+        agree(facts, self.group, q.device, self.timeout)
 
     # what is to be done ---------------------------------------------------------------------------------------------
 

@@ -14,8 +14,10 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from attnlang.parallel.engine import Partial, Work, first_of_stretch, run, run_backward
-from attnlang.runtime.merge import accumulator_dtype
+from attnlang.parallel.choosing import kernel_of
+from attnlang.parallel.engine import Partial, Work, first_of_stretch, run, run_backward, take
+from attnlang.runtime.kernels import Kernel
+from attnlang.runtime.merge import accumulator_dtype, merge_
 
 
 class _Rows:
@@ -27,7 +29,7 @@ class _Rows:
         self._count = count
 
     @cached_property
-    def _stretch(self) -> tuple[int, slice] | None:
+    def stretch(self) -> tuple[int, slice] | None:
         """Of how many heads, and which rows of each."""
         if not len(self.rows):
             return None
@@ -38,19 +40,36 @@ class _Rows:
         same = expected.numel() == len(self.rows) and bool(torch.equal(expected.flatten(), self.rows))
         return (heads, slice(first, first + each)) if same and first + each <= self._count else None
 
+    def _part(self, x: Tensor) -> slice | None:
+        """Which rows of each head of x these are, if the same of every one."""
+        return self.stretch[1] if self.stretch is not None and self.stretch[0] == x.size(1) else None
+
+    def view(self, x: Tensor) -> Tensor:
+        """These rows of (B, H, C, ..), in order: (B, H, E / H, ..) without a copy if it can be, else (B, E, ..)."""
+        part = self._part(x)
+        return x[:, self._head, self._row] if part is None else x[:, :, part]
+
     def of(self, x: Tensor) -> Tensor:
         """These rows (B, E, ..) of (B, H, C, ..)."""
-        if self._stretch is not None and self._stretch[0] == x.size(1):
-            return x[:, :, self._stretch[1]].flatten(1, 2)
-        return x[:, self._head, self._row]
+        found = self.view(x)
+        return found if self._part(x) is None else found.flatten(1, 2)
 
     def put(self, x: Tensor, values: Tensor) -> None:
         """Make values (B, E, ..) these rows of (B, H, C, ..), in its dtype."""
-        if self._stretch is not None and self._stretch[0] == x.size(1):
-            heads, part = self._stretch
-            x[:, :, part] = values.unflatten(1, (heads, part.stop - part.start))
-        else:
+        part = self._part(x)
+        if part is None:
             x[:, self._head, self._row] = values.to(x.dtype)
+        else:
+            x[:, :, part] = values.reshape(x[:, :, part].shape)
+
+    def add_(self, x: Tensor, values: Tensor) -> None:
+        """Add values (B, E, ..) to these rows of (B, H, C, ..): in the wider dtype of both, and then rounded."""
+        part = self._part(x)
+        if part is None:
+            self.put(x, self.of(x).to(values.dtype) + values)
+        else:
+            rows = x[:, :, part]
+            rows.add_(values.reshape(rows.shape))
 
 
 class Edges:
@@ -75,50 +94,87 @@ class Edges:
             for rows_, counts in zip(key_rows, key_parts, strict=True)
         ]
 
-    def message(self, to: int, k: Tensor, v: Tensor) -> list[Tensor]:
-        """What another rank is sent: rows (B, n, D) of k and of v (B, H, C, D)."""
-        rows = self._sends[to]
-        return [rows.of(x) for x in (k, v)] if len(rows.rows) else []
+    def messages(self, k: Tensor, v: Tensor) -> list[list[Tensor]]:
+        """What every rank is sent: rows of k and of v (B, H, C, D)."""
+        return [[rows.view(x) for x in (k, v)] if len(rows.rows) else [] for rows in self._sends]
 
-    def merge_(self, out: Tensor, lse: Tensor, q: Tensor, k: Tensor, v: Tensor, scale: float) -> None:
+    def _in_place(self, q: Tensor, k: Tensor, backend: str) -> tuple[Work, slice, Kernel] | None:
+        """The only work there is, the rows of every head that it is for, and its kernel, if that runs it on views.
+
+        Its keys are all that came, in their order.
+        """
+        if len(self._work) != 1 or self._queries.stretch is None:
+            return None
+        (work,), (heads, rows) = self._work, self._queries.stretch
+        each = rows.stop - rows.start
+        if work.times is not None or work.q.shape != (heads, each) or work.q_first != 0 or q.size(1) != heads:
+            return None
+        if work.k_first != 0 or work.k.numel() != k.size(1):
+            return None
+        kernel = kernel_of(work.call, backend, q.device, q.dtype, q.size(-1))
+        return (work, rows, kernel) if kernel.windows or work.call.full or work.call.causal else None
+
+    def merge_(
+        self, out: Tensor, lse: Tensor, q: Tensor, k: Tensor, v: Tensor, scale: float, backend: str = "auto"
+    ) -> None:
         """Merge what the rows meet in keys (B, R, D) that came into out (B, H, C, D) and lse (B, H, C)."""
         if not self._work:
             return
+        if (found := self._in_place(q, k, backend)) is not None:
+            work, rows, kernel = found
+            k_, v_ = (take(x, work.k, work.k_first) for x in (k, v))
+            merge_(out[:, :, rows], lse[:, :, rows], *kernel.forward(q[:, :, rows], k_, v_, work.call, scale))
+            return
         mine = Partial.of(self._queries.of(out), self._queries.of(lse))
-        run(self._queries.of(q), k, v, mine, self._work, scale)
+        run(self._queries.of(q), k, v, mine, self._work, scale, backend)
         self._queries.put(out, mine.out)
         self._queries.put(lse, mine.lse)
 
     def backward(
-        self, dout: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, scale: float
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """The share of dq at the edges (B, E, D), and dk and dv of the keys (B, R, D) that came, in float32."""
+        self, dout: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, scale: float,
+        backend: str = "auto",
+    ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+        """The share of dq at the edges (B, E, D), and dk and dv of the keys (B, R, D) that came.
+
+        In float32, or as the kernel returned them where there is nothing to add up.
+        """
+        if (found := self._in_place(q, k, backend)) is not None:
+            work, rows, kernel = found
+            k_, v_ = (take(x, work.k, work.k_first) for x in (k, v))
+            dout_, q_, out_, lse_ = (x[:, :, rows] for x in (dout, q, out, lse))
+            parts = kernel.backward(dout_, q_, k_, v_, out_, lse_, work.call, scale)
+            return parts[0].flatten(1, 2), parts[1].flatten(1, 2), parts[2].flatten(1, 2)
         kind = accumulator_dtype(q.dtype)
         dout_, q_, out_, lse_ = (self._queries.of(x) for x in (dout, q, out, lse))
         dq, dk, dv = (x.new_zeros(x.shape, dtype=kind) for x in (q_, k, v))
-        run_backward(dout_, q_, k, v, out_, lse_, (dq, dk, dv), self._work, scale)
+        run_backward(dout_, q_, k, v, out_, lse_, (dq, dk, dv), self._work, scale, backend)
         return dq, dk, dv
 
     def add_queries_(self, dq: Tensor, share: Tensor) -> None:
         """Add a share (B, E, D) to dq (B, H, C, D)."""
         if len(self._queries.rows):
-            self._queries.put(dq, self._queries.of(dq).to(share.dtype) + share)
+            self._queries.add_(dq, share)
 
     def add_keys_(self, dk: Tensor, dv: Tensor, data: Tensor) -> None:
         """Add gradients that came back, of each message's keys and then values, to dk and dv (B, H, C, D)."""
         if not len(self._keys.rows):
             return
         batch, dim, at = dk.size(0), dk.size(-1), 0
-        totals = [self._keys.of(x).to(data.dtype) for x in (dk, dv)]
+        named = [len(parts) for parts in self._returns if parts]
+        once = named == [1]  # then nothing is added twice to a row, and there is nothing to add up first
+        totals = [] if once else [self._keys.of(x).to(data.dtype) for x in (dk, dv)]
         for sent, parts in zip(self._sends, self._returns, strict=True):
-            for total in totals:
+            for number, x in enumerate((dk, dv)):
                 added = data[at : at + batch * len(sent.rows) * dim].view(batch, len(sent.rows), dim)
                 at += added.numel()
                 first = 0
                 for rows, count in parts:
-                    total[:, rows] += added[:, first : first + count]
+                    if once:
+                        sent.add_(x, added)
+                    else:
+                        totals[number][:, rows] += added[:, first : first + count]
                     first += count
-        for x, total in zip((dk, dv), totals, strict=True):
+        for x, total in zip((dk, dv), totals, strict=False):
             self._keys.put(x, total)
 
 

@@ -15,10 +15,11 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
+from attnlang.parallel.choosing import kernel_of
 from attnlang.parallel.groups import Group
 from attnlang.plan import Plan
 from attnlang.runtime.calls import Axis, Call, resolve
-from attnlang.runtime.kernels import Kernel, kernel_for
+from attnlang.runtime.kernels import Kernel
 from attnlang.runtime.launches import launches
 from attnlang.runtime.merge import accumulator_dtype, merge_
 from attnlang.runtime.tiles import tiles
@@ -101,7 +102,7 @@ def first_of_stretch(rows: Tensor) -> int | None:
     return first if torch.equal(rows.flatten(), expected) else None
 
 
-def _take(x: Tensor, rows: Tensor, first: int | None) -> Tensor:
+def take(x: Tensor, rows: Tensor, first: int | None) -> Tensor:
     """Rows (X, Q) of (B, R, ..) as (B, X, Q, ..): a view where they are one stretch."""
     return x[:, rows] if first is None else x[:, first : first + rows.numel()].unflatten(1, rows.shape)
 
@@ -162,15 +163,20 @@ def _add_(total: Tensor, part: Tensor) -> None:
     total.add_(part)
 
 
-def run(q: Tensor, k: Tensor, v: Tensor, into: Partial, work: Sequence[Work], scale: float) -> None:
-    """Merge groups into a partial result. q, k and v are (B, R, D), each with rows of its own."""
+def run(
+    q: Tensor, k: Tensor, v: Tensor, into: Partial, work: Sequence[Work], scale: float, backend: str = "auto"
+) -> None:
+    """Merge groups into a partial result. q, k and v are (B, R, D), each with rows of its own.
+
+    backend  what runs a rank's own rows: see `attnlang.parallel.choosing`
+    """
     for part in work:
-        q_ = _take(q, part.q, part.q_first)  # (B, X, Q, D)
-        k_, v_ = (_take(x, part.k, part.k_first) for x in (k, v))  # (B, X, K, D)
+        q_ = take(q, part.q, part.q_first)  # (B, X, Q, D)
+        k_, v_ = (take(x, part.k, part.k_first) for x in (k, v))  # (B, X, K, D)
         if part.times is None:
-            kernel = kernel_for(q.device, q.dtype, q.size(-1))
+            kernel = kernel_of(part.call, backend, q.device, q.dtype, q.size(-1))
             if part.q_first is not None:
-                out, lse = (_take(x, part.q, part.q_first) for x in (into.out, into.lse))
+                out, lse = (take(x, part.q, part.q_first) for x in (into.out, into.lse))
                 run_calls(q_, k_, v_, out, lse, _cut(part.call, kernel.windows), scale, kernel)
                 continue
             out = q_.new_zeros(q_.shape, dtype=into.out.dtype)
@@ -184,19 +190,19 @@ def run(q: Tensor, k: Tensor, v: Tensor, into: Partial, work: Sequence[Work], sc
 
 def run_backward(
     dout: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor,
-    grads: tuple[Tensor, Tensor, Tensor], work: Sequence[Work], scale: float,
+    grads: tuple[Tensor, Tensor, Tensor], work: Sequence[Work], scale: float, backend: str = "auto",
 ) -> None:  # fmt: skip
     """Add the gradients of groups, from the merged out and lse, to dq (B, R, D), dk and dv."""
     for part in work:
-        q_, dout_, out_, lse_ = (_take(x, part.q, part.q_first) for x in (q, dout, out, lse))
-        k_, v_ = (_take(x, part.k, part.k_first) for x in (k, v))
+        q_, dout_, out_, lse_ = (take(x, part.q, part.q_first) for x in (q, dout, out, lse))
+        k_, v_ = (take(x, part.k, part.k_first) for x in (k, v))
         kind = grads[0].dtype
         if part.times is None:
-            kernel = kernel_for(q.device, q.dtype, q.size(-1))
+            kernel = kernel_of(part.call, backend, q.device, q.dtype, q.size(-1))
             calls = _cut(part.call, kernel.windows)
             if part.q_first is not None and part.k_first is not None:
-                dq_ = _take(grads[0], part.q, part.q_first)
-                dk_, dv_ = (_take(x, part.k, part.k_first) for x in grads[1:])
+                dq_ = take(grads[0], part.q, part.q_first)
+                dk_, dv_ = (take(x, part.k, part.k_first) for x in grads[1:])
                 run_calls_backward(dout_, q_, k_, v_, out_, lse_, (dq_, dk_, dv_), calls, scale, kernel)
                 continue
             parts = tuple(x.new_zeros(x.shape, dtype=kind) for x in (q_, k_, v_))

@@ -67,6 +67,7 @@ class RankWork:
         self, schedule: Schedule, rank: int, device: torch.device, head_dim: int, backend: str = "auto"
     ) -> None:
         self.schedule = schedule
+        self.backend = backend
         self.recipe: Recipe = recipe(schedule, rank)
         self.device = device
         self.key_rows = self._rows(self.recipe.key_sends)
@@ -95,31 +96,29 @@ class RankWork:
             out, lse = self.mine.run_whole(whole, q, k, v, scale)
             return out, lse, _nothing(q)
         batch, heads, rows, dim = q.shape
-        others = range(self.schedule.ranks)
         if whole is not None and self.edges is not None:
-            messages = [self.edges.message(to, k, v) for to in others]
-            yield self._start(messages, self._forward_sizes(batch, dim), q)
+            yield start(self.edges.messages(k, v), self._forward_sizes(batch, dim), q)
             out, lse = self.mine.run_whole(whole, q, k, v, scale)
             kept = self._unpacked((yield Wait()), batch, dim)
-            self.edges.merge_(out, lse, q, kept.k, kept.v, scale)
+            self.edges.merge_(out, lse, q, kept.k, kept.v, scale, self.backend)
             return out, lse, kept
         q_, k_, v_ = (x.reshape(batch, x.size(1) * rows, dim) for x in (q, k, v))
         if self.talks:
-            messages = [self._forward_message(q_, k_, v_, to) for to in others]
-            yield self._start(messages, self._forward_sizes(batch, dim), q_)
+            messages = [self._forward_message(q_, k_, v_, to) for to in range(self.schedule.ranks)]
+            yield start(messages, self._forward_sizes(batch, dim), q_)
         mine = Partial.empty(q_, heads * rows)
         self.mine.forward_(q, k, v, mine, scale)
-        run(q_, k_, v_, mine, self.own, scale)
+        run(q_, k_, v_, mine, self.own, scale, self.backend)
         kept = _nothing(q)
         if self.talks:
             kept = self._unpacked((yield Wait()), batch, dim)
         if self.ships:
             theirs = Partial.empty(q_, kept.q.size(1))
-            run(kept.q, k_, v_, theirs, self.foreign_queries, scale)
-            run(kept.q, kept.k, kept.v, theirs, self.gathered, scale)
+            run(kept.q, k_, v_, theirs, self.foreign_queries, scale, self.backend)
+            run(kept.q, kept.k, kept.v, theirs, self.gathered, scale, self.backend)
             sizes = [batch * len(rows_) * (dim + 1) for rows_ in self.query_rows]
-            yield self._start(self._results(theirs), sizes, theirs.out)
-        run(q_, kept.k, kept.v, mine, self.foreign_keys, scale)
+            yield start(self._results(theirs), sizes, theirs.out)
+        run(q_, kept.k, kept.v, mine, self.foreign_keys, scale, self.backend)
         if self.ships:
             self._merge_results(mine, (yield Wait()), batch, dim)
         out = mine.out.view(batch, heads, rows, dim).to(q.dtype)
@@ -146,7 +145,7 @@ class RankWork:
                     found[place].append(data[at : at + size].view(batch, count, dim))
                 at += size
         none = data.new_zeros((batch, 0, dim))
-        k, v, q = (torch.cat(parts, 1) if parts else none for parts in found)
+        k, v, q = (parts[0] if len(parts) == 1 else torch.cat([none, *parts], 1) for parts in found)
         return Kept(k, v, q)
 
     def _results(self, theirs: Partial) -> list[list[Tensor]]:
@@ -194,24 +193,36 @@ class RankWork:
             ratio = kind.itemsize // q.dtype.itemsize
             sizes = [batch * count * (2 * dim + ratio) for count in self.recipe.queries_from]
             messages = [self._backward_message(dout_, out_, lse_, rows_) for rows_ in self.query_rows]
-            yield self._start(messages, sizes, q_)
-        run_backward(dout_, q_, kept.k, kept.v, out_, lse_, (dq, their_dk, their_dv), self.foreign_keys, scale)
+            yield start(messages, sizes, q_)
+        run_backward(
+            dout_, q_, kept.k, kept.v, out_, lse_, (dq, their_dk, their_dv), self.foreign_keys, scale, self.backend
+        )
         if self.ships:
             their_dout, their_out, their_lse = self._unpacked_backward((yield Wait()), batch, dim, kind)
             of_query = their_dout, kept.q
-            run_backward(*of_query, k_, v_, their_out, their_lse, (their_dq, dk, dv), self.foreign_queries, scale)
             run_backward(
-                *of_query, kept.k, kept.v, their_out, their_lse, (their_dq, their_dk, their_dv), self.gathered, scale
+                *of_query, k_, v_, their_out, their_lse, (their_dq, dk, dv), self.foreign_queries, scale, self.backend
+            )
+            run_backward(
+                *of_query,
+                kept.k,
+                kept.v,
+                their_out,
+                their_lse,
+                (their_dq, their_dk, their_dv),
+                self.gathered,
+                scale,
+                self.backend,
             )
         if self.talks:
             sizes = [
                 batch * dim * (2 * len(keys) + len(queries))
                 for keys, queries in zip(self.key_rows, self.query_rows, strict=True)
             ]
-            yield self._start(self._gradients(their_dq, their_dk, their_dv), sizes, dq)
+            yield start(self._gradients(their_dq, their_dk, their_dv), sizes, dq)
         shaped = dq.view(q.shape), dk.view(k.shape), dv.view(v.shape)
         self.mine.backward_(dout, q, k, v, out, lse, shaped, scale)
-        run_backward(dout_, q_, k_, v_, out_, lse_, (dq, dk, dv), self.own, scale)
+        run_backward(dout_, q_, k_, v_, out_, lse_, (dq, dk, dv), self.own, scale, self.backend)
         if self.talks:
             self._add_gradients((dq, dk, dv), (yield Wait()), batch, dim)
         return shaped[0].to(q.dtype), shaped[1].to(k.dtype), shaped[2].to(v.dtype)
@@ -221,9 +232,10 @@ class RankWork:
         kept: Kept, scale: float,
     ) -> Steps:  # fmt: skip
         batch, _, _, dim = q.shape
-        share, their_dk, their_dv = edges.backward(dout, q, kept.k, kept.v, out, lse, scale)
+        kind = accumulator_dtype(q.dtype)
+        share, their_dk, their_dv = edges.backward(dout, q, kept.k, kept.v, out, lse, scale, self.backend)
         sizes = [batch * dim * 2 * len(keys) for keys in self.key_rows]
-        yield self._start(self._gradients(share[:, :0], their_dk, their_dv), sizes, share)
+        yield start(self._gradients(share[:, :0], their_dk, their_dv), sizes, q.new_empty(0, dtype=kind))
         dq, dk, dv = self.mine.run_whole_backward(whole, dout, q, k, v, out, lse, scale)
         edges.add_queries_(dq, share)
         edges.add_keys_(dk, dv, (yield Wait()))
@@ -281,11 +293,23 @@ class RankWork:
                     add_rows(total, rows[part], added[:, part], True)
                     first += count
 
-    def _start(self, messages: Sequence[Sequence[Tensor]], receives: Sequence[int], like: Tensor) -> Start:
-        sends = tuple(sum(part.numel() for part in message) for message in messages)
-        parts = [part.reshape(-1) for message in messages for part in message]
-        data = torch.cat(parts) if parts else like.new_zeros(0)
-        return Start(data, sends, tuple(receives))
+
+def start(messages: Sequence[Sequence[Tensor]], receives: Sequence[int], like: Tensor) -> Start:
+    """Send messages, by rank, in the dtype of `like`."""
+    sends = tuple(sum(part.numel() for part in message) for message in messages)
+    return Start(sent_together(messages, like), sends, tuple(receives))
+
+
+def sent_together(messages: Sequence[Sequence[Tensor]], like: Tensor) -> Tensor:
+    """All numbers of all messages one after another: copied at once where they lie together, else part by part."""
+    parts = [part for message in messages for part in message]
+    if all(part.is_contiguous() and part.dtype == like.dtype for part in parts):
+        return torch.cat([part.view(-1) for part in parts]) if parts else like.new_zeros(0)
+    sizes = [part.numel() for part in parts]
+    data = like.new_empty(sum(sizes))
+    for place, part in zip(data.split(sizes), parts, strict=True):
+        place.view(part.shape).copy_(part)
+    return data
 
 
 def _nothing(q: Tensor) -> Kept:

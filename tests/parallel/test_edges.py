@@ -10,6 +10,7 @@ from torch import Tensor
 
 from attnlang.parallel.edges import Edges, _Rows  # pyright: ignore[reportPrivateUsage] - what the module is made of
 from attnlang.parallel.engine import Partial, Work, first_of_stretch, run, run_backward
+from attnlang.parallel.rank import sent_together
 from attnlang.plan import Band
 from attnlang.runtime.calls import Axis, Call
 
@@ -35,7 +36,7 @@ def test_the_same_stretch_of_every_head_is_a_view(first: int) -> None:
     rows = _Rows(of_every_head(first).flatten(), ROWS)
     expected = x.flatten(1, 2)[:, rows.rows]
     assert torch.equal(rows.of(x), expected)
-    assert rows._stretch == (HEADS, slice(first, first + EDGE))
+    assert rows.stretch == (HEADS, slice(first, first + EDGE))
     rows.put(x, expected + 1)
     assert torch.equal(x.flatten(1, 2)[:, rows.rows], expected + 1)
 
@@ -53,7 +54,7 @@ def test_the_same_stretch_of_every_head_is_a_view(first: int) -> None:
 def test_other_rows_are_gathered(rows: Tensor) -> None:
     (x,) = tensors(2, HEADS, ROWS, DIM)
     some = _Rows(rows, ROWS)
-    assert some._stretch is None
+    assert some.stretch is None
     expected = x.flatten(1, 2)[:, rows]
     assert torch.equal(some.of(x), expected)
     some.put(x, expected + 1)
@@ -114,3 +115,70 @@ def test_edges_merge_into_what_is_there(dtype: torch.dtype) -> None:
     torch.testing.assert_close(mine[:, :, :EDGE].double(), expected, rtol=tolerance, atol=tolerance)
     torch.testing.assert_close(mine_lse[:, :, :EDGE].double(), s.logsumexp(-1), rtol=1e-5, atol=1e-5)
     assert torch.equal(mine[:, :, EDGE:], out[:, :, EDGE:])
+
+
+class Formula:
+    """A kernel with windows, in float64, as torch has none on a cpu."""
+
+    windows = True
+    grouped = False
+
+    def forward(self, q: Tensor, k: Tensor, v: Tensor, call: Call, scale: float) -> tuple[Tensor, Tensor]:
+        s = self._scores(q, k, call, scale)
+        lse = s.logsumexp(-1)
+        return (s - lse[..., None]).exp() @ v, lse
+
+    def backward(
+        self, dout: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, call: Call, scale: float
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        p = (self._scores(q, k, call, scale) - lse[..., None]).exp()
+        ds = p * (dout @ v.mT - (dout * out).sum(-1, keepdim=True)) * scale
+        return ds @ k, ds.mT @ q, p.mT @ dout
+
+    def _scores(self, q: Tensor, k: Tensor, call: Call, scale: float) -> Tensor:
+        distance = torch.arange(call.k_len)[None] - torch.arange(call.q_len)[:, None]
+        outside = torch.tensor([[int(d) not in call.band for d in row] for row in distance])
+        return (scale * q @ k.mT).masked_fill(outside, float("-inf"))
+
+
+def chosen(*_: object) -> Formula:
+    return Formula()
+
+
+@pytest.mark.parametrize("first", [0, ROWS - EDGE])
+def test_one_stretch_of_every_head_runs_where_it_lies(first: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same results as by gathering, tensors of (B, N, H, D) in memory too, and nothing else is touched."""
+    x = [t.transpose(1, 2).contiguous().transpose(1, 2) for t in tensors(2, HEADS, ROWS, DIM, count=6)]
+    q, out, dout, dq, dk, dv = x
+    (lse,) = tensors(2, HEADS, ROWS)
+    k, v = tensors(2, HEADS * EDGE, DIM, count=2)
+    sent = [of_every_head(ROWS - EDGE).flatten(), torch.zeros(0, dtype=torch.int64)]
+    came = torch.randn(2 * 2 * HEADS * EDGE * DIM, dtype=torch.float64)
+    found: list[list[Tensor]] = []
+    for in_place in (False, True):
+        if in_place:
+            monkeypatch.setattr("attnlang.parallel.edges.kernel_of", chosen)
+            monkeypatch.setattr("attnlang.parallel.edges.run", None)  # (what gathers)
+            monkeypatch.setattr("attnlang.parallel.edges.run_backward", None)
+        each = torch.arange(HEADS * EDGE).view(HEADS, EDGE)
+        edges = Edges([work(of_every_head(first), each)], sent, [[len(sent[0])], []], ROWS, torch.device("cpu"))
+        mine, mine_lse, mine_dq, mine_dk, mine_dv = (t.clone() for t in (out, lse, dq, dk, dv))
+        edges.merge_(mine, mine_lse, q, k, v, 0.5)
+        share, their_dk, their_dv = edges.backward(dout, q, k, v, mine, mine_lse, 0.5)
+        edges.add_queries_(mine_dq, share)
+        edges.add_keys_(mine_dk, mine_dv, came)
+        found.append([mine, mine_lse, mine_dq, mine_dk, mine_dv, their_dk, their_dv])
+    for a, b in zip(*found, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
+    rest = [row for row in range(ROWS) if not first <= row < first + EDGE]
+    assert torch.equal(found[1][0][:, :, rest], out[:, :, rest])
+    assert not torch.equal(found[1][0], out)
+
+
+def test_what_is_sent_is_one_buffer_in_the_order_of_ranks() -> None:
+    k, v = tensors(1, HEADS, ROWS, DIM, count=2)
+    some = torch.tensor([1, 2, 4, 21])  # gathered
+    edges = Edges([], [of_every_head(3).flatten(), some], [[HEADS * EDGE], [4]], ROWS, torch.device("cpu"))
+    data = sent_together(edges.messages(k, v), k.new_empty(0, dtype=torch.float32))
+    flat = [x.flatten(1, 2)[:, rows].flatten() for rows in (of_every_head(3).flatten(), some) for x in (k, v)]
+    assert torch.equal(data, torch.cat(flat).float())

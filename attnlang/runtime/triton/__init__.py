@@ -30,7 +30,7 @@ def forward(
     """
     from attnlang.runtime.triton import run
 
-    with _on(q.device):
+    with on_device(q.device):
         return run.forward(q, k, v, plan, scale, tables)
 
 
@@ -48,7 +48,7 @@ def backward(
     """Gradients of q, k and v from d_out and the results of `forward`; two calls agree bit by bit."""
     from attnlang.runtime.triton import run
 
-    with _on(q.device):
+    with on_device(q.device):
         return run.backward(dout, q, k, v, out, lse, plan, scale, tables)
 
 
@@ -84,7 +84,7 @@ def remark(device: torch.device) -> str:
     return specialised.refusal(torch.cuda.get_device_capability(device), triton.__version__) or ""
 
 
-def _on(device: torch.device) -> AbstractContextManager[object]:
+def on_device(device: torch.device) -> AbstractContextManager[object]:
     """Triton launches on the current device; tensors may be on another."""
     if device.type != "cuda" or device.index in (None, torch.cuda.current_device()):
         return nullcontext()

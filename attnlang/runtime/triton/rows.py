@@ -1,4 +1,6 @@
-"""Two small kernels around the large one: rows made ready for the gradients, and chunks of long lists put together."""
+"""Small kernels around the large one: rows made ready for the gradients, chunks of long lists put together, and partial
+results merged.
+"""
 
 import triton
 import triton.language as tl
@@ -84,3 +86,33 @@ def row_products(
         place = number * plane + before + row % RATES[number] * (n // RATES[number]) + row // RATES[number]
         tl.store(delta + place, product, row < n)
         tl.store(log2_lse + place, log2, row < n)
+
+
+@triton.jit(do_not_specialize=["n"])
+def merge_rows(
+    out, lse, part, part_lse,
+    out_x, out_y, out_n, lse_x, lse_y, lse_n, part_x, part_y, part_n, part_lse_x, part_lse_y, part_lse_n, n,
+    D: tl.constexpr, PADDED: tl.constexpr, F: tl.constexpr,
+):  # fmt: skip
+    """Merge partial results: see `attnlang.runtime.merge`. An lse of -inf is of a row without keys."""
+    x = tl.program_id(2).to(tl.int64)
+    y = tl.program_id(1).to(tl.int64)
+    row = tl.program_id(0).to(tl.int64) * F + tl.arange(0, F)
+    inside = row < n
+    d_D = tl.arange(0, PADDED)
+    inside_FD = inside[:, None] & (d_D < D)[None, :]
+    place = lse + x * lse_x + y * lse_y + row * lse_n
+    mine = tl.load(place, inside, other=float("-inf"))
+    theirs = tl.load(part_lse + x * part_lse_x + y * part_lse_y + row * part_lse_n, inside, other=float("-inf"))
+    most = tl.maximum(mine, theirs)
+    none = most == float("-inf")
+    most = tl.where(none, 0.0, most)
+    w_mine, w_theirs = tl.exp(mine - most), tl.exp(theirs - most)
+    both = tl.where(none, 1.0, w_mine + w_theirs)
+    out_place = out + x * out_x + y * out_y + row[:, None] * out_n + d_D[None, :]
+    part_place = part + x * part_x + y * part_y + row[:, None] * part_n + d_D[None, :]
+    mine_FD = tl.load(out_place, inside_FD, other=0.0).to(tl.float32)
+    theirs_FD = tl.load(part_place, inside_FD, other=0.0).to(tl.float32)
+    merged_FD = mine_FD * (w_mine / both)[:, None] + theirs_FD * (w_theirs / both)[:, None]
+    tl.store(out_place, merged_FD.to(out.dtype.element_ty), inside_FD)
+    tl.store(place, tl.where(none, float("-inf"), most + tl.log(both)), inside)

@@ -1,0 +1,54 @@
+"""Which kernel runs a little attention on rows that travelled: torch's, or our own where it is a band of a square."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from attnlang.plan import Band, Lattice, Plan
+from attnlang.runtime.backends import AUTO, load
+from attnlang.runtime.calls import Call
+from attnlang.runtime.kernels import Kernel, kernel_for
+
+OURS = "triton"
+
+
+@dataclass(frozen=True, slots=True)
+class Squares:
+    """Our kernels on calls with as many queries as keys: then a band is a plan on a sequence of that length.
+
+    The halo of a window is one: of w - 1 queries and as many keys before them, query i meets the keys from i on.
+    """
+
+    windows: bool = True
+    grouped: bool = True
+
+    def forward(self, q: Tensor, k: Tensor, v: Tensor, call: Call, scale: float) -> tuple[Tensor, Tensor]:
+        return load(OURS).forward(q, k, v, _plan(q.size(1), call.band), scale, {})
+
+    def backward(
+        self, dout: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, call: Call, scale: float
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        return load(OURS).backward(dout, q, k, v, out, lse, _plan(q.size(1), call.band), scale, {})
+
+
+@lru_cache(maxsize=64)
+def _plan(heads: int, band: Band) -> Plan:
+    return Plan(heads, (Lattice(tuple(range(heads)), band=band),))
+
+
+@lru_cache(maxsize=256)
+def kernel_of(call: Call, backend: str, device: torch.device, dtype: torch.dtype, head_dim: int) -> Kernel:
+    """The kernel for a call, where `backend` runs a rank's own rows.
+
+    Raises ValueError, naming what can, where torch has none.
+    """
+    square = call.q_len == call.k_len and not (call.full or call.causal)
+    if square and backend in (AUTO, OURS):
+        refusal = load(OURS).refusal(_plan(1, call.band), device, dtype, head_dim)
+        if refusal is None:
+            return Squares()
+    return kernel_for(device, dtype, head_dim)
