@@ -2,10 +2,11 @@
 
     python benchmarks/patterns.py                     # all of them
     python benchmarks/patterns.py sliding longformer  # some of them
+    python benchmarks/patterns.py sliding --head-dim 64 --head-dim 128
 
 FlexAttention gets its block mask ready-made, and our lists are made in the first call: only attention is timed, with
 what every call does. That is, for the runtime tables of packed documents, to compare them with those of the last call:
-three times in forward + backward. bfloat16, 12 heads of 64; N by pattern.
+three times in forward + backward. bfloat16, 12 heads of 64 or 16 of 128; N by pattern.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +31,8 @@ from attnlang.plan import Plan, Tiles
 from attnlang.runtime import triton
 from attnlang.runtime.blocks import block_lists
 
-HEADS, DIM = 12, 64
+HEADS = {64: 12, 128: 16}
+"""By head dimension."""
 
 
 def _no_tables(n: int) -> dict[str, torch.Tensor]:
@@ -100,10 +103,10 @@ def _natten2d(_: Plan) -> Any:
 
 def _bigbird(plan: Plan) -> Any:
     n, block = 32768, 64
-    table = np.zeros((HEADS, n // block, n // block), bool)
+    table = np.zeros((plan.heads, n // block, n // block), bool)
     for branch in plan.branches:
         if isinstance(branch, Tiles):
-            for lists in block_lists(branch, HEADS, n, block, block):
+            for lists in block_lists(branch, plan.heads, n, block, block):
                 for head in lists.heads:
                     table[head, lists.rows, lists.blocks] = True
     chosen = torch.from_numpy(table).cuda()
@@ -142,27 +145,27 @@ CASES = {
 }
 
 
-def measure(name: str, repeats: int) -> dict[str, Any]:
-    case = CASES[name]
-    inputs = tensors(HEADS, case.n, DIM)
+def measure(name: str, dim: int, repeats: int) -> dict[str, Any]:
+    case, heads = CASES[name], HEADS[dim]
+    inputs = tensors(heads, case.n, dim)
     q, k, v, dout = inputs
-    plan = attnc.compile(case.pattern, heads=HEADS, **case.parameters).plan
+    plan = attnc.compile(case.pattern, heads=heads, **case.parameters).plan
     tables = case.tables(case.n)
     assert plan is not None
 
     def forward() -> Any:
-        return triton.forward(q, k, v, plan, DIM**-0.5, tables)
+        return triton.forward(q, k, v, plan, dim**-0.5, tables)
 
     def forward_backward() -> object:
         out, lse = forward()
-        return triton.backward(dout, q, k, v, out, lse, plan, DIM**-0.5, tables)
+        return triton.backward(dout, q, k, v, out, lse, plan, dim**-0.5, tables)
 
     start = time.perf_counter()
     forward_backward()
     torch.cuda.synchronize()
     first = time.perf_counter() - start
     start = time.perf_counter()
-    peer = flex(case.mask(plan), case.n, HEADS if case.by_head else None)
+    peer = flex(case.mask(plan), case.n, heads if case.by_head else None)
     difference = float((forward()[0].float() - peer(q, k, v).float()).abs().max())
     peer_both = both(peer, inputs)
     peer_both()
@@ -174,7 +177,8 @@ def measure(name: str, repeats: int) -> dict[str, Any]:
     }
     speedup = {what: times["flex"] / times["ours"] for what, times in found.items()}
     print(
-        f"{name:<11} N = {case.n:>6}  forward {found['forward']['ours']:7.3f} ms, {speedup['forward']:5.2f}x flex;  "
+        f"{name:<11} D = {dim:<3} N = {case.n:>6}  "
+        f"forward {found['forward']['ours']:7.3f} ms, {speedup['forward']:5.2f}x flex;  "
         f"both {found['forward_backward']['ours']:7.3f} ms, {speedup['forward_backward']:5.2f}x flex;  "
         f"first {first:.1f} s, flex {peer_first:.1f} s;  out differs by {difference:.1e}",
         flush=True,
@@ -183,13 +187,17 @@ def measure(name: str, repeats: int) -> dict[str, Any]:
         "pattern": name,
         "parameters": case.parameters,
         "n": case.n,
-        "heads": HEADS,
-        "head_dim": DIM,
+        "heads": heads,
+        "head_dim": dim,
         "milliseconds": found,
         "speedup": speedup,
         "first_seconds": {"ours": first, "flex": peer_first},
         "largest_difference": difference,
     }
+
+
+def _label(row: dict[str, Any]) -> str:
+    return row["pattern"] if row["head_dim"] == 64 else f"{row['pattern']}\nD = {row['head_dim']}"
 
 
 def plot(rows: list[dict[str, Any]], path: Path) -> None:
@@ -204,7 +212,7 @@ def plot(rows: list[dict[str, Any]], path: Path) -> None:
             label=what.replace("_", " + "),
         )
     axis.axhline(1, color="black", linewidth=0.8)
-    axis.set_xticks([x + 0.2 for x in range(len(rows))], [r["pattern"] for r in rows])
+    axis.set_xticks([x + 0.2 for x in range(len(rows))], [_label(r) for r in rows])
     axis.set_ylabel("times as fast as FlexAttention")
     axis.legend()
     figure.tight_layout()
@@ -213,30 +221,31 @@ def plot(rows: list[dict[str, Any]], path: Path) -> None:
 
 @click.command()
 @click.argument("names", nargs=-1, type=click.Choice(list(CASES)))
+@click.option("--head-dim", "dims", multiple=True, default=(64,), show_default=True, type=click.Choice(list(HEADS)))
 @click.option("--repeats", default=10, show_default=True, type=click.IntRange(1))
 @click.option("--out", default=RESULTS, type=click.Path(file_okay=False, path_type=Path), help="Folder of the result.")
-def main(names: tuple[str, ...], repeats: int, out: Path) -> None:
+def main(names: tuple[str, ...], dims: tuple[int, ...], repeats: int, out: Path) -> None:
     here = machine("cuda")
     rows = earlier(here, out)
-    for name in names or CASES:
+    for name, dim in product(names or CASES, dims):
         try:
-            rows[name] = measure(name, repeats) | {"date": here["date"]}
+            rows[name, dim] = measure(name, dim, repeats) | {"date": here["date"]}
         except RuntimeError as error:
             print(f"{name}: {str(error)[:300]}", flush=True)
-        ordered = [rows[known] for known in CASES if known in rows]
+        ordered = [rows[known] for known in product(CASES, HEADS) if known in rows]
         write_result("patterns", {"benchmark": "patterns", "machine": here, "rows": ordered}, out)
-    plot([rows[known] for known in CASES if known in rows], out / "patterns.svg")
+        plot(ordered, out / "patterns.svg")
 
 
-def earlier(here: dict[str, Any], out: Path) -> dict[str, dict[str, Any]]:
-    """Rows of an earlier result, by pattern, if it is of the same kind of GPU and of the same torch."""
+def earlier(here: dict[str, Any], out: Path) -> dict[tuple[str, int], dict[str, Any]]:
+    """Rows of an earlier result, by pattern and head dimension, if it is of the same kind of GPU and torch."""
     path = out / "patterns.json"
     if not path.exists():
         return {}
     found = json.loads(path.read_text(encoding="utf-8"))
     if any(found["machine"][what] != here[what] for what in ("device", "torch")):
         return {}
-    return {row["pattern"]: row for row in found["rows"]}
+    return {(row["pattern"], row["head_dim"]): row for row in found["rows"]}
 
 
 if __name__ == "__main__":

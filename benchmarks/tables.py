@@ -69,7 +69,8 @@ def patterns() -> str:
             f"{row['milliseconds'][what]['ours']:.2f} ms | {row['speedup'][what]:.2f}x"
             for what in ("forward", "forward_backward")
         ]
-        lines.append(f"| {row['pattern']} | {row['n']:,} | {' | '.join(cells)} | {row['date']} |")
+        aside = "" if row["head_dim"] == 64 else f", H{row['heads']}D{row['head_dim']}"
+        lines.append(f"| {row['pattern']}{aside} | {row['n']:,} | {' | '.join(cells)} | {row['date']} |")
     return "\n".join(lines)
 
 
