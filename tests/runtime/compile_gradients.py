@@ -6,12 +6,17 @@ Prints a line for each. Triton brings its own assembler; it must not be in the i
 from __future__ import annotations
 
 import re
+import sys
+from pathlib import Path
 from typing import Any
 
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.experimental.gluon import language as gl
 from triton.experimental.gluon._runtime import GluonASTSource
+
+sys.path.insert(0, str(Path(__file__).parent))
+from hand_over import faults
 
 from attnlang.runtime.triton import hopper_gradients, hopper_queries
 from attnlang.runtime.triton.gradients import MOST_RATES, TABLE, Build
@@ -76,4 +81,5 @@ if __name__ == "__main__":
         for kernel in made:
             assert "wgmma.mma_async" in kernel.asm["ptx"]
             assert kernel.metadata.shared <= SHARED
+            assert not list(faults(kernel.asm["ptx"]))
             print(dim, kernel.metadata.name, kernel.metadata.shared)

@@ -6,12 +6,17 @@ Prints a line for each. Triton brings its own assembler; it must not be in the i
 from __future__ import annotations
 
 import re
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.experimental.gluon import language as gl
 from triton.experimental.gluon._runtime import GluonASTSource
+
+sys.path.insert(0, str(Path(__file__).parent))
+from hand_over import faults, weakened
 
 from attnlang.runtime.triton import hopper
 from attnlang.runtime.triton.specialised import LOADER_REGISTERS, TABLE, Split
@@ -69,4 +74,6 @@ if __name__ == "__main__":
             assert "wgmma.mma_async" in kernel.asm["ptx"]
             assert ("vote.sync.any" in kernel.asm["ptx"]) == under
             assert kernel.metadata.shared * split.resident <= SHARED
+            assert not list(faults(kernel.asm["ptx"]))
+            assert all(any(faults(ptx)) for ptx in weakened(kernel.asm["ptx"]))
             print(dim, kind, "nested" if nested else "single", "under" if under else "", kernel.metadata.shared)
