@@ -55,15 +55,16 @@ class Link:
 
 _LONGNET = "LongNet, N = 131072: benchmarks/results/longnet.json"
 _APART = "LongNet with dilations 1, 2, 4, 6, 12, N = 262144: one_gpu of benchmarks/results/scaling_4_triton.json"
-_WINDOW = "sliding, w = 1024, N = 131072: benchmarks/results/patterns_h200.json"
+_WINDOW = "sliding, w = 1024, N = 131072: benchmarks/results/patterns.json"
 _TORCH = "torch's kernels on views, N = 262144: one_gpu of benchmarks/results/scaling_2.json"
 _HOPPER = (
-    Kernel("triton", "causal segments", 64, 506e12, 403e12, _LONGNET),
-    Kernel("triton", "segments", 64, 618e12, 520e12, _LONGNET),
-    Kernel("triton", "causal segments", 128, 617e12, 519e12, _LONGNET),
-    Kernel("triton", "segments", 128, 787e12, 653e12, _LONGNET),
+    Kernel("triton", "causal segments", 64, 498e12, 393e12, _LONGNET),
+    Kernel("triton", "segments", 64, 638e12, 510e12, _LONGNET),
+    Kernel("triton", "causal segments", 128, 615e12, 475e12, _LONGNET),
+    Kernel("triton", "segments", 128, 775e12, 607e12, _LONGNET),
     Kernel("triton", "causal segments apart", 64, 367e12, 331e12, _APART),
-    Kernel("triton", "window", 64, 450e12, 321e12, _WINDOW),
+    Kernel("triton", "window", 64, 470e12, 310e12, _WINDOW),
+    Kernel("triton", "window", 128, 533e12, 373e12, _WINDOW),
     Kernel("sdpa", "causal segments", 64, 158e12, 146e12, _TORCH),
     Kernel("sdpa", "causal segments apart", 64, 158e12, 146e12, _TORCH),
     Kernel("sdpa", "window", 64, 177e12, 234e12, _TORCH),
@@ -79,8 +80,8 @@ _SHEET = "not measured here: a data sheet's figure, less a fifth to a half"
 DEVICES: Mapping[str, Device] = {
     device.name: device
     for device in (
-        Device("h100", 506e12, 403e12, 80e9, _LONGNET, _START),
-        Device("h200", 506e12, 403e12, 141e9, f"as h100, whose chip it has: {_LONGNET}", _START),
+        Device("h100", 498e12, 393e12, 80e9, _LONGNET, _START),
+        Device("h200", 498e12, 393e12, 141e9, f"as h100, whose chip it has: {_LONGNET}", _START),
         Device("a100", 190e12, 130e12, 80e9, _SHEET),
         Device("cpu", 0.1e12, 0.07e12, 64e9, "a few cores, roughly"),
     )
