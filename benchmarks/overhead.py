@@ -2,12 +2,16 @@
 
     python benchmarks/overhead.py                       # times
     python benchmarks/overhead.py --trace kernels.txt   # what the GPU runs in one forward and backward, of each way
+    python benchmarks/overhead.py --host                # what Python does alone, on any machine
 
 By hand is torch's scaled_dot_product_attention on cuDNN and on flash-attention, the kernel chosen once, outside of what
 is timed; the module is causal attention on each backend that is there. Times are wall-clock, so that what Python does
 between launches counts; beside each stands the host's part, the time until everything was launched: where both are the
 same, the GPU waited for Python. Everything is compiled anew in each round, for its own shapes: no guard of another case
 is evaluated, no graph comes from a cache on disk, and no process that helps a compiler runs beside what is timed.
+
+With --host the same runs on the cpu with next to nothing to compute: what is left is what a call takes before a kernel
+is launched, and after. It is printed and kept nowhere.
 """
 
 from __future__ import annotations
@@ -33,6 +37,8 @@ from attnlang.runtime.backends import AUTO, REFERENCE, names
 N = 2048
 SHAPES = ((1, 8, 64), (4, 16, 64), (4, 16, 128))
 """Batch, heads, head dimension."""
+NOTHING = (1, 2, 8)
+"""The same of tensors of two tokens with which a kernel is done at once."""
 INNER = 10
 """Calls in a sample."""
 WARM = 0.3
@@ -72,9 +78,10 @@ def runs(each: dict[str, Way]) -> Iterator[tuple[str, str, Callable[..., Any]]]:
                 yield name, mode, torch.compile(function) if mode == "compiled" else function
 
 
-def tensors(batch: int, heads: int, dim: int, device: str) -> tuple[list[Tensor], Tensor]:
+def tensors(batch: int, heads: int, dim: int, device: str, n: int | None = None) -> tuple[list[Tensor], Tensor]:
     """Q, k and v, and d_out."""
-    q, k, v, dout = (torch.randn(batch, heads, N, dim, device=device, dtype=torch.bfloat16) for _ in range(4))
+    n = N if n is None else n
+    q, k, v, dout = (torch.randn(batch, heads, n, dim, device=device, dtype=torch.bfloat16) for _ in range(4))
     return [x.requires_grad_() for x in (q, k, v)], dout
 
 
@@ -96,10 +103,17 @@ def samples(function: Callable[[], object], device: str, repeats: int) -> list[t
 
 
 def measure(
-    batch: int, heads: int, dim: int, repeats: int, rounds: int, backends: tuple[str, ...], device: str = "cuda"
+    batch: int,
+    heads: int,
+    dim: int,
+    repeats: int,
+    rounds: int,
+    backends: tuple[str, ...],
+    device: str = "cuda",
+    n: int | None = None,
 ) -> list[dict[str, Any]]:
     """Medians of all samples of all rounds, and of each round by itself."""
-    leaves, dout = tensors(batch, heads, dim, device)
+    leaves, dout = tensors(batch, heads, dim, device, n)
     seen: dict[tuple[str, str], dict[str, list[list[tuple[float, float]]]]] = {}
     for _ in range(rounds):
         for name, mode, run in runs(ways(heads, backends, device)):
@@ -153,10 +167,16 @@ def trace(batch: int, heads: int, dim: int, backends: tuple[str, ...], device: s
 @click.option(
     "--trace", "traced", type=click.Path(dir_okay=False, path_type=Path), help="Write what runs, time nothing."
 )
+@click.option("--host", is_flag=True, help="Time Python alone: on the cpu, with next to nothing to compute.")
 @click.option("--out", default=RESULTS, type=click.Path(file_okay=False, path_type=Path), help="Folder of the result.")
-def main(repeats: int, rounds: int, backends: tuple[str, ...], traced: Path | None, out: Path) -> None:
+def main(repeats: int, rounds: int, backends: tuple[str, ...], traced: Path | None, host: bool, out: Path) -> None:
     torch.compiler.config.force_disable_caches = True
     inductor.compile_threads = 1
+    if host:
+        torch.set_num_threads(1)
+        for row in measure(*NOTHING, repeats, rounds, backends or (AUTO,), "cpu", n=2):
+            show(row)
+        return
     if traced is not None:
         text = "\n".join(line for shape in SHAPES for line in trace(*shape, backends))
         print(text)

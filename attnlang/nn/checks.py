@@ -14,10 +14,13 @@ DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 
 def check_tensors(q: Tensor, k: Tensor, v: Tensor) -> None:
-    """Raise ValueError unless all three are tensors."""
+    """Raise ValueError unless all three are dense tensors."""
     for name, x in (("q", q), ("k", k), ("v", v)):
         if not isinstance(x, Tensor):  # pyright: ignore[reportUnnecessaryIsInstance] - not everyone checks types
             raise ValueError(f"{name} must be a tensor (batch, heads, length, head_dim), not {type(x).__name__}")
+        if x.layout != torch.strided or x.is_nested:
+            kind = "nested" if x.is_nested else _name(x.layout)
+            raise ValueError(f"{name} must be a dense tensor (batch, heads, length, head_dim), but is {kind}")
 
 
 def check_inputs(q: Tensor, k: Tensor, v: Tensor, heads: int) -> None:
@@ -110,8 +113,8 @@ def _is_no_integer(x: Tensor) -> bool:
     return x.is_floating_point() or x.is_complex()
 
 
-def _name(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")
+def _name(what: torch.dtype | torch.layout) -> str:
+    return str(what).removeprefix("torch.")
 
 
 def _listed(values: Mapping[str, object]) -> str:

@@ -112,10 +112,24 @@ def forward(q: Tensor, k: Tensor, v: Tensor, causal: bool, scale: float | None) 
     """
     out, lse, *_ = _forward(q, k, v, None, True, 0.0, causal, scale=scale)
     if out.requires_grad:
-        node = out.grad_fn
-        assert node is not None
-        node.register_prehook(_into_layout(out.stride()))
+        _lay_gradients_as(out)
     return out, lse.squeeze(-1) if lse.dim() == 4 else lse
+
+
+def output(q: Tensor, k: Tensor, v: Tensor, causal: bool, scale: float | None) -> Tensor:
+    """Out alone. No lse is written where no backward pass will read it, as by scaled_dot_product_attention."""
+    gradients = torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad)
+    out = _forward(q, k, v, None, gradients, 0.0, causal, scale=scale)[0]
+    if gradients:
+        _lay_gradients_as(out)
+    return out
+
+
+def _lay_gradients_as(out: Tensor) -> None:
+    """Have each d_out brought into the layout of out before torch's backward pass sees it."""
+    node = out.grad_fn
+    assert node is not None
+    node.register_prehook(_into_layout(out.stride()))
 
 
 def backward(
@@ -142,10 +156,10 @@ def _into_layout(strides: tuple[int, ...]) -> Callable[[tuple[Tensor | None, ...
     """What brings the d_out of a call into the layout of its out, before torch's backward pass sees it."""
 
     def hook(grads: tuple[Tensor | None, ...]) -> tuple[Tensor | None, ...] | None:
-        dout, *rest = grads
+        dout = grads[0]
         if dout is None or dout.stride() == strides:
             return None
-        return (torch.empty_strided(dout.shape, strides, dtype=dout.dtype, device=dout.device).copy_(dout), *rest)
+        return torch.empty_strided(dout.shape, strides, dtype=dout.dtype, device=dout.device).copy_(dout), *grads[1:]
 
     return hook
 

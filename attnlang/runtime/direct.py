@@ -19,6 +19,7 @@ from torch import Tensor
 from attnlang.plan import FULL, Lattice, Plan
 from attnlang.runtime import cudnn
 from attnlang.runtime.backends import choose
+from attnlang.runtime.layouts import readable
 from attnlang.runtime.program import program
 
 _forward_on_cpu = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default
@@ -57,10 +58,17 @@ class Direct:
             return cudnn.forward(q, k, v, self.causal, scale)
         return _forward_on_cpu(q, k, v, 0.0, self.causal, scale=scale)
 
+    def output(self, q: Tensor, k: Tensor, v: Tensor, scale: float | None) -> Tensor:
+        """Out alone: a GPU writes no lse then, unless there are gradients to come."""
+        if self.on_gpu:
+            return cudnn.output(q, k, v, self.causal, scale)
+        return _forward_on_cpu(q, k, v, 0.0, self.causal, scale=scale)[0]
+
     def backward(
         self, dout: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, scale: float | None
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Dq, dk and dv."""
+        dout, out = readable(dout), readable(out)
         if self.on_gpu:
             return cudnn.backward(dout, q, k, v, out, lse, self.causal, scale)
         return _backward_on_cpu(dout, q, k, v, out, lse, 0.0, self.causal, scale=scale)

@@ -8,9 +8,10 @@ to run (`attnlang.runtime.program`). Choosing a backend, padding, tables that di
 than keys are dealt with inside, once for all backends. Differentiable once in q, k and v; lse is not differentiable,
 for the backward of every backend takes the merged (out, lse), and no kernel's own lse gradient is needed.
 
-A plan that is one call of a kernel of torch's (`attnlang.runtime.direct`) becomes that call: in eager mode unless
-someone looks on, and in what torch.compile traces, after checkpoint policies have seen the operator and before a
-compiler does. torch.export keeps the operator, which chooses anew wherever the program runs.
+In eager mode, unless someone looks on, what the operator would run is run at once. A plan that is one call of a kernel
+of torch's (`attnlang.runtime.direct`) becomes that call: there, and in what torch.compile traces, after checkpoint
+policies have seen the operator and before a compiler does. torch.export keeps the operator, which chooses anew wherever
+the program runs.
 
 Shape legend: B batch, H heads, Hkv heads of k and v, M queries, N keys, D head dimension.
 """
@@ -19,7 +20,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager, nullcontext
-from functools import lru_cache
 from typing import Any, NoReturn
 
 import torch
@@ -29,13 +29,12 @@ from torch.autograd.function import once_differentiable
 from torch.fx.experimental.proxy_tensor import ProxyTorchDispatchMode
 from torch.utils.flop_counter import register_flop_formula
 
-from attnlang.runtime.backends import Backend, choose, load
 from attnlang.runtime.batches import NEVER, Piece, padded_rows, work
-from attnlang.runtime.direct import call_for
 from attnlang.runtime.flops import backward_flops, forward_flops
 from attnlang.runtime.layouts import full_length, layout, like, readable
 from attnlang.runtime.merge import accumulator_dtype
-from attnlang.runtime.program import Program, program
+from attnlang.runtime.program import Program
+from attnlang.runtime.routes import Plain, Route, chosen, route_for, takes_fewer
 from attnlang.runtime.tracing import rule, traced_backward, traced_forward
 
 _library = torch.library.Library("attnlang", "DEF")
@@ -69,40 +68,51 @@ def attention(
     Raises ValueError where no backend can run it, and for lengths outside of 0..N.
     """
     grad = torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad)
-    if torch.compiler.is_compiling() or not _unobserved(q, k, v):
+    if torch.compiler.is_compiling() or not unobserved(q, k, v):
         if grad:
             if k is q:  # (torch.compile traces no autograd.Function that is given a tensor twice)
                 k = k.view_as(k)
             if v is q or v is k:
                 v = v.view_as(v)
             return _Attention.apply(q, k, v, lengths, backend, program, scale, *tables)
-        return forward_op(q, k, v, list(tables), lengths, backend, program, scale)
-    call = call_for(q, k, v, tables, lengths, backend, program)
-    if call is not None:
-        return call.forward(q, k, v, scale)
+        return forward_op(q, k, v, [*tables], lengths, backend, program, scale)
+    route = route_for(q, k, v, tables, lengths, backend, program)
+    if route is not None:
+        return attention_on(route, q, k, v, backend, program, scale)
     if grad:
-        return _Eager.apply(q, k, v, lengths, (backend, program, scale), *tables)
+        return _Eager.apply(q, k, v, lengths, None, (backend, program, scale), *tables)
     return _run_forward(q, k, v, tables, lengths, backend, program, scale)
 
 
-_PLAIN = {Tensor}
+def attention_on(
+    route: Route, q: Tensor, k: Tensor, v: Tensor, backend: str, program: str, scale: float | None
+) -> tuple[Tensor, Tensor]:
+    """The same for a batch whose route is known, in eager mode and where no one looks on."""
+    grad = torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad)
+    if grad and isinstance(route, Plain):
+        return _Eager.apply(q, k, v, None, route, (backend, program, scale))
+    return route.forward(q, k, v, scale)
+
+
 # (torch has no public way to ask for modes, transforms or forward gradients)
 _modes: Callable[[], int] = torch._C._len_torch_dispatch_stack  # pyright: ignore[reportPrivateUsage] - see above
 _transforms: Callable[[], bool] = torch._C._are_functorch_transforms_active  # pyright: ignore[reportPrivateUsage] - see above
 
 
-def _unobserved(*tensors: Tensor) -> bool:
+def unobserved(q: Tensor, k: Tensor, v: Tensor) -> bool:
     """Whether no one would see the operator: then what it runs can be run at once, some 20 us sooner each way.
 
     Observers are dispatch modes (fake tensors, FLOP counters, selective checkpointing), functorch, forward gradients,
     and tensors with a mind of their own; compilers are asked for before.
     """
     return not (
-        _modes()
+        type(q) is not Tensor
+        or type(k) is not Tensor
+        or type(v) is not Tensor
+        or _modes()
         or _transforms()
         or forward_ad._current_level >= 0  # pyright: ignore[reportPrivateUsage] - see above
-        or set(map(type, tensors)) != _PLAIN
-        or tensors[0].is_meta
+        or q.is_meta
     )
 
 
@@ -111,10 +121,13 @@ class _Eager(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, *args: Any) -> tuple[Tensor, Tensor]:
-        q, k, v, lengths, rest, *tables = args
-        out, lse = _run_forward(q, k, v, tables, lengths, *rest)
+        q, k, v, lengths, route, rest, *tables = args
+        if route is None:
+            out, lse = _run_forward(q, k, v, tables, lengths, *rest)
+        else:
+            out, lse = route.forward(q, k, v, rest[-1])
         ctx.save_for_backward(q, k, v, out, lse, lengths, *tables)
-        ctx.rest = rest
+        ctx.route, ctx.rest = route, rest
         ctx.mark_non_differentiable(lse)
         ctx.set_materialize_grads(False)  # else a gradient of zeros is made for lse, and thrown away
         return out, lse
@@ -128,10 +141,14 @@ class _Eager(torch.autograd.Function):
 def _eager_backward(ctx: Any, dout: Tensor | None, _: Tensor | None) -> tuple[Tensor | None, ...]:
     q, k, v, out, lse, lengths, *tables = ctx.saved_tensors
     if dout is None:
-        return (None,) * (5 + len(tables))
-    run = _run_backward if _unobserved(dout, q, k, v) else backward_op
-    found = run(dout, q, k, v, out, lse, tables, lengths, *ctx.rest)
-    return (*found, None, None, *(None for _ in tables))
+        return (None,) * (6 + len(tables))
+    if type(dout) is not Tensor or not unobserved(q, k, v):
+        found = backward_op(dout, q, k, v, out, lse, tables, lengths, *ctx.rest)
+    elif ctx.route is None or torch.is_autocast_enabled(q.device.type):  # (it may have been off in the forward pass)
+        found = _run_backward(dout, q, k, v, out, lse, tables, lengths, *ctx.rest)
+    else:
+        found = ctx.route.backward(dout, q, k, v, out, lse, ctx.rest[-1])
+    return (*found, None, None, None, *(None for _ in tables))
 
 
 _once: Callable[..., tuple[Tensor | None, ...]] = once_differentiable(_eager_backward)
@@ -196,14 +213,12 @@ def _run_forward(
 ) -> tuple[Tensor, Tensor]:
     if not q.numel():
         return _empty_forward(q)
-    call = call_for(q, k, v, tables, lengths, backend, program_text)
-    if call is not None:
-        return call.forward(q, k, v, scale)
-    what, runner = _chosen(backend, program_text, q.device, q.dtype, q.size(-1))
+    route = route_for(q, k, v, tables, lengths, backend, program_text)
+    if route is not None:
+        return route.forward(q, k, v, scale)
+    what, runner = chosen(backend, program_text, q.device, q.dtype, q.size(-1))
     factor = q.size(-1) ** -0.5 if scale is None else scale
-    n, fewer = k.size(2), _takes_fewer(runner)
-    if _is_plain(q, n, fewer, tables, lengths):
-        return runner.forward(readable(q), readable(k), readable(v), what.plan, factor, {})
+    n, fewer = k.size(2), takes_fewer(runner)
     q_, k_, v_ = (readable(x) for x in (q, k, v))
     q_ = q_ if fewer else full_length(q_, n)
     padding = _padding(what, lengths, q_)
@@ -243,15 +258,12 @@ def _run_backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     if not q.numel():
         return torch.zeros_like(q), torch.zeros_like(k), torch.zeros_like(v)
-    call = call_for(q, k, v, tables, lengths, backend, program_text)
-    if call is not None:
-        return call.backward(readable(dout), q, k, v, readable(out), lse, scale)
-    what, runner = _chosen(backend, program_text, q.device, q.dtype, q.size(-1))
+    route = route_for(q, k, v, tables, lengths, backend, program_text)
+    if route is not None:
+        return route.backward(dout, q, k, v, out, lse, scale)
+    what, runner = chosen(backend, program_text, q.device, q.dtype, q.size(-1))
     factor = q.size(-1) ** -0.5 if scale is None else scale
-    n, fewer = k.size(2), _takes_fewer(runner)
-    if _is_plain(q, n, fewer, tables, lengths):
-        read = readable(dout), readable(q), readable(k), readable(v), readable(out)
-        return runner.backward(*read, lse, what.plan, factor, {})
+    n, fewer = k.size(2), takes_fewer(runner)
     k_, v_ = readable(k), readable(v)
     dout_, q_, out_ = (readable(x) if fewer else full_length(readable(x), n) for x in (dout, q, out))
     lse_ = lse if q_.size(2) == q.size(2) else torch.nn.functional.pad(lse, (n - q.size(2), 0), value=NEVER)
@@ -272,25 +284,6 @@ def _run_backward(
                     piece.of(total).copy_(part)
     dq, dk, dv = grads
     return dq[:, :, dq.size(2) - q.size(2) :], dk, dv
-
-
-def _is_plain(q: Tensor, n: int, fewer: bool, tables: Sequence[Tensor], lengths: Tensor | None) -> bool:
-    """Whether a batch goes to the backend as it is."""
-    whole = fewer or q.size(2) == n
-    return whole and not tables and lengths is None and not torch.is_autocast_enabled(q.device.type)
-
-
-def _takes_fewer(runner: Backend) -> bool:
-    """Whether a backend computes the last queries alone; for others q is padded to all of them, and cut again."""
-    return getattr(runner, "FEWER_QUERIES", False)
-
-
-@lru_cache(maxsize=1024)
-def _chosen(
-    backend: str, program_text: str, device: torch.device, dtype: torch.dtype, head_dim: int
-) -> tuple[Program, Backend]:
-    what = program(program_text)
-    return what, load(choose(backend, what.plan, device, dtype, head_dim).name)
 
 
 def _padding(what: Program, lengths: Tensor | None, q: Tensor) -> Tensor | None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from click.testing import CliRunner
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 import overhead
@@ -19,7 +20,7 @@ import tables
 def _small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(overhead, "N", 32)
     monkeypatch.setattr(overhead, "WARM", 0.0)
-    monkeypatch.setattr(torch, "compile", lambda function: function)
+    monkeypatch.setattr(torch, "compile", lambda function, **_: function)
 
 
 def test_rows_of_all_rounds() -> None:
@@ -31,6 +32,17 @@ def test_rows_of_all_rounds() -> None:
             assert 0 < row["host_us"][what] <= row["us"][what]
             assert len(row["rounds_us"][what]) == 2
             assert min(row["rounds_us"][what]) <= row["us"][what] <= max(row["rounds_us"][what])
+
+
+def test_python_alone(tmp_path: Path) -> None:
+    done = CliRunner().invoke(overhead.main, ["--host", "--repeats", "2", "--rounds", "1", "--out", str(tmp_path)])
+    assert done.exit_code == 0, done.output
+    shape, ways = "batch 1, 2 heads of 8", ("flash by hand", "module, auto")
+    assert [line.split("us (")[0].split()[6:-1] for line in done.output.splitlines()] == [
+        [*way.split(), mode] for way in ways for mode in ("eager", "compiled")
+    ]
+    assert done.output.count(shape) == 4
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_backend_that_is_not_here_is_named(capsys: pytest.CaptureFixture[str]) -> None:
