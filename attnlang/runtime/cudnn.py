@@ -76,9 +76,17 @@ def _version_text(version: int) -> str:
     return f"{version // 10000}.{version // 100 % 100}.{version % 100}"
 
 
+def must_repeat() -> bool:
+    """Whether gradients must repeat bit by bit, which cuDNN's do not: then others run, as by torch's own choice.
+
+    That is what `torch.use_deterministic_algorithms` asks for.
+    """
+    return torch.are_deterministic_algorithms_enabled() and not torch.is_deterministic_algorithms_warn_only_enabled()
+
+
 def has_graph(call: Call, q: Tensor, k: Tensor) -> bool:
-    """Whether cuDNN runs a call on such views (X, Y, rows, D)."""
-    if not (call.causal or call.full) or call.q_len < 2 or call.k_len < 2:
+    """Whether cuDNN runs a call on such views (X, Y, rows, D), as things stand."""
+    if not (call.causal or call.full) or call.q_len < 2 or call.k_len < 2 or must_repeat():
         return False
     repeated = any(x.stride(dim) == 0 and x.size(dim) > 1 for x in (q, k) for dim in (0, 1))
     return not repeated and max(q.size(0), q.size(1)) <= LARGEST_GRID

@@ -47,7 +47,7 @@ class Direct:
             return False
         if not self.on_gpu:
             return k.size(1) == q.size(1) and _is_dense(q, 1) and _is_dense(k, 1) and _is_dense(v, 1)
-        if max(q.size(0), q.size(1)) > cudnn.LARGEST_GRID:
+        if max(q.size(0), q.size(1)) > cudnn.LARGEST_GRID or cudnn.must_repeat():
             return False
         unit = ALIGNMENT // q.element_size()
         return all(_is_dense(x, unit) and _is_aligned(x) for x in (q, k, v))

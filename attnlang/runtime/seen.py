@@ -17,6 +17,7 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
+from attnlang.runtime import cudnn
 from attnlang.runtime.direct import ALIGNMENT
 from attnlang.runtime.ops import unobserved
 from attnlang.runtime.routes import Route, route_for
@@ -30,6 +31,7 @@ class Seen:
 
     aligned   whether all data begins where a GPU wants it
     autocast  whether autocast is on there: to the batch's own dtype then
+    repeats   whether results were to repeat bit by bit
     """
 
     heads: int
@@ -45,6 +47,7 @@ class Seen:
     v_stride: Sizes
     aligned: bool
     autocast: bool
+    repeats: bool
     route: Route
 
     def is_like(self, q: Tensor, k: Tensor, v: Tensor, heads: int, backend: str) -> bool:
@@ -63,6 +66,7 @@ class Seen:
                 and ((q.data_ptr() | k.data_ptr() | v.data_ptr()) % ALIGNMENT == 0) is self.aligned
                 and torch.is_autocast_enabled(self.device_type) is self.autocast
                 and (not self.autocast or torch.get_autocast_dtype(self.device_type) is self.dtype)
+                and cudnn.must_repeat() is self.repeats
                 and heads == self.heads
                 and backend == self.backend
             )
@@ -93,4 +97,6 @@ def seen(q: Tensor, k: Tensor, v: Tensor, program: str, heads: int, backend: str
     except RuntimeError:  # (as above)
         return None
     shapes, strides = (q.shape, k.shape, v.shape), (q.stride(), k.stride(), v.stride())
-    return Seen(heads, backend, q.dtype, q.device, device_type, *shapes, *strides, aligned, autocast, route)
+    return Seen(
+        heads, backend, q.dtype, q.device, device_type, *shapes, *strides, aligned, autocast, cudnn.must_repeat(), route
+    )

@@ -68,6 +68,16 @@ def test_calls_that_cudnn_has_a_graph_for(what: Call, there: bool) -> None:
     assert not cudnn.has_graph(what, torch.empty(1, 1, 1, 8).expand(70000, 1, what.q_len, 8), k)
 
 
+def test_cudnn_has_no_graph_where_results_must_repeat() -> None:
+    what, q = call(64, 64, Band(None, 0)), torch.empty(2, 3, 64, 8)
+    assert cudnn.has_graph(what, q, q)
+    torch.use_deterministic_algorithms(True)
+    try:
+        assert not cudnn.has_graph(what, q, q)
+    finally:
+        torch.use_deterministic_algorithms(False)
+
+
 def test_the_kernel_is_chosen_by_the_same_rule(monkeypatch: pytest.MonkeyPatch) -> None:
     device = torch.device("cuda")
     dense = Plan(2, (Lattice((0, 1), band=Band(None, 0)),))
@@ -150,3 +160,26 @@ def test_cudnn_against_float64(name: str, inside: bool, kv_heads: int, head_dim:
             errors = true.errors(results(partial(module, return_lse=True), given))
             for result, error, most in zip(NAMES, errors, true.allowed, strict=True):
                 assert error <= most, f"N = {n}: {result} is off by {error:.1e}, allowed are {most:.1e}"
+
+
+@pytest.mark.skipif(
+    cudnn.refusal_here(torch.device("cuda"), torch.bfloat16, 64) is not None, reason="needs a GPU that cuDNN is for"
+)
+@pytest.mark.parametrize("backend", ["auto", "sdpa"])
+def test_where_results_must_repeat_they_do(backend: str) -> None:
+    """With the kernels that torch's own choice would leave: no cuDNN among them."""
+    module = attnc.compile("causal", heads=4, backend=backend)
+    made = [torch.randn(2, 4, 700, 64, device="cuda", dtype=torch.bfloat16) for _ in range(4)]
+    usual = results(partial(module, return_lse=True), made)
+    torch.use_deterministic_algorithms(True)
+    try:
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as seen:
+            first = results(partial(module, return_lse=True), made)
+        second = results(partial(module, return_lse=True), made)
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert not [event.key for event in seen.key_averages() if "cudnn" in event.key]
+    true = expected(module.pattern, made, 64**-0.5)
+    for name, a, b, c, most in zip(NAMES, first, second, usual, true.allowed, strict=True):
+        assert torch.equal(a, b), name
+        assert float((a.double() - c.double()).abs().max()) <= 2 * most, name

@@ -94,6 +94,19 @@ def test_tensors_that_go_to_the_kernel_as_they_are() -> None:
     assert not cpu.takes(whole, whole, repeated)
 
 
+@pytest.mark.parametrize("warn_only", [False, True])
+def test_where_results_must_repeat_cudnn_is_left_aside(warn_only: bool) -> None:
+    """As by torch's own choice, which asks each time."""
+    x = halves(2, 4, 64, 16)
+    torch.use_deterministic_algorithms(True, warn_only=warn_only)
+    try:
+        assert Direct(True, on_gpu=True).takes(x, x, x) == warn_only
+        assert Direct(True, on_gpu=False).takes(x, x, x)
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert Direct(True, on_gpu=True).takes(x, x, x)
+
+
 def test_shapes_that_go_to_the_kernel_as_they_are() -> None:
     x, one, few = halves(2, 4, 64, 16), halves(2, 4, 1, 16), halves(2, 4, 9, 16)
     shared, none = halves(2, 2, 64, 16), halves(0, 4, 64, 16)

@@ -191,6 +191,20 @@ def test_backward_under_autocast_that_was_off_in_the_forward_pass() -> None:
         same(list(mine), list(torch.autograd.grad(compiled("sliding")(*inputs).sum(), inputs)))
 
 
+@pytest.mark.parametrize("name", PATTERNS)
+def test_that_results_must_repeat_is_heeded(name: str, checked: list[int]) -> None:
+    module, lengths = met(name), list[int]()
+    for wanted in (True, True, False, False):
+        torch.use_deterministic_algorithms(wanted)
+        try:
+            checked.clear()
+            same(with_grads(module, tensors()), with_grads(compiled(name), tensors()))
+        finally:
+            torch.use_deterministic_algorithms(False)
+        lengths.append(len(checked))
+    assert lengths == [2, 1, 2, 1]  # (one is of the module that has seen nothing)
+
+
 def test_another_backend_is_taken_at_once() -> None:
     module = met("causal")
     module.backend = "flex"
