@@ -145,7 +145,8 @@ class RankWork:
                     found[place].append(data[at : at + size].view(batch, count, dim))
                 at += size
         none = data.new_zeros((batch, 0, dim))
-        k, v, q = (parts[0] if len(parts) == 1 else torch.cat([none, *parts], 1) for parts in found)
+        views = all(len(parts) < 2 for parts in found)  # (of all of it: a view of some would keep the rest as well)
+        k, v, q = (parts[0] if views and parts else torch.cat([none, *parts], 1) for parts in found)
         return Kept(k, v, q)
 
     def _results(self, theirs: Partial) -> list[list[Tensor]]:
