@@ -250,6 +250,21 @@ def test_inputs_that_differ_are_an_error_on_every_rank() -> None:
         assert "dtype" in text
 
 
+@pytest.mark.parametrize("which", ["q", "k", "v"])
+def test_gradients_wanted_on_one_rank_are_an_error_on_every_rank(which: str) -> None:
+    """The others would not take part in the exchanges of its backward pass."""
+    module, schedule = planned_for("causal", 40, 2, placement="contiguous")
+
+    def job(rank: int) -> None:
+        spread = distribute(module, dist.group.WORLD, schedule=schedule)
+        q, k, v = (shard(x, spread, 2) for x in inputs(40)[:3])
+        if rank == 1:
+            {"q": q, "k": k, "v": v}[which].requires_grad_()
+        spread(q, k, v)
+
+    assert all("ranks differ in autograd" in text for text in refused(2, job))
+
+
 def test_a_wrong_shard_on_one_rank_is_an_error_on_every_rank() -> None:
     module, schedule = planned_for(LONGNET, 40, 2, placement="contiguous")
 
