@@ -124,11 +124,19 @@ class DistributedAttention(nn.Module):
         kind = (*(x.shape for x in tensors), *(x.dtype for x in tensors), *(x.device for x in tensors), scale, needed)
         known = self._kinds.get(kind)
         if known is None:
-            self._agree(q, scale, needed, self._fault(q, k, v), {}, None)
-            known = list(self._parts(q, {}, None))
+            fault = self._fault(q, k, v)
+            if not fault:
+                try:
+                    known = list(self._parts(q, {}, None))
+                    for part in known:
+                        part.work.check(q)
+                except ValueError as error:
+                    fault = f"rank {self.rank}: {error}"
+            self._agree(q, scale, needed, fault, {}, None)
+            assert known is not None  # (or every rank has raised an error)
             if len(self._kinds) >= KINDS:
                 self._kinds.clear()
-            self._kinds[kind] = known
+            self._kinds[kind] = known  # (nothing can fail in between, so ranks that agree know the same kinds)
         return known
 
     def _with_content(

@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from attnlang.parallel.choosing import kernel_of
 from attnlang.parallel.edges import Edges
 from attnlang.parallel.engine import (
     Partial,
@@ -86,6 +87,13 @@ class RankWork:
 
     def _rows(self, sends: Sequence[Any]) -> list[Tensor]:
         return [torch.from_numpy(rows).to(self.device) for rows in sends]
+
+    def check(self, q: Tensor) -> None:
+        """Raises ValueError, naming what can, where no kernel runs some of it: before others wait for this rank."""
+        self.mine.check(q)
+        for work in (*self.own, *self.foreign_queries, *self.gathered, *self.foreign_keys):
+            if work.times is None:
+                kernel_of(work.call, self.backend, q.device, q.dtype, q.size(-1))
 
     # forward -------------------------------------------------------------------------------------------------------
 
