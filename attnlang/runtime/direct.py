@@ -19,6 +19,7 @@ from torch import Tensor
 from attnlang.plan import FULL, Lattice, Plan
 from attnlang.runtime import cudnn
 from attnlang.runtime.backends import choose
+from attnlang.runtime.kernels import positive
 from attnlang.runtime.program import program
 
 _forward_on_cpu = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default
@@ -55,7 +56,8 @@ class Direct:
         """Out (B, H, M, D), which torch differentiates, and lse (B, H, M), which it does not."""
         if self.on_gpu:
             return cudnn.forward(q, k, v, self.causal, scale)
-        return _forward_on_cpu(q, k, v, 0.0, self.causal, scale=scale)
+        factor, scale = (1.0, None) if scale is None else positive(scale)
+        return _forward_on_cpu(q if factor == 1 else q * factor, k, v, 0.0, self.causal, scale=scale)
 
     def backward(
         self, dout: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, scale: float | None
@@ -63,7 +65,10 @@ class Direct:
         """Dq, dk and dv."""
         if self.on_gpu:
             return cudnn.backward(dout, q, k, v, out, lse, self.causal, scale)
-        return _backward_on_cpu(dout, q, k, v, out, lse, 0.0, self.causal, scale=scale)
+        factor, scale = (1.0, None) if scale is None else positive(scale)
+        q = q if factor == 1 else q * factor
+        dq, dk, dv = _backward_on_cpu(dout, q, k, v, out, lse, 0.0, self.causal, scale=scale)
+        return dq if factor == 1 else dq * factor, dk, dv
 
 
 def call_for(
