@@ -120,15 +120,23 @@ class DistributedAttention(nn.Module):
     def _known(self, q: Tensor, k: Tensor, v: Tensor, scale: float) -> list[Part]:
         """What is to be done with tensors that bring nothing but themselves: agreed on once for each kind of them."""
         tensors = q, k, v
-        needed = torch.is_grad_enabled() and (q.requires_grad or k.requires_grad)
+        needed = _needs_gradients(*tensors)
         kind = (*(x.shape for x in tensors), *(x.dtype for x in tensors), *(x.device for x in tensors), scale, needed)
         known = self._kinds.get(kind)
         if known is None:
-            self._agree(q, k, scale, self._fault(q, k, v), {}, None)
-            known = list(self._parts(q, {}, None))
+            fault = self._fault(q, k, v)
+            if not fault:
+                try:
+                    known = list(self._parts(q, {}, None))
+                    for part in known:
+                        part.work.check(q)
+                except ValueError as error:
+                    fault = f"rank {self.rank}: {error}"
+            self._agree(q, scale, needed, fault, {}, None)
+            assert known is not None  # (or every rank has raised an error)
             if len(self._kinds) >= KINDS:
                 self._kinds.clear()
-            self._kinds[kind] = known
+            self._kinds[kind] = known  # (nothing can fail in between, so ranks that agree know the same kinds)
         return known
 
     def _with_content(
@@ -143,7 +151,7 @@ class DistributedAttention(nn.Module):
                 contents, sizes = self._contents(tables, q.size(0)), self._sizes(lengths, q, k)
             except ValueError as error:
                 fault = f"rank {self.rank}: {error}"
-        self._agree(q, k, factor, fault, contents, sizes)
+        self._agree(q, factor, _needs_gradients(q, k, v), fault, contents, sizes)
         own_length = sizes is not None and not self._ignores_padding
         parts = list(self._parts(q, contents, sizes if own_length else None))
         out, lse = _Distributed.apply(q, k, v, parts, factor, self)
@@ -193,7 +201,7 @@ class DistributedAttention(nn.Module):
         return mine >= torch.tensor(sizes, device=device)[:, None, None]
 
     def _agree(
-        self, q: Tensor, k: Tensor, scale: float, fault: str, contents: Mapping[str, NDArray[np.int64]],
+        self, q: Tensor, scale: float, needed: bool, fault: str, contents: Mapping[str, NDArray[np.int64]],
         sizes: list[int] | None,
     ) -> None:  # fmt: skip
         facts = {
@@ -204,7 +212,7 @@ class DistributedAttention(nn.Module):
             "schedule": self._planner.digest,
             "tables": Contents(contents).digest if contents else "none",
             "lengths": "none" if sizes is None else repr(sizes),
-            "autograd": str(torch.is_grad_enabled() and (q.requires_grad or k.requires_grad)),
+            "autograd": str(needed),
             "fault": fault,
         }
         agree(facts, self.group, q.device, self.timeout)
@@ -239,6 +247,11 @@ class DistributedAttention(nn.Module):
 
     def __getstate__(self) -> dict[str, Any]:
         raise TypeError("a distributed module belongs to its process group: pickle the module it was made from")
+
+
+def _needs_gradients(*tensors: Tensor) -> bool:
+    """Whether there will be a backward pass: every rank takes part in its exchanges then."""
+    return torch.is_grad_enabled() and any(x.requires_grad for x in tensors)
 
 
 def _readable(x: Tensor) -> Tensor:

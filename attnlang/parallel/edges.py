@@ -59,8 +59,10 @@ class _Rows:
         part = self._part(x)
         if part is None:
             x[:, self._head, self._row] = values.to(x.dtype)
-        else:
-            x[:, :, part] = values.reshape(x[:, :, part].shape)
+            return
+        rows = x[:, :, part]
+        if values.data_ptr() != rows.data_ptr():  # (of a single head, `of` is a view: what was done to it is done)
+            rows.copy_(values.reshape(rows.shape))
 
     def add_(self, x: Tensor, values: Tensor) -> None:
         """Add values (B, E, ..) to these rows of (B, H, C, ..): in the wider dtype of both, and then rounded."""

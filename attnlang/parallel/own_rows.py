@@ -48,6 +48,11 @@ class OwnRows:
     def _name(self, plan: Plan, q: Tensor) -> str:
         return choose(self._backend, plan, q.device, q.dtype, q.size(-1)).name
 
+    def check(self, q: Tensor) -> None:
+        """Raises ValueError, naming what can, where the backend does not run one of the plans."""
+        for _, plan in self._local:
+            self._name(plan, q)
+
     def run_whole(self, name: str, q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tensor, Tensor]:
         """Out and lse of all rows, from the backend that `whole` named."""
         return load(name).forward(q, k, v, self._local[0][1], scale, self._tables)

@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from attnlang.parallel.choosing import kernel_of
 from attnlang.parallel.edges import Edges
 from attnlang.parallel.engine import (
     Partial,
@@ -87,6 +88,13 @@ class RankWork:
     def _rows(self, sends: Sequence[Any]) -> list[Tensor]:
         return [torch.from_numpy(rows).to(self.device) for rows in sends]
 
+    def check(self, q: Tensor) -> None:
+        """Raises ValueError, naming what can, where no kernel runs some of it: before others wait for this rank."""
+        self.mine.check(q)
+        for work in (*self.own, *self.foreign_queries, *self.gathered, *self.foreign_keys):
+            if work.times is None:
+                kernel_of(work.call, self.backend, q.device, q.dtype, q.size(-1))
+
     # forward -------------------------------------------------------------------------------------------------------
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, scale: float) -> Steps:
@@ -145,7 +153,8 @@ class RankWork:
                     found[place].append(data[at : at + size].view(batch, count, dim))
                 at += size
         none = data.new_zeros((batch, 0, dim))
-        k, v, q = (parts[0] if len(parts) == 1 else torch.cat([none, *parts], 1) for parts in found)
+        views = all(len(parts) < 2 for parts in found)  # (of all of it: a view of some would keep the rest as well)
+        k, v, q = (parts[0] if views and parts else torch.cat([none, *parts], 1) for parts in found)
         return Kept(k, v, q)
 
     def _results(self, theirs: Partial) -> list[list[Tensor]]:

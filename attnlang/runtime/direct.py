@@ -19,6 +19,7 @@ from torch import Tensor
 from attnlang.plan import FULL, Lattice, Plan
 from attnlang.runtime import cudnn
 from attnlang.runtime.backends import choose
+from attnlang.runtime.kernels import positive
 from attnlang.runtime.layouts import readable
 from attnlang.runtime.program import program
 
@@ -56,13 +57,14 @@ class Direct:
         """Out (B, H, M, D), which torch differentiates, and lse (B, H, M), which it does not."""
         if self.on_gpu:
             return cudnn.forward(q, k, v, self.causal, scale)
-        return _forward_on_cpu(q, k, v, 0.0, self.causal, scale=scale)
+        factor, scale = (1.0, None) if scale is None else positive(scale)
+        return _forward_on_cpu(q if factor == 1 else q * factor, k, v, 0.0, self.causal, scale=scale)
 
     def output(self, q: Tensor, k: Tensor, v: Tensor, scale: float | None) -> Tensor:
         """Out alone: a GPU writes no lse then, unless there are gradients to come."""
         if self.on_gpu:
             return cudnn.output(q, k, v, self.causal, scale)
-        return _forward_on_cpu(q, k, v, 0.0, self.causal, scale=scale)[0]
+        return self.forward(q, k, v, scale)[0]
 
     def backward(
         self, dout: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, scale: float | None
@@ -71,7 +73,10 @@ class Direct:
         dout, out = readable(dout), readable(out)
         if self.on_gpu:
             return cudnn.backward(dout, q, k, v, out, lse, self.causal, scale)
-        return _backward_on_cpu(dout, q, k, v, out, lse, 0.0, self.causal, scale=scale)
+        factor, scale = (1.0, None) if scale is None else positive(scale)
+        q = q if factor == 1 else q * factor
+        dq, dk, dv = _backward_on_cpu(dout, q, k, v, out, lse, 0.0, self.causal, scale=scale)
+        return dq if factor == 1 else dq * factor, dk, dv
 
 
 def call_for(

@@ -58,6 +58,14 @@ def _mask(q: Tensor, call: Call) -> Tensor | None:
     return band_mask(call.q_len, call.k_len, call.band, q.dtype, q.device)
 
 
+def positive(scale: float) -> tuple[float, float]:
+    """(c, a scale above 0) with c times this scale the one given: torch's cpu kernel scales what it has masked.
+
+    (-inf times a scale below 0 is inf, and times 0 it is no number: so q is multiplied by c, and dq with it.)
+    """
+    return (1.0, scale) if scale > 0 else (-1.0, -scale) if scale < 0 else (scale, 1.0)
+
+
 @dataclass(frozen=True, slots=True)
 class CpuFlash:
     """`_scaled_dot_product_flash_attention_for_cpu`: float64, float32, bfloat16, float16; strided views as they are."""
@@ -66,6 +74,8 @@ class CpuFlash:
     grouped: bool = False
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, call: Call, scale: float) -> tuple[Tensor, Tensor]:
+        factor, scale = positive(scale)
+        q = q if factor == 1 else q * factor
         return _aten._scaled_dot_product_flash_attention_for_cpu(
             q, k, v, 0.0, call.causal, attn_mask=_mask(q, call), scale=scale
         )
@@ -73,9 +83,12 @@ class CpuFlash:
     def backward(
         self, dout: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, call: Call, scale: float
     ) -> tuple[Tensor, Tensor, Tensor]:
-        return _aten._scaled_dot_product_flash_attention_for_cpu_backward(
+        factor, scale = positive(scale)
+        q = q if factor == 1 else q * factor
+        dq, dk, dv = _aten._scaled_dot_product_flash_attention_for_cpu_backward(
             dout, q, k, v, out, lse, 0.0, call.causal, attn_mask=_mask(q, call), scale=scale
         )
+        return dq if factor == 1 else dq * factor, dk, dv
 
 
 @dataclass(frozen=True, slots=True)

@@ -182,3 +182,25 @@ def test_what_is_sent_is_one_buffer_in_the_order_of_ranks() -> None:
     data = sent_together(edges.messages(k, v), k.new_empty(0, dtype=torch.float32))
     flat = [x.flatten(1, 2)[:, rows].flatten() for rows in (of_every_head(3).flatten(), some) for x in (k, v)]
     assert torch.equal(data, torch.cat(flat).float())
+
+
+def test_rows_of_a_single_head_are_a_view_that_is_put_back() -> None:
+    """What is added up in them is where it belongs already: torch refuses to copy a view onto itself."""
+    q, out, dout, dk, dv = tensors(1, 1, ROWS, DIM, count=5)
+    (lse,) = tensors(1, 1, ROWS)
+    k, v = tensors(1, 2 * EDGE, DIM, count=2)
+    rows, call = torch.arange(EDGE)[None], Call(0, 0, 0, EDGE, EDGE, 1, ())
+    halves = [Work.of(rows, rows + first, call, None) for first in (0, EDGE)]
+    edges = Edges(halves, [rows[0], rows[0]], [[EDGE], [EDGE]], ROWS, torch.device("cpu"))
+    before = [x.clone() for x in (out, lse, dk, dv)]
+    edges.merge_(out, lse, q, k, v, 0.5)
+    s = torch.cat([before[1][0, 0, :EDGE, None], 0.5 * q[0, 0, :EDGE] @ k[0].T], 1)
+    expected = s.softmax(1) @ torch.cat([torch.zeros(1, DIM), v[0]]) + s.softmax(1)[:, :1] * before[0][0, 0, :EDGE]
+    torch.testing.assert_close(out[0, 0, :EDGE], expected, rtol=1e-12, atol=1e-12)
+    assert torch.equal(out[:, :, EDGE:], before[0][:, :, EDGE:])
+    share, *_ = edges.backward(dout, q, k, v, out, lse, 0.5)
+    assert share.shape == (1, EDGE, DIM)
+    edges.add_keys_(dk, dv, torch.ones(4 * EDGE * DIM, dtype=torch.float64))
+    for x, x_before in zip((dk, dv), before[2:], strict=True):
+        torch.testing.assert_close(x[:, :, :EDGE], x_before[:, :, :EDGE] + 2)
+        assert torch.equal(x[:, :, EDGE:], x_before[:, :, EDGE:])

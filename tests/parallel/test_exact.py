@@ -12,6 +12,8 @@ from torch import Tensor
 
 from attnlang import Pattern, loads
 from attnlang.parallel import attention_by_ranks, simulate
+from attnlang.parallel.rank import RankWork
+from attnlang.parallel.streaming import driven
 from attnlang.plan import Lattice
 from attnlang.runtime import reference
 from attnlang.schedule import Schedule
@@ -118,3 +120,17 @@ def test_a_run_repeats_bit_for_bit() -> None:
 def test_one_rank_is_the_plan() -> None:
     pattern = loads(f"pattern p = {TEXTS[11]}")
     check(pattern, attnc.plan(pattern, n=33, ranks=1, heads=HEADS, dtype="float64"), 33, HEADS, {})
+
+
+@pytest.mark.parametrize("text", ["window(7)", "offset(-9..9) | key(pos < 2) | query(pos < 2)", TEXTS[5]])
+@pytest.mark.parametrize("ranks", [2, 4])
+def test_no_more_is_kept_for_the_backward_pass_than_rows_that_came(text: str, ranks: int) -> None:
+    """Messages of several ranks are put together; a view of what arrived with them would keep all of it."""
+    schedule = attnc.plan(
+        loads(f"pattern p = {text}"), n=41, ranks=ranks, heads=HEADS, head_dim=HEAD_DIM, placement="contiguous"
+    )
+    works = [RankWork(schedule, rank, torch.device("cpu"), HEAD_DIM) for rank in range(ranks)]
+    held = [torch.randn(BATCH, HEADS, work.recipe.rows, HEAD_DIM) for work in works]
+    for _, _, kept in driven([work.forward(x, x, x, 1.0) for work, x in zip(works, held, strict=True)]):
+        storages = {x.untyped_storage().data_ptr(): x.untyped_storage().nbytes() for x in (kept.k, kept.v, kept.q)}
+        assert sum(storages.values()) == sum(x.nbytes for x in (kept.k, kept.v, kept.q))

@@ -21,6 +21,8 @@ from attnlang.diagnostics import AttnError
 from attnlang.nn import PatternAttention
 from attnlang.parallel import WireAudit, distribute, mean_loss, positions, shard, unshard
 from attnlang.parallel.audit import planned
+from attnlang.parallel.choosing import kernel_of
+from attnlang.parallel.wire import RanksDisagreeError
 from attnlang.runtime import reference
 from attnlang.schedule import Schedule
 from tests.parallel.ranks import on_ranks, outcomes
@@ -250,6 +252,21 @@ def test_inputs_that_differ_are_an_error_on_every_rank() -> None:
         assert "dtype" in text
 
 
+@pytest.mark.parametrize("which", ["q", "k", "v"])
+def test_gradients_wanted_on_one_rank_are_an_error_on_every_rank(which: str) -> None:
+    """The others would not take part in the exchanges of its backward pass."""
+    module, schedule = planned_for("causal", 40, 2, placement="contiguous")
+
+    def job(rank: int) -> None:
+        spread = distribute(module, dist.group.WORLD, schedule=schedule)
+        q, k, v = (shard(x, spread, 2) for x in inputs(40)[:3])
+        if rank == 1:
+            {"q": q, "k": k, "v": v}[which].requires_grad_()
+        spread(q, k, v)
+
+    assert all("ranks differ in autograd" in text for text in refused(2, job))
+
+
 def test_a_wrong_shard_on_one_rank_is_an_error_on_every_rank() -> None:
     module, schedule = planned_for(LONGNET, 40, 2, placement="contiguous")
 
@@ -261,6 +278,44 @@ def test_a_wrong_shard_on_one_rank_is_an_error_on_every_rank() -> None:
     texts = refused(2, job)
     assert "see its error" in texts[0]
     assert "`attnlang.parallel.shard` cuts it" in texts[1]
+
+
+def test_what_no_kernel_runs_on_one_rank_is_an_error_on_every_rank(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As head dimension 20 on a GPU: the first rank meets no keys of others, and torch's kernels run none there."""
+    module, schedule = planned_for("causal & window(6)", 40, 2, placement="contiguous")
+
+    def none(*_: Any) -> None:
+        raise ValueError("no kernel has this head dimension")
+
+    monkeypatch.setattr("attnlang.parallel.choosing.kernel_for", none)
+    kernel_of.cache_clear()
+
+    def job(rank: int) -> None:
+        spread = distribute(module, dist.group.WORLD, schedule=schedule)
+        spread(*(shard(x, spread, 2) for x in inputs(40)[:3]))
+
+    texts = refused(2, job)
+    assert "the call failed on rank 1; see its error" in texts[0]
+    assert "RanksDisagreeError: rank 1: no kernel has this head dimension" in texts[1]
+
+
+def test_a_rank_that_failed_alone_knows_the_same_calls_as_the_others() -> None:
+    """It is told by an error of its own, the others by one that says so; then all call again, and none waits."""
+    module, schedule = planned_for("segment(10)", 40, 2, placement="contiguous")
+    assert not schedule.transfers
+
+    def job(rank: int) -> bool:
+        spread = distribute(module, dist.group.WORLD, schedule=schedule, timeout=timedelta(seconds=10))
+        mine = [shard(x, spread, 2) for x in inputs(40)[:3]]
+        work = spread._work
+        if rank:
+            spread._work = lambda *_: (_ for _ in ()).throw(ValueError("no room"))
+        with pytest.raises(RanksDisagreeError, match="no room" if rank else "failed on rank 1"):
+            spread(*mine)
+        spread._work = work
+        return bool(torch.equal(spread(*mine), spread(*mine)))
+
+    assert on_ranks(2, job, timeout=30) == [True, True]
 
 
 def test_other_schedules_on_other_ranks_are_an_error() -> None:

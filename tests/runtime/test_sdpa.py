@@ -138,6 +138,23 @@ def test_scale_and_one_branch_are_plain_attention() -> None:
         torch.testing.assert_close(attnc.compile(name, heads=2)(q, k, v, scale=0.3), expected, rtol=0, atol=1e-13)
 
 
+@pytest.mark.parametrize("scale", [-0.4, 0.0])
+@pytest.mark.parametrize("name", ["dense", "causal", "sliding", "longnet"])
+def test_scales_that_are_not_above_0(name: str, scale: float) -> None:
+    """torch's own kernel answers nan where it masks: it scales the -inf."""
+    module = attnc.compile(name, heads=4, backend="sdpa", **SMALL.get(name, {}))
+    q, k, v = leaves = inputs(150, heads=4)
+    found, lse = module(q, k, v, scale=scale, return_lse=True)
+    expected, expected_lse = reference.attention(q, k, v, module.pattern, scale)
+    torch.testing.assert_close(lse, expected_lse, rtol=0, atol=1e-12)
+    dout = torch.randn_like(found)
+    true = expected, *torch.autograd.grad(expected, leaves, dout)
+    for out in (found, module(q, k, v, scale=scale)):  # (without the lse, torch differentiates plain attention itself)
+        mine = out, *torch.autograd.grad(out, leaves, dout)
+        for a, b in zip(mine, true, strict=True):
+            torch.testing.assert_close(a, b, rtol=0, atol=1e-12)
+
+
 class _Watch(TorchDispatchMode):
     """Notes the largest tensor that any operation makes, and which storages the attention kernels read."""
 
