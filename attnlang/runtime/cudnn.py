@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from attnlang.runtime.calls import Call
+from attnlang.runtime.scales import above_zero, gradient_of_q
 
 if TYPE_CHECKING:
     from attnlang.runtime.kernels import Kernel
@@ -118,7 +119,8 @@ def forward(q: Tensor, k: Tensor, v: Tensor, causal: bool, scale: float | None) 
 
     scale is D ** -0.5 where it is None.
     """
-    out, lse, *_ = _forward(q, k, v, None, True, 0.0, causal, scale=scale)
+    q, positive, _ = above_zero(q, scale)
+    out, lse, *_ = _forward(q, k, v, None, True, 0.0, causal, scale=positive)
     if out.requires_grad:
         _lay_gradients_as(out)
     return out, lse.squeeze(-1) if lse.dim() == 4 else lse
@@ -127,7 +129,8 @@ def forward(q: Tensor, k: Tensor, v: Tensor, causal: bool, scale: float | None) 
 def output(q: Tensor, k: Tensor, v: Tensor, causal: bool, scale: float | None) -> Tensor:
     """Out alone. No lse is written where no backward pass will read it, as by scaled_dot_product_attention."""
     gradients = torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad)
-    out = _forward(q, k, v, None, gradients, 0.0, causal, scale=scale)[0]
+    q, positive, _ = above_zero(q, scale)
+    out = _forward(q, k, v, None, gradients, 0.0, causal, scale=positive)[0]
     if gradients:
         _lay_gradients_as(out)
     return out
@@ -145,10 +148,12 @@ def backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Dq, dk and dv of one full or causal call."""
     unused = _unused(q.device)
-    return _backward(
+    q, positive, factor = above_zero(q, scale)
+    dq, dk, dv = _backward(
         in_layout(dout, q), q, k, v, in_layout(out, q), lse.contiguous().unsqueeze(-1), unused, unused,
-        None, None, None, q.size(2), k.size(2), 0.0, causal, scale=scale,
+        None, None, None, q.size(2), k.size(2), 0.0, causal, scale=positive,
     )  # fmt: skip
+    return gradient_of_q(dq, factor), dk, dv
 
 
 def in_layout(x: Tensor, q: Tensor) -> Tensor:

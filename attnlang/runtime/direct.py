@@ -19,9 +19,9 @@ from torch import Tensor
 from attnlang.plan import FULL, Lattice, Plan
 from attnlang.runtime import cudnn
 from attnlang.runtime.backends import choose
-from attnlang.runtime.kernels import positive
 from attnlang.runtime.layouts import readable
 from attnlang.runtime.program import program
+from attnlang.runtime.scales import above_zero, gradient_of_q
 
 _forward_on_cpu = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default
 _backward_on_cpu = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward.default
@@ -57,8 +57,8 @@ class Direct:
         """Out (B, H, M, D), which torch differentiates, and lse (B, H, M), which it does not."""
         if self.on_gpu:
             return cudnn.forward(q, k, v, self.causal, scale)
-        factor, scale = (1.0, None) if scale is None else positive(scale)
-        return _forward_on_cpu(q if factor == 1 else q * factor, k, v, 0.0, self.causal, scale=scale)
+        q, positive, _ = above_zero(q, scale)
+        return _forward_on_cpu(q, k, v, 0.0, self.causal, scale=positive)
 
     def output(self, q: Tensor, k: Tensor, v: Tensor, scale: float | None) -> Tensor:
         """Out alone: a GPU writes no lse then, unless there are gradients to come."""
@@ -73,10 +73,9 @@ class Direct:
         dout, out = readable(dout), readable(out)
         if self.on_gpu:
             return cudnn.backward(dout, q, k, v, out, lse, self.causal, scale)
-        factor, scale = (1.0, None) if scale is None else positive(scale)
-        q = q if factor == 1 else q * factor
-        dq, dk, dv = _backward_on_cpu(dout, q, k, v, out, lse, 0.0, self.causal, scale=scale)
-        return dq if factor == 1 else dq * factor, dk, dv
+        q, positive, factor = above_zero(q, scale)
+        dq, dk, dv = _backward_on_cpu(dout, q, k, v, out, lse, 0.0, self.causal, scale=positive)
+        return gradient_of_q(dq, factor), dk, dv
 
 
 def call_for(

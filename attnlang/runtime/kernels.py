@@ -16,6 +16,7 @@ from torch import Tensor
 from attnlang.plan import Band
 from attnlang.runtime import cudnn
 from attnlang.runtime.calls import Call
+from attnlang.runtime.scales import above_zero, gradient_of_q
 
 _aten = torch.ops.aten
 
@@ -58,14 +59,6 @@ def _mask(q: Tensor, call: Call) -> Tensor | None:
     return band_mask(call.q_len, call.k_len, call.band, q.dtype, q.device)
 
 
-def positive(scale: float) -> tuple[float, float]:
-    """(c, a scale above 0) with c times this scale the one given: torch's cpu kernel scales what it has masked.
-
-    (-inf times a scale below 0 is inf, and times 0 it is no number: so q is multiplied by c, and dq with it.)
-    """
-    return (1.0, scale) if scale > 0 else (-1.0, -scale) if scale < 0 else (scale, 1.0)
-
-
 @dataclass(frozen=True, slots=True)
 class CpuFlash:
     """`_scaled_dot_product_flash_attention_for_cpu`: float64, float32, bfloat16, float16; strided views as they are."""
@@ -74,21 +67,19 @@ class CpuFlash:
     grouped: bool = False
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, call: Call, scale: float) -> tuple[Tensor, Tensor]:
-        factor, scale = positive(scale)
-        q = q if factor == 1 else q * factor
+        q, positive, _ = above_zero(q, scale)
         return _aten._scaled_dot_product_flash_attention_for_cpu(
-            q, k, v, 0.0, call.causal, attn_mask=_mask(q, call), scale=scale
+            q, k, v, 0.0, call.causal, attn_mask=_mask(q, call), scale=positive
         )
 
     def backward(
         self, dout: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, call: Call, scale: float
     ) -> tuple[Tensor, Tensor, Tensor]:
-        factor, scale = positive(scale)
-        q = q if factor == 1 else q * factor
+        q, positive, factor = above_zero(q, scale)
         dq, dk, dv = _aten._scaled_dot_product_flash_attention_for_cpu_backward(
-            dout, q, k, v, out, lse, 0.0, call.causal, attn_mask=_mask(q, call), scale=scale
+            dout, q, k, v, out, lse, 0.0, call.causal, attn_mask=_mask(q, call), scale=positive
         )
-        return dq if factor == 1 else dq * factor, dk, dv
+        return gradient_of_q(dq, factor), dk, dv
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,25 +90,27 @@ class CudaFlash:
     grouped: bool = True
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, call: Call, scale: float) -> tuple[Tensor, Tensor]:
+        q, positive, _ = above_zero(q, scale)
         q, k, v = (x.transpose(1, 2) for x in (q, k, v))
         left, right = window(call)
         out, lse, *_ = _aten._flash_attention_forward(
             q, k, v, None, None, call.q_len, call.k_len, 0.0, call.causal, False,
-            scale=scale, window_size_left=left, window_size_right=right,
+            scale=positive, window_size_left=left, window_size_right=right,
         )  # fmt: skip
         return out.transpose(1, 2), lse
 
     def backward(
         self, dout: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, call: Call, scale: float
     ) -> tuple[Tensor, Tensor, Tensor]:
+        q, positive, factor = above_zero(q, scale)
         dout, q, k, v, out = (x.transpose(1, 2) for x in (dout, q, k, v, out))
         left, right = window(call)
         unused = torch.empty(2, dtype=torch.uint64, device=q.device)
         dq, dk, dv = _aten._flash_attention_backward(
             dout, q, k, v, out, lse.contiguous(), None, None, call.q_len, call.k_len, 0.0, call.causal,
-            unused, unused, scale=scale, window_size_left=left, window_size_right=right,
+            unused, unused, scale=positive, window_size_left=left, window_size_right=right,
         )  # fmt: skip
-        return dq.transpose(1, 2), dk.transpose(1, 2), dv.transpose(1, 2)
+        return gradient_of_q(dq, factor).transpose(1, 2), dk.transpose(1, 2), dv.transpose(1, 2)
 
 
 def window(call: Call) -> tuple[int, int]:

@@ -25,6 +25,7 @@ from attnlang.pattern.arrays import evaluate_at
 from attnlang.pattern.expr import free_names
 from attnlang.pattern.tables import Content, key
 from attnlang.plan import FULL, Band, Tiles
+from attnlang.runtime.scales import above_zero, gradient_of_q
 from attnlang.runtime.strided import repeated_heads, summed_heads
 from attnlang.runtime.xformers.loading import ops
 from attnlang.syntax.tree import Expr, Int, Unary
@@ -108,8 +109,9 @@ def forward(q: Tensor, k: Tensor, v: Tensor, what: Documents, sizes: list[int], 
     """Out (B, H, N, D) and lse (B, H, N) of attention within documents of these sizes."""
     k, v = (repeated_heads(x, q.size(1)) for x in (k, v))
     bias = _bias(what, sizes, q)
+    q, positive, _ = above_zero(q, scale)
     out, lse = ops().memory_efficient_attention_forward_requires_grad(
-        _row(q), _row(k), _row(v), bias, scale=scale, op=ops().flash.FwOp
+        _row(q), _row(k), _row(v), bias, scale=positive, op=ops().flash.FwOp
     )
     return _batch(out, q.size(0)), lse.view(q.size(1), q.size(0), q.size(2)).transpose(0, 1)
 
@@ -128,13 +130,14 @@ def backward(
     """Its share of dq, dk and dv, from the merged out and lse."""
     k_, v_ = (repeated_heads(x, q.size(1)) for x in (k, v))
     bias = _bias(what, sizes, q)
+    q, positive, factor = above_zero(q, scale)
     packed = lse.transpose(0, 1).reshape(1, q.size(1), -1).contiguous()
     rows = (_row(x.to(q.dtype)) for x in (dout, out))
     dq, dk, dv = ops().memory_efficient_attention_backward(
-        *rows, packed, _row(q), _row(k_), _row(v_), bias, scale=scale, op=ops().flash.BwOp
+        *rows, packed, _row(q), _row(k_), _row(v_), bias, scale=positive, op=ops().flash.BwOp
     )
     dq, dk, dv = (_batch(x, q.size(0)) for x in (dq, dk, dv))
-    return dq, summed_heads(dk, k.size(1)), summed_heads(dv, k.size(1))
+    return gradient_of_q(dq, factor), summed_heads(dk, k.size(1)), summed_heads(dv, k.size(1))
 
 
 def _bias(what: Documents, sizes: list[int], q: Tensor) -> Any:

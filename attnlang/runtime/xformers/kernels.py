@@ -16,6 +16,7 @@ from torch import Tensor
 
 from attnlang.runtime.calls import Call
 from attnlang.runtime.kernels import expanded_mask, window
+from attnlang.runtime.scales import above_zero, gradient_of_q
 from attnlang.runtime.xformers.loading import ops
 
 
@@ -75,16 +76,18 @@ def kernel_for(dtype: torch.dtype) -> Flash | Cutlass:
 
 
 def _forward(op: Any, q: Tensor, k: Tensor, v: Tensor, bias: Any, scale: float) -> tuple[Tensor, Tensor]:
+    q, positive, _ = above_zero(q, scale)
     q_, k_, v_ = (x.transpose(1, 2) for x in (q, k, v))
-    out, lse = ops().memory_efficient_attention_forward_requires_grad(q_, k_, v_, bias, scale=scale, op=op)
+    out, lse = ops().memory_efficient_attention_forward_requires_grad(q_, k_, v_, bias, scale=positive, op=op)
     return out.transpose(1, 2), lse[..., : q.size(2)]
 
 
 def _backward(
     op: Any, dout: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, bias: Any, scale: float
 ) -> tuple[Tensor, Tensor, Tensor]:
+    q, positive, factor = above_zero(q, scale)
     dout_, out_, q_, k_, v_ = (x.transpose(1, 2) for x in (dout.to(q.dtype), out.to(q.dtype), q, k, v))
     dq, dk, dv = ops().memory_efficient_attention_backward(
-        dout_, out_, lse.contiguous(), q_, k_, v_, bias, scale=scale, op=op
+        dout_, out_, lse.contiguous(), q_, k_, v_, bias, scale=positive, op=op
     )
-    return dq.transpose(1, 2), dk.transpose(1, 2), dv.transpose(1, 2)
+    return gradient_of_q(dq, factor).transpose(1, 2), dk.transpose(1, 2), dv.transpose(1, 2)
