@@ -60,9 +60,13 @@ class Rectangles:
 
 
 class Bounds:
-    """Bounds of one relation at one length and head. `scope` holds N, H, h and the content of tables."""
+    """Bounds of one relation at one length and head. `scope` holds N, H, h and the content of tables.
 
-    def __init__(self, relation: algebra.Relation, n: int, scope: Scope) -> None:
+    most_row  up to this length of a frame, what is asked of positions is asked of every one
+    """
+
+    def __init__(self, relation: algebra.Relation, n: int, scope: Scope, most_row: int = MOST_ROW) -> None:
+        self._most_row = most_row
         self._relation = relation
         self._n = n
         self._scope = scope
@@ -143,7 +147,7 @@ class Bounds:
     def _holds(
         self, relation: algebra.Relation, condition: tree.Expr, first: Array, last: Array, n: int, scope: Scope
     ) -> Interval:
-        if n > MOST_ROW:
+        if n > self._most_row:
             return truth(condition, scope, {"pos": Interval(first, last)})
         row: Counts = self._kept(
             relation, n, lambda: Counts(evaluate_at(condition, scope, {"pos": np.arange(n)}).astype(bool))
@@ -153,7 +157,7 @@ class Bounds:
 
     def _same(self, relation: algebra.Relation, value: tree.Expr, at: Rectangles, n: int, scope: Scope) -> Interval:
         sides = [interval(value, scope, {"pos": Interval(*ends)}) for ends in ((at.q0, at.q1), (at.k0, at.k1))]
-        if n <= MOST_ROW and any(
+        if n <= self._most_row and any(
             np.ndim(lo) == 0 and lo < hi for lo, hi in sides
         ):  # nothing is known: look at the values themselves
             row: Extremes = self._kept(relation, n, lambda: Extremes(evaluate_at(value, scope, {"pos": np.arange(n)})))

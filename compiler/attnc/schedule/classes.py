@@ -17,19 +17,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from attnc.schedule.covers import cover_of_items
-from attnc.schedule.flows import least_cover_of_graph
-from attnc.schedule.lines import Array, Flags, Line, Meeting, Strided, distinct, joined
+from attnc.schedule.flows import least_cover_of_boxes, least_cover_of_graph
+from attnc.schedule.lines import Array, Flags, Line, Meeting, Strided, distinct, joined, rows_of
 from attnc.schedule.progressions import tidied
 from attnc.schedule.shares import one_sided
 from attnlang.plan import FULL, Band
 from attnlang.rows import Rows
 
 MAX_EDGES = 2**22
-"""Edges between row classes weighed at once; with more, of two ranks alone, the rows of the cheaper side move."""
+"""Edges between row classes weighed at once; with more, of two ranks alone, rectangles are nodes as well."""
+MAX_THROUGH = 2**22
+"""Row classes of all such rectangles; with more, the rows of the cheaper side move."""
 BATCH = 2**18
 """Rectangles that are covered at once."""
 MANY_ROWS = 1024
 """From so many rows in bands, blocks are tried before cells."""
+MANY_BOXES = 2**12
+"""From so many rectangles it is looked whether they have any row in common at all."""
 FEW_ITEMS = 192
 """Up to so many rectangles and bands."""
 
@@ -55,7 +59,7 @@ def least_covers(jobs: Sequence[Job], query_weight: int, key_weight: int) -> lis
 
     Few bands of many rows are weighed as blocks first (`attnc.schedule.covers`), which is exact for most of them.
     """
-    found = [_by_blocks(job, query_weight, key_weight) for job in jobs]
+    found = [_apart(job, query_weight, key_weight) or _by_blocks(job, query_weight, key_weight) for job in jobs]
     rest = [number for number, chosen in enumerate(found) if chosen is None or chosen.weight > chosen.bound]
     for number, chosen in zip(
         rest, _by_cells([jobs[number] for number in rest], query_weight, key_weight), strict=True
@@ -67,6 +71,22 @@ def least_covers(jobs: Sequence[Job], query_weight: int, key_weight: int) -> lis
             best = min(blocks, chosen, key=lambda cover: cover.weight)
             found[number] = replace(best, bound=max(blocks.bound, chosen.bound))
     return [chosen for chosen in found if chosen is not None]
+
+
+def _apart(job: Job, query_weight: int, key_weight: int) -> Chosen | None:
+    """Of many rectangles that have no row in common: of each the cheaper side."""
+    (m, *others) = job
+    if others or m.strided or len(m.boxes) < MANY_BOXES:
+        return None
+    q, k = (m.boxes[np.argsort(m.boxes[:, 2 * side], kind="stable")][:, 2 * side : 2 * side + 2] for side in (0, 1))
+    if any((side[1:, 0] <= side[:-1, 1]).any() for side in (q, k)):
+        return None
+    q0, q1, k0, k1 = m.boxes.T
+    of_q, of_k = (q1 - q0 + 1) * query_weight * len(m.heads), (k1 - k0 + 1) * key_weight
+    by_query = of_q < of_k
+    keys, queries = rows_of(m.boxes[~by_query, 2:]), rows_of(m.boxes[by_query, :2])
+    weight = int(np.minimum(of_q, of_k).sum())
+    return Chosen(keys, ((m.heads, queries),) if queries else (), weight, weight)
 
 
 def _by_blocks(job: Job, query_weight: int, key_weight: int) -> Chosen | None:
@@ -168,7 +188,11 @@ def _covers(jobs: Sequence[Job], query_weight: int, key_weight: int) -> list[Cho
     if edges is None and len(jobs) > 1:
         half = len(jobs) // 2
         return [c for part in (jobs[:half], jobs[half:]) for c in _covers(part, query_weight, key_weight)]
-    if edges is None:
+    by_box = _by_box(jobs[0], q_line, k_line, m, q, k, query_weight, key_weight) if edges is None else None
+    if by_box is not None:
+        chosen_q, chosen_k = np.append(by_box[0], False)[q.of], np.append(by_box[1], False)[k.of]
+        bound = None
+    elif edges is None:
         of_q, of_k = int(q.rows.sum()) * query_weight, int(k.rows.sum()) * key_weight
         chosen_q, chosen_k = (q.of >= 0) & (of_q < of_k), (k.of >= 0) & (of_q >= of_k)
         bound = max(_alone(part, query_weight, key_weight) for part in jobs[0])
@@ -218,6 +242,20 @@ def _edges(q_line: Line, k_line: Line, m: Meeting, q_first: Array, k_first: Arra
         return None
     q, k = (np.concatenate([found[i] for found in parts if found is not None]) for i in (0, 1))
     return q_first[q], k_first[k]
+
+
+def _by_box(
+    job: Job, q_line: Line, k_line: Line, m: Meeting, q: _Classes, k: _Classes, query_weight: int, key_weight: int
+) -> tuple[Flags, Flags] | None:
+    """The least cover by a flow through rectangles; None for bands, and where these have too many rows."""
+    q0, q1, k0, k1 = m.boxes.T
+    low_q, high_q = (np.searchsorted(q.first, q_line.cell(rows)) for rows in (q0, q1 + 1))
+    low_k, high_k = (np.searchsorted(k.first, k_line.cell(rows)) for rows in (k0, k1 + 1))
+    some = (high_q > low_q) & (high_k > low_k)
+    boxes = low_q[some], high_q[some], low_k[some], high_k[some]
+    if any(part.strided for part in job) or int((boxes[1] - boxes[0] + boxes[3] - boxes[2]).sum()) > MAX_THROUGH:
+        return None
+    return least_cover_of_boxes(q.rows * query_weight, k.rows * key_weight, boxes)
 
 
 def _strided_edges(

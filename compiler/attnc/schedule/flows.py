@@ -37,6 +37,36 @@ def least_cover_of_graph(q_weights: Array, k_weights: Array, q_of: Array, k_of: 
     return queries, keys
 
 
+def least_cover_of_boxes(
+    q_weights: Array, k_weights: Array, boxes: tuple[Array, Array, Array, Array]
+) -> tuple[Flags, Flags] | None:
+    """The same where queries low_q..high_q - 1 meet keys low_k..high_k - 1, of each box; None where it is too heavy.
+
+    A box is a node that its queries pass on to and that passes on to its keys: as many edges as it has rows.
+    """
+    unit = gcd(*q_weights.tolist(), *k_weights.tolist())
+    q_weights, k_weights = q_weights // unit, k_weights // unit
+    if max(int(q_weights.sum()), int(k_weights.sum())) >= LARGEST:
+        return None
+    low_q, high_q, low_k, high_k = boxes
+    queries, keys = len(q_weights), len(k_weights)
+    (of_q, q), (of_k, k) = _spread(low_q, high_q), _spread(low_k, high_k)
+    inner, others = queries + 1, queries + len(low_q) + 1
+    sink = others + keys
+    start = np.concatenate([np.zeros(queries, np.int64), q + 1, of_k + inner, np.arange(keys) + others])
+    end = np.concatenate([np.arange(queries) + 1, of_q + inner, k + others, np.full(keys, sink)])
+    unlimited = np.full(len(q) + len(k), LARGEST)
+    reached = _reached(start, end, np.concatenate([q_weights, unlimited, k_weights]), sink)
+    return ~reached[1 : queries + 1], reached[others:sink]
+
+
+def _spread(low: Array, high: Array) -> tuple[Array, Array]:
+    """Every number low..high - 1 of each range, and the range that it is of."""
+    sizes = high - low
+    of = np.repeat(np.arange(len(low)), sizes)
+    return of, low[of] + np.arange(len(of)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+
+
 def _parts(queries: int, keys: int, q_of: Array, k_of: Array) -> tuple[Array, Array, int]:
     """The connected part of each query and of each key, and how many parts there are."""
     from scipy.sparse import coo_array
@@ -57,21 +87,26 @@ def _cut(q_weights: Array, k_weights: Array, q_of: Array, k_of: Array) -> tuple[
 
 
 def _cut_of_small(q_weights: Array, k_weights: Array, q_of: Array, k_of: Array) -> tuple[Flags, Flags]:
-    from scipy.sparse import csr_array
-    from scipy.sparse.csgraph import breadth_first_order, maximum_flow
-
     queries, keys = len(q_weights), len(k_weights)
     sink = queries + keys + 1
     start = np.concatenate([np.zeros(queries, np.int64), q_of + 1, np.arange(keys) + queries + 1])
     end = np.concatenate([np.arange(queries) + 1, k_of + queries + 1, np.full(keys, sink)])
-    capacity = np.concatenate([q_weights, np.full(len(q_of), LARGEST), k_weights]).astype(np.int32)
-    graph: Any = csr_array((capacity, (start, end)), shape=(sink + 1, sink + 1))
+    reached = _reached(start, end, np.concatenate([q_weights, np.full(len(q_of), LARGEST), k_weights]), sink)
+    return ~reached[1 : queries + 1], reached[queries + 1 : sink]
+
+
+def _reached(start: Array, end: Array, capacity: Array, sink: int) -> Flags:
+    """Which nodes are on the source's side of a least cut; the source is node 0."""
+    from scipy.sparse import csr_array
+    from scipy.sparse.csgraph import breadth_first_order, maximum_flow
+
+    graph: Any = csr_array((capacity.astype(np.int32), (start, end)), shape=(sink + 1, sink + 1))
     found = maximum_flow(graph, 0, sink)
     left: Any = graph.astype(np.int64) - found.flow.astype(np.int64)
     left.eliminate_zeros()
     reached = np.zeros(sink + 1, bool)
     reached[breadth_first_order(left, 0, return_predecessors=False)] = True
-    return ~reached[1 : queries + 1], reached[queries + 1 : sink]
+    return reached
 
 
 def _cut_of_large(q_weights: Array, k_weights: Array, q_of: Array, k_of: Array) -> tuple[Flags, Flags]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import cached_property
 
 import numpy as np
@@ -20,13 +19,18 @@ class Folds:
     """Meetings of chunks of step 1, given by columns (first, step, count, rank, where it begins in the rank).
 
     own     pairs of each rank with itself, as far as they are asked for and folded
+    wanted  which rank's queries are to be looked at with which rank's keys, where not all are
     """
 
-    def __init__(self, folder: Folder, columns: Array, ranks: int, own: bool) -> None:
+    def __init__(
+        self, folder: Folder, columns: Array, ranks: int, own: bool, wanted: NDArray[np.bool_] | None = None
+    ) -> None:
         self._folder = folder
         self._first, _, self._count, self._rank, self._base = (column.tolist() for column in columns)
         self._ranks = ranks
-        self._with_own = own
+        rank = columns[3]
+        self._wanted = np.ones((len(rank), len(rank)), bool) if wanted is None else wanted[np.ix_(rank, rank)]
+        self._wanted &= own | (rank[:, None] != rank)
         self._placed: dict[int, list[Placed]] = {}
         self.own = np.zeros(ranks, np.int64)
 
@@ -48,8 +52,7 @@ class Folds:
     def _patches(self) -> dict[tuple[int, int], tuple[Patch, ...] | None]:
         """The patches of meetings; none where there are no pairs, None where they are not known."""
         chunks = [Rows(first, count) for first, count in zip(self._first, self._count, strict=True)]
-        ranks: Sequence[int] | None = None if self._with_own else self._rank
-        return self._folder.meetings(chunks, ranks)
+        return self._folder.meetings(chunks, self._wanted)
 
     def _keep(self, x: int, y: int, patches: tuple[Patch, ...]) -> None:
         a, b = self._rank[x], self._rank[y]

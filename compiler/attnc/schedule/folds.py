@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from attnc.analysis.boxes import Counter
 from attnc.analysis.evaluation import Evaluator
 from attnc.analysis.terms import Term, subterms
+from attnc.schedule.bands import banded
 from attnc.schedule.rectangles import alike, rectangles_of
 from attnlang.pattern.algebra import Relation
 from attnlang.rows import Rows
@@ -38,8 +39,10 @@ MANY_CELLS = 2**22
 """More of them never are."""
 GAIN = 64
 """Between, where each stands for so many pairs of rows; or where they cannot be fewer, so many of a meeting."""
-MAX_BOXES = 2**15
+MAX_BOXES = 2**19
 """How many rectangles of classes two stretches have at most."""
+SAMPLE = 2**10
+"""So many rows are looked at first."""
 KEPT = 2**24
 """Rows whose classes are kept."""
 MAX_PATCHES = 64
@@ -105,11 +108,11 @@ class Folder:
         return self._counter.meeting(*self._what, q, k)
 
     def meetings(
-        self, chunks: Sequence[Rows], ranks: Sequence[int] | None = None
+        self, chunks: Sequence[Rows], wanted: NDArray[np.bool_]
     ) -> dict[tuple[int, int], tuple[Patch, ...] | None]:
         """`patches` of every two of ascending stretches by their numbers, but of those that have no pairs.
 
-        ranks  whose the stretches are, where two of one rank are to be left out
+        wanted  which queries are to be looked at with which keys
 
         Terms are made simple for many stretches first: where one looks at the key alone there, it does so of all.
         """
@@ -118,7 +121,7 @@ class Folder:
         waiting = [(0, last, 0, last)] if chunks else []
         while waiting:
             x0, x1, y0, y1 = waiting.pop()
-            if x0 == x1 and y0 == y1 and ranks is not None and ranks[x0] == ranks[y0]:
+            if not wanted[x0 : x1 + 1, y0 : y1 + 1].any():
                 continue
             term = self.meeting(_across(chunks[x0], chunks[x1]), _across(chunks[y0], chunks[y1]))
             if self._counter.terms.value(term) == 0:
@@ -128,7 +131,7 @@ class Folder:
             elif not (term.uses_q and term.uses_k) and not term.hard:
                 for x in range(x0, x1 + 1):
                     for y in range(y0, y1 + 1):
-                        if ranks is not None and ranks[x] == ranks[y]:
+                        if not wanted[x, y]:
                             continue
                         dq, dk = (
                             (chunks[x].first - chunks[x0].first) * term.uses_q,
@@ -162,10 +165,10 @@ class Folder:
         features = self._features_of(term)
         if any(each in ((self._counter.terms.q,), (self._counter.terms.k,)) for each in features):
             return None
-        if (
-            prod(len(self._classes_of(*side).first) for side in zip(features, (q.count, k.count), strict=True))
-            > FEW_PAIRS
-        ):
+        sides = tuple(zip(features, (q.count, k.count), strict=True))
+        if prod(self._at_least(*side) for side in sides) > FEW_PAIRS:
+            return None
+        if prod(len(self._classes_of(*side).first) for side in sides) > FEW_PAIRS:
             return None
         patch = self._patch(term, q, k, (q.first, k.first))
         return None if patch is None else patch.pairs
@@ -209,6 +212,9 @@ class Folder:
     def _patch(self, term: Term, q: Rows, k: Rows, base: tuple[int, int]) -> Patch | None:
         q_features, k_features = self._features_of(term)
         of_q, of_k = self._classes_of(q_features, q.count), self._classes_of(k_features, k.count)
+        matched = self._matched(term, of_q, of_k, q, k)
+        if matched is not None:
+            return Patch(q.first - base[0], k.first - base[1], of_q, of_k, *matched)
         cells = len(of_q.first) * len(of_k.first)
         few = cells <= FEW_CELLS or cells * GAIN <= q.count * k.count
         if cells > MANY_CELLS or not (few or self._cannot_be_fewer(cells, q, k)):
@@ -222,6 +228,16 @@ class Folder:
             self._cells[name] = rectangles_of(np.broadcast_to(values, (len(of_q.first), len(of_k.first))))
         boxes, times = self._cells[name]
         return Patch(q.first - base[0], k.first - base[1], of_q, of_k, boxes, times)
+
+    def _matched(self, term: Term, of_q: Classes, of_k: Classes, q: Rows, k: Rows) -> tuple[Array, Array] | None:
+        """Rectangles of a band of sums among many classes; None where parts of the stretches may have fewer."""
+        sizes = len(of_q.first), len(of_k.first)
+        if sizes[0] * sizes[1] <= MANY_CELLS or sizes[0] > MAX_BOXES:
+            return None
+        whole = self._place(q) is None and self._place(k) is None
+        if not whole and max(sizes) > min(q.count, k.count):
+            return None
+        return banded(self._counter.terms, self._evaluator, term, of_q.first, of_k.first)
 
     def _cannot_be_fewer(self, cells: int, q: Rows, k: Rows) -> bool:
         """Whether parts of two stretches would hardly have fewer pairs of classes.
@@ -286,6 +302,12 @@ class Folder:
             columns = [np.broadcast_to(self._evaluator.at(feature, rows, rows), count) for feature in features]
             self._classes[name] = _classed(columns, count)
         return self._classes[name]
+
+    def _at_least(self, features: tuple[Term, ...], count: int) -> int:
+        """How many classes some of the rows have: all have no fewer."""
+        rows = np.arange(min(count, SAMPLE))
+        columns = [np.broadcast_to(self._evaluator.at(feature, rows, rows), len(rows)) for feature in features]
+        return len(alike(columns, len(rows))[0])
 
     def _quarters(self, q: Rows, k: Rows) -> list[tuple[Rows, Rows]]:
         """Parts of two stretches, cut at the pattern's steps; in the middle where there are none within."""

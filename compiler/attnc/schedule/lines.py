@@ -118,6 +118,16 @@ def _progressions(spans: list[tuple[int, int]]) -> tuple[Rows, ...]:
     return (*(Rows(low, high - low) for low, high in spans if high > low + 1), *progressions_of(single))
 
 
+def rows_of(ends: Array) -> tuple[Rows, ...]:
+    """Stretches (first, last) that have no row in common as few progressions."""
+    if not len(ends):
+        return ()
+    first, last = ends[np.argsort(ends[:, 0], kind="stable")].T
+    begins = np.concatenate(([True], first[1:] > last[:-1] + 1))
+    until = last[np.concatenate((begins[1:], [True]))] + 1
+    return _progressions(list(zip(first[begins].tolist(), until.tolist(), strict=True)))
+
+
 def joined(jobs: Sequence[Sequence[Meeting]]) -> tuple[Line, Line, Meeting]:
     """The lines of queries and of keys of many jobs, and all their pairs on these lines."""
     boxes: list[Array] = []

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -107,7 +107,7 @@ def count_homes(
     heads: set[int], between: Between, sent: tuple[Rows, ...], shipped: bool, homes: tuple[list[float], list[float]]
 ) -> None:
     """Add the pairs of some heads that are computed at either home, by branch."""
-    rows = np.sort(np.concatenate([numbers(part) for part in sent])) if sent and shipped else np.zeros(0, np.int64)
+    before = _counter_of(sent if shipped else ())
     here, there = homes
     for part in between.tiles:
         count = len(heads.intersection(part.heads))
@@ -117,8 +117,7 @@ def count_homes(
         tall = (q1 - q0 + 1) * part.times * count
         total = at_query = int((tall * (k1 - k0 + 1)).sum())
         if shipped:
-            among = np.searchsorted(rows, k1 + 1) - np.searchsorted(rows, k0)
-            at_query = int((tall * among).sum())
+            at_query = int((tall * (before(k1 + 1) - before(k0))).sum())
         here[part.branch] += at_query
         there[part.branch] += total - at_query
     for number, of, strided in between.lattices:
@@ -128,7 +127,24 @@ def count_homes(
         low, high = strided.keys_of()
         total = at_query = int((high - low).sum())
         if shipped:
-            before = np.concatenate(([0], np.cumsum(np.isin(numbers(strided.k), rows))))
-            at_query = int((before[high] - before[low]).sum())
+            k = numbers(strided.k)
+            chosen = np.concatenate(([0], np.cumsum(before(k + 1) - before(k))))
+            at_query = int((chosen[high] - chosen[low]).sum())
         here[number] += count * at_query
         there[number] += count * (total - at_query)
+
+
+def _counter_of(parts: Sequence[Rows]) -> Callable[[Array], Array]:
+    """How many of some rows, which have none in common, lie before each of others."""
+    if all(part.step == 1 for part in parts):
+        ordered = sorted((part.first, part.count) for part in parts)
+        first, count = np.array([(-1, 0), *ordered], np.int64).T
+        total = np.cumsum(count) - count
+
+        def in_stretches(rows: Array) -> Array:
+            at = np.maximum(np.searchsorted(first, rows, side="right") - 1, 0)
+            return total[at] + np.minimum(rows - first[at], count[at])
+
+        return in_stretches
+    every = np.sort(np.concatenate([numbers(part) for part in parts]))
+    return lambda rows: np.searchsorted(every, rows)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from itertools import pairwise
 from math import lcm
 
-from attnlang.plan import Columns, Lattice, Plan
+from attnc.schedule.steps import steps
+from attnlang.diagnostics import AttnError
+from attnlang.parallel.dense import alike_heads
+from attnlang.plan import Columns, Lattice, Plan, Tiles
 from attnlang.rows import Rows
 from attnlang.schedule import Placement, counted
 
@@ -71,13 +74,26 @@ def quantum(plan: Plan, n: int, parts: int) -> int:
     """The unit of shards: the longest common multiple of the plan's periods that is a small part of one."""
     most = n // parts // SLACK
     unit = 1
-    for length in sorted({part for branch in plan.branches for part in _periods(branch)}):
+    of_tiles = {nest for branch in plan.branches if isinstance(branch, Tiles) for nest in _nests(plan, branch, n, most)}
+    for length in sorted({part for branch in plan.branches for part in _periods(branch)} | of_tiles):
         if lcm(unit, length) <= most:
             unit = lcm(unit, length)
     shard = n / parts
     if shard == int(shard):  # equal shards that some period divides need no rounding
         return int(shard)
     return unit
+
+
+def _nests(plan: Plan, branch: Tiles, n: int, most: int) -> Iterator[int]:
+    """For each head the common multiple of a branch's steps up to `most`, where every longer step is one of it."""
+    for alike in alike_heads(branch):
+        try:
+            found = steps(branch.relation, n, {"N": n, "H": plan.heads, "h": alike[0]})
+        except AttnError:  # a step that is known at the call only
+            continue
+        nest = lcm(*(step for step in found if step <= most))
+        if all(step % nest == 0 for step in found if step > most):
+            yield nest
 
 
 def at_length(plan: Plan, n: int) -> Plan:

@@ -32,6 +32,7 @@ from attnlang.rows import Rows
 from attnlang.schedule import Placement
 
 Array = NDArray[np.int64]
+Flags = NDArray[np.bool_]
 
 Name: TypeAlias = Callable[[Rows, Rows], Hashable]
 """A name of how stretches of queries and of keys meet: the relation is the same between those of one name."""
@@ -52,34 +53,42 @@ MANY = 1024
 """Where there are so many. (A prime's multiples are at all distances from the diagonal.)"""
 MAX_MEETINGS = 2**20
 """Between how many ordered pairs of chunks of different ranks a branch may have pairs: each has its own transfer."""
+ROW = 2**22
+"""Up to so many positions of a frame, each is asked for a few meetings."""
 FEW = 1024
 """Up to this share of both limits, it is sooner to follow every meeting than to name them, or to fold them."""
 
 
 def regions(
     relation: Relation, n: int, scope: Scope, placement: Placement, heads: tuple[int, ...], *, own: bool = True,
-    name: Name | None = None, folder: Folder | None = None,
+    name: Name | None = None, folder: Folder | None = None, wanted: Flags | None = None,
 ) -> Regions:  # fmt: skip
     """The regions of a relation on a placement; `own`: whether to count the pairs of each rank with itself, too.
 
     name    of how stretches meet, where the outline is long
     folder  of meetings into classes, where the outline is long
+    wanted  which rank's queries are to be looked at with which rank's keys, where not all are
 
     Raises TooFineError where there would be too many.
     """
-    bounds = Bounds(relation, n, scope)
+    bounds = _bounds(relation, n, scope, wanted)
     if name is not None:
         try:
-            return _Search(relation, n, scope, placement, bounds, own, share=FEW).found(heads)
+            return _Search(relation, n, scope, placement, bounds, own, wanted=wanted, share=FEW).found(heads)
         except TooFineError:
             pass
-    return _Search(relation, n, scope, placement, bounds, own, name, folder).found(heads)
+    return _Search(relation, n, scope, placement, bounds, own, name, folder, wanted).found(heads)
 
 
-def check_meetings(relation: Relation, n: int, scope: Scope, placement: Placement) -> None:
+def _bounds(relation: Relation, n: int, scope: Scope, wanted: Flags | None) -> Bounds:
+    """Bounds that do not look at every position of a long sequence for a few meetings."""
+    return Bounds(relation, n, scope) if wanted is None else Bounds(relation, n, scope, ROW)
+
+
+def check_meetings(relation: Relation, n: int, scope: Scope, placement: Placement, wanted: Flags | None = None) -> None:
     """Raises TooFineError where a relation has pairs between too many pairs of ranks, before anything else is done."""
     if placement.ranks**2 > MAX_MEETINGS:
-        search = _Search(relation, n, scope, placement, Bounds(relation, n, scope), own=False)
+        search = _Search(relation, n, scope, placement, _bounds(relation, n, scope, wanted), own=False, wanted=wanted)
         for _ in search.counted():
             pass
 
@@ -87,9 +96,10 @@ def check_meetings(relation: Relation, n: int, scope: Scope, placement: Placemen
 class _Search:
     def __init__(
         self, relation: Relation, n: int, scope: Scope, placement: Placement, bounds: Bounds, own: bool,
-        name: Name | None = None, folder: Folder | None = None, share: int = 1,
+        name: Name | None = None, folder: Folder | None = None, wanted: Flags | None = None, share: int = 1,
     ) -> None:  # fmt: skip
         self._own = own
+        self._wanted = None if wanted is None else wanted | np.eye(len(wanted), dtype=bool)
         self._relation = relation
         self._n = n
         self._scope = scope
@@ -104,7 +114,7 @@ class _Search:
         )
         columns = np.array(chunks, np.int64).reshape(-1, 5).T
         self._first, self._step, self._count, self._rank, self._base = columns
-        self._folds = None if folder is None else Folds(folder, columns, placement.ranks, own)
+        self._folds = None if folder is None else Folds(folder, columns, placement.ranks, own, self._wanted)
         self._furthest = np.maximum.accumulate(self._first + (self._count - 1) * self._step)
         longest_first = sorted(steps(relation, n, scope), reverse=True)
         self._cutter = Cutter(bounds, self._first, self._step, longest_first)
@@ -213,6 +223,9 @@ class _Search:
                 if not self._own:
                     apart = self._rank[x] != self._rank[y]
                     x, y = x[apart], y[apart]
+                if self._wanted is not None:
+                    asked = self._wanted[self._rank[x], self._rank[y]]
+                    x, y = x[asked], y[asked]
                 zero = np.zeros(len(x), np.int64)
                 yield Boxes(x, y, zero, self._count[x] - 1, zero, self._count[y] - 1)
             some = some[~single]
@@ -259,8 +272,9 @@ class _Search:
         if self._points > points or self._kept > rectangles:
             most = self._limits
             what = f"{most[0]:,} of its pairs one by one" if self._points > points else f"{most[1]:,} rectangles"
+            where = f"on {self._ranks:,} ranks" if self._wanted is None else "for one meeting of ranks of each kind"
             self._refuse(
-                f"its outline at n = {self._n:,} on {self._ranks:,} ranks is too long to be followed: more than {what}"
+                f"its outline at n = {self._n:,} {where} is too long to be followed: more than {what}"
                 ". Use a smaller n, larger blocks or tiles (a table of blocks for one of pairs)"
             )
 

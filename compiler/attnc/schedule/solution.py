@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from attnc.schedule.families import Kinds, kinds_of
 from attnc.schedule.tiled import Tiled
 from attnlang.plan import Plan, Tiles
 from attnlang.schedule import Certificate, Exchange, Placement, RowBytes, Schedule, Transfer
@@ -26,6 +27,7 @@ class Problem:
     queries_stay  every pair is computed where its query lives: more may move, but work stays as the placement has it
     counted       whether to count the pairs of every rank with itself, too
     known         what was found of tiled branches, for all solutions of one problem
+    stand_ins     what was found of them among ranks that stand for others
     """
 
     plan: Plan
@@ -37,6 +39,10 @@ class Problem:
     queries_stay: bool = False
     counted: bool = True
     known: dict[tuple[int, ...], Tiled] = field(default_factory=dict[tuple[int, ...], Tiled], compare=False, repr=False)
+    stand_ins: dict[tuple[int, ...], Any] = field(default_factory=dict[tuple[int, ...], Any], compare=False, repr=False)
+    _kinds: dict[tuple[int, ...], Kinds | None] = field(
+        default_factory=dict[tuple[int, ...], Kinds | None], compare=False, repr=False
+    )
 
     def tiled(self, branches: Sequence[int]) -> Tiled | None:
         """The regions of tiled branches, with others beside them; None where there are none."""
@@ -47,6 +53,13 @@ class Problem:
             like = next(iter(self.known.values()), None)
             self.known[key] = Tiled(self.plan, branches, self.placement, self.group, self.tables, self.counted, like)
         return self.known[key]
+
+    def kinds(self, branches: Sequence[int]) -> Kinds | None:
+        """Which meetings of ranks are alike under the tiled branches; None where each is looked at by itself."""
+        key = tuple(branches)
+        if key not in self._kinds:
+            self._kinds[key] = kinds_of(self.plan, branches, self.placement, self.tables)
+        return self._kinds[key]
 
     @property
     def group(self) -> int:

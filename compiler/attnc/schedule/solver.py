@@ -15,8 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from attnc.schedule.alike import UNBOUNDED, Alike, reach
+from attnc.schedule.coarse import coarse, refined
 from attnc.schedule.covers import at_query_home, every_key, least_cover
+from attnc.schedule.families import Kinds
 from attnc.schedule.progressions import grouped, tidied
+from attnc.schedule.represented import count_meetings, represented
 from attnc.schedule.solution import NOTHING, Picture, Problem, Solution
 from attnc.schedule.tiled import Met, Tiled
 from attnlang.parallel.units import inner_rows, owned_pairs
@@ -31,6 +34,9 @@ Array = NDArray[Any]
 
 def solve(problem: Problem, gathered: Sequence[int] = ()) -> Solution:
     """The least covers of all ordered pairs of ranks, but for the branches that are gathered, which owners compute."""
+    among_rows = None if gathered else coarse(problem)
+    if among_rows is not None:
+        return refined(problem, solve(among_rows.problem), among_rows)
     ranks = problem.placement.ranks
     solution = Solution(problem, tuple(gathered), which=np.full((ranks, ranks), -1, np.int32))
     for name in ("local", "at_query", "at_key", "owned"):
@@ -61,7 +67,8 @@ class _Solver:
         branches = problem.plan.branches
         self.lattices = [i for i in self.branches if isinstance(branches[i], Lattice | Columns)]
         self.alike = Alike(tuple(branches[i] for i in self.lattices), problem.placement)
-        self.tiled = problem.tiled(self.branches)
+        self.kinds = problem.kinds(self.branches)
+        self.tiled = None if self.kinds is not None else problem.tiled(self.branches)
         self.numbers: dict[Transfer, int] = {}
         self.moved: dict[int, _Moved] = {}
         self.pictures: dict[Any, Picture] = {}
@@ -69,6 +76,8 @@ class _Solver:
         self.left: dict[tuple[int, int], None] = {}  # pairs of ranks with tiles that are still to be covered
         if self.tiled is not None:
             self.left = dict.fromkeys((int(a), int(b)) for a, b in np.argwhere(self.tiled.has))
+        self.beside: list[Picture] = []  # of lattices, where there are tiles as well: by number, from 1
+        self.which_beside: NDArray[np.int32] | None = None
         self.weight = self.bound = 0
         self.ends = np.zeros((2, 0), np.int64)  # the first and the last token of each rank, where each has one stretch
 
@@ -83,6 +92,8 @@ class _Solver:
             self.tiled.cover(self.problem.weights, list(self.left))
             for a, b in self.left:
                 self._count(self._tiled(self.tiled, a, b), np.array([a]), np.array([b]), b - a)
+        if self.kinds is not None:
+            self._represented(self.kinds)
         self.solution.certificate = Certificate(self.weight, self.bound)
 
     def _local(self) -> None:
@@ -172,7 +183,12 @@ class _Solver:
                 picture = self.pictures[key] = self._picture(first, first + distance)
             if picture.transfer is NOTHING:
                 continue
-            if self.tiled is not None:
+            if self.kinds is not None:
+                has = self.kinds[queries, queries + distance] > 0
+                if has.any():
+                    self._set_beside(self.kinds, picture, queries[has], distance)
+                queries = queries[~has]
+            elif self.tiled is not None:
                 has = self.tiled.has[queries, queries + distance]
                 for rank in queries[has].tolist():
                     self._with_tiles(self.tiled, picture, rank, rank + distance)
@@ -181,16 +197,60 @@ class _Solver:
 
     def _with_tiles(self, tiled: Tiled, picture: Picture, a: int, b: int) -> None:
         """Where the rows that lattices need cover the tiles as well, nothing less covers both: done with them."""
-        if picture.weight != picture.bound and not self.problem.queries_stay:
-            return
-        more = tiled.covered(a, b, picture.transfer)
-        if more is not None:
+        both = self._covering(tiled, picture, a, b)
+        if both is not None:
             del self.left[a, b]
-            here, there = (
-                tuple(map(add, *pair)) for pair in zip((picture.at_query, picture.at_key), more, strict=True)
-            )
-            both = replace(picture, at_query=here, at_key=there)
             self._count(both, np.array([a]), np.array([b]), b - a)
+
+    def _covering(self, tiled: Tiled, picture: Picture, a: int, b: int) -> Picture | None:
+        if picture.weight != picture.bound and not self.problem.queries_stay:
+            return None
+        more = tiled.covered(a, b, picture.transfer)
+        if more is None:
+            return None
+        here, there = (tuple(map(add, *pair)) for pair in zip((picture.at_query, picture.at_key), more, strict=True))
+        return replace(picture, at_query=here, at_key=there)
+
+    # by kinds of meetings -------------------------------------------------------------------------------------------
+
+    def _set_beside(self, kinds: Kinds, picture: Picture, a: Array, distance: int) -> None:
+        if self.which_beside is None:
+            self.which_beside = np.zeros(kinds.shape, np.int32)
+        self.beside.append(picture)
+        self.which_beside[a, a + distance] = len(self.beside)
+
+    def _represented(self, kinds: Kinds) -> None:
+        """One meeting of each kind is covered for all of them."""
+        found = represented(self.problem, tuple(self.branches), kinds, self.which_beside)
+        if self.problem.counted:
+            self.solution.local += found.local
+        pictures: dict[int, Picture] = {}
+        left: list[int] = []
+        for label, (a, b) in enumerate(found.first, 1):
+            place = found.place(label)
+            number = 0 if self.which_beside is None else int(self.which_beside[a, b])
+            both = self._covering(found.tiled, self.beside[number - 1], *place) if number else None
+            if both is not None:
+                pictures[label] = both
+            elif number or found.tiled.has[place]:
+                left.append(label)
+        found.tiled.cover(self.problem.weights, [found.place(label) for label in left])
+        for label in left:
+            pictures[label] = self._tiled(found.tiled, *found.place(label))
+        some = sorted(pictures)
+        name = np.zeros(len(found.first) + 1, np.int32)  # what may have pairs as far as its term says need have none
+        name[some] = np.arange(1, len(some) + 1)
+        self._count_labels(name[found.labels], [pictures[label] for label in some])
+
+    def _count_labels(self, labels: Kinds, pictures: Sequence[Picture]) -> None:
+        """What `_count` counts, of all meetings at once: `pictures` by label, from 1."""
+        moved = [self._moved(picture) for picture in pictures]
+        rows = [(each.number, each.key_rows, each.query_rows) for each in moved]
+        for picture, count in zip(pictures, count_meetings(self.solution, labels, pictures, rows), strict=True):
+            self.weight += picture.weight * count
+            self.bound += picture.bound * count
+
+    # what is counted ------------------------------------------------------------------------------------------------
 
     def _count(self, picture: Picture, a: Array, b: Array, distance: int) -> None:
         s, moved = self.solution, self._moved(picture)

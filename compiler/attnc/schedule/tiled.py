@@ -52,13 +52,17 @@ class Tiled:
 
     def __init__(
         self, plan: Plan, branches: Sequence[int], placement: Placement, group: int, tables: Mapping[str, Any],
-        counted: bool = True, like: Tiled | None = None,
+        counted: bool = True, like: Tiled | None = None, wanted: NDArray[np.bool_] | None = None,
     ) -> None:  # fmt: skip
-        """`like`: the same tiled branches with other lattices beside them, of which what was found is taken over."""
+        """The branches on all meetings of ranks, or on those that are wanted.
+
+        like  the same tiled branches with other lattices beside them, of which what was found is taken over
+        """
         self.plan = plan
         self.placement = placement
         self.group = group
         self.counted = counted
+        self.wanted = wanted
         self.lattices = [i for i in branches if isinstance(plan.branches[i], Lattice | Columns)]
         self.found: list[tuple[int, Regions]] = []
         self.local = np.zeros(placement.ranks)
@@ -95,14 +99,16 @@ class Tiled:
             self.sorted = None if any(own is None for own in owns.values()) else Sorted(first, self.placement)
         for number, ((i, branch, heads, scope), q) in enumerate(zip(parts, quotients, strict=True)):
             if number not in owns:
-                check_meetings(branch.relation, n, scope, self.placement)
+                check_meetings(branch.relation, n, scope, self.placement, self.wanted)
             own = owns[number] if number in owns else self._own(branch, heads[0], scope)
             relation, length, where = branch.relation, n, self.placement
             if self.sorted is not None and q is not None:
                 relation, length, where = q.relation, q.n, self.sorted.classes
             name = namer(relation, length, heads[0], self.plan.heads, scope)
             folder = None if name is None or self.sorted is not None else self._folder(relation, heads[0], scope)
-            found = regions(relation, length, scope, where, heads, own=own is None, name=name, folder=folder)
+            found = regions(
+                relation, length, scope, where, heads, own=own is None, name=name, folder=folder, wanted=self.wanted
+            )
             self.local += (found.local if own is None else own) * len(heads)
             self.found.append((i, found))
         for _, found in self.found:
@@ -154,6 +160,7 @@ class Tiled:
         counter, n = Counter(tables), self.placement.n
         folder = Folder(branch.relation, n, head, self.plan.heads, tables, ())
         total = np.zeros(self.placement.ranks, np.int64)
+        known: dict[Hashable, int] = {}
         try:
             if looks_up_distances(counter.term(branch.relation, n, head, self.plan.heads)[0]):
                 return None
@@ -162,10 +169,13 @@ class Tiled:
                     for k in chunks:
                         if q.step > 1 or k.step > 1:
                             return None
-                        folded = folder.pairs(q, k)
-                        if folded is None:
-                            folded = counter.rectangle(branch.relation, n, head, self.plan.heads, q, k)
-                        total[rank] += folded
+                        name = counter.meeting(branch.relation, n, head, self.plan.heads, q, k), q.count, k.count
+                        if name not in known:
+                            folded = folder.pairs(q, k)
+                            if folded is None:
+                                folded = counter.rectangle(branch.relation, n, head, self.plan.heads, q, k)
+                            known[name] = folded
+                        total[rank] += known[name]
         except (NoTermError, TooManyError):
             return None
         return total

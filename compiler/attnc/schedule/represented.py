@@ -1,0 +1,126 @@
+"""Many ranks by few that stand for them: meetings of one kind (`attnc.schedule.families`) are planned once.
+
+The tiled branches of a plan are looked at among some ranks alone, as if no others were there, and only where one of
+them meets another for all that meet alike. What is found there holds of the others in their own local rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from attnc.schedule.families import Kinds, together
+from attnc.schedule.solution import Picture, Problem, Solution
+from attnc.schedule.tiled import Tiled
+from attnlang.schedule import Placement
+
+Array = NDArray[np.int64]
+
+ROWS = 512
+"""Of so many ranks at once the labels of meetings are looked up."""
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Represented:
+    """The tiled branches of a plan, planned among the ranks that stand for others.
+
+    tiled   of these ranks alone
+    labels  which meeting each ordered pair of different ranks is like; 0 where it has no pairs
+    first   of each label from 1 on, the first ordered pair of ranks, queries first
+    among   the number of each rank among those that are looked at
+    local   how many pairs each rank has with itself
+    """
+
+    tiled: Tiled
+    labels: Kinds
+    first: tuple[tuple[int, int], ...]
+    among: dict[int, int]
+    local: Array
+
+    def place(self, label: int) -> tuple[int, int]:
+        """The meeting of a label by the numbers of its ranks among those that are looked at."""
+        a, b = self.first[label - 1]
+        return self.among[a], self.among[b]
+
+
+def represented(problem: Problem, branches: tuple[int, ...], kinds: Kinds, beside: Kinds | None) -> Represented:
+    """The tiled branches by the kinds of meetings; `beside`: which lattices stand beside them, where any do."""
+    if branches in problem.stand_ins:
+        return problem.stand_ins[branches]
+    labels = kinds.copy() if beside is None else together(kinds, beside)
+    np.fill_diagonal(labels, 0)
+    labels, first = _in_order(labels)
+    own = kinds.diagonal()
+    own_kinds, own_ranks = np.unique(own, return_index=True)
+    ranks = sorted({rank for pair in first for rank in pair} | set(own_ranks.tolist()))
+    among = {rank: number for number, rank in enumerate(ranks)}
+    wanted = np.zeros((len(ranks), len(ranks)), bool)
+    for a, b in first:
+        wanted[among[a], among[b]] = True
+    where = problem.placement
+    part = Placement(where.kind, where.n, tuple(where.chunks[rank] for rank in ranks))
+    tiled = Tiled(problem.plan, branches, part, problem.group, problem.tables, problem.counted, wanted=wanted)
+    of_kind = np.zeros(int(own_kinds.max(initial=0)) + 1, np.int64)
+    of_kind[own_kinds] = [tiled.local[among[rank]] for rank in own_ranks.tolist()]
+    found = problem.stand_ins[branches] = Represented(tiled, labels, first, among, of_kind[own])
+    return found
+
+
+def _in_order(labels: Kinds) -> tuple[Kinds, tuple[tuple[int, int], ...]]:
+    """Labels numbered from 1 in the order in which they come, row by row; and where each comes first."""
+    flat, size = labels.reshape(-1), int(labels.max(initial=0)) + 1
+    place = np.full(size, -1, np.int64)
+    place[flat[::-1]] = np.arange(len(flat))[::-1]
+    place[0] = -1
+    used = np.flatnonzero(place >= 0)
+    used = used[np.argsort(place[used])]
+    name = np.zeros(size, np.int32)
+    name[used] = np.arange(1, len(used) + 1)
+    a, b = np.divmod(place[used], len(labels))
+    return name[labels], tuple(zip(a.tolist(), b.tolist(), strict=True))
+
+
+def count_meetings(
+    s: Solution, labels: Kinds, pictures: Sequence[Picture], moved: Sequence[tuple[int, int, int]]
+) -> list[int]:
+    """Add what all meetings move and compute to a solution, by label from 1; how many meetings each label has.
+
+    moved  (number of the transfer, rows of keys, rows of queries) of each picture
+    """
+    if not pictures:
+        return []
+    numbers, key_rows, query_rows = (np.array(column, np.int64) for column in zip(*moved, strict=True))
+    which = np.concatenate(([-1], numbers)).astype(np.int32)
+    nowhere: NDArray[Any] = np.zeros(0)
+    columns: list[tuple[NDArray[Any], NDArray[Any], NDArray[Any]]] = [
+        (np.array([sum(p.at_query) for p in pictures], float), s.at_query, nowhere),
+        (np.array([sum(p.at_key) for p in pictures], float), nowhere, s.at_key),
+        (key_rows, s.keys_in, s.keys_out),
+        (query_rows, s.queries_out, s.queries_in),
+        (np.ones(len(pictures), np.int64), s.peers, s.peers),
+    ]
+    times = np.zeros(len(which), np.int64)
+    for first in range(0, len(labels), ROWS):
+        part = labels[first : first + ROWS]
+        has = part > 0
+        s.which[first : first + ROWS][has] = which[part[has]]
+        times += np.bincount(part.reshape(-1), minlength=len(which))
+        for values, of_a, of_b in columns:
+            each = np.concatenate((values[:1] * 0, values))[part]
+            if len(of_a):
+                of_a[first : first + ROWS] += each.sum(1)
+            if len(of_b):
+                of_b += each.sum(0)
+    near = sum(np.bincount(np.diagonal(labels, beside), minlength=len(which)) for beside in (1, -1))
+    assert not isinstance(near, int)
+    near *= s.problem.placement.kind == "contiguous"
+    for picture, count, close in zip(pictures, times[1:].tolist(), near[1:].tolist(), strict=True):
+        for number, (here, there) in enumerate(zip(picture.at_query, picture.at_key, strict=True)):
+            if here or there:
+                s.kinds[number] |= ({"near"} if close else set()) | ({"far"} if close < count else set())
+                s.kinds[number] |= ({"keys"} if here else set()) | ({"queries"} if there else set())
+    return times[1:].tolist()
