@@ -106,12 +106,17 @@ def test_only_plain_attention_on_all_heads_is_dense() -> None:
     assert not Plan(3, (Lattice(every, dilation=2),)).is_dense
 
 
-def test_every_layout_is_a_function_of_those_of_q_k_and_v(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What cuDNN is handed, on the operators of the cpu: torch keeps its graphs by the strides of q, k and v."""
+@pytest.mark.parametrize("scale", [0.3, -0.3, 0.0])
+def test_every_layout_is_a_function_of_those_of_q_k_and_v(scale: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What cuDNN is handed, on the operators of the cpu: torch keeps its graphs by the strides of q, k and v.
+
+    It is never handed a scale that is not above 0.
+    """
     seen: dict[tuple[Any, ...], set[tuple[Any, ...]]] = {}
     cpu = kernels.CpuFlash()
 
     def forward(q: Tensor, k: Tensor, v: Tensor, *_: Any, scale: float) -> tuple[Tensor, Tensor]:
+        assert scale > 0
         out, lse = cpu.forward(q, k, v, call(q.size(2), k.size(2), Band(None, 0)), scale)
         return out, lse.unsqueeze(-1)
 
@@ -119,6 +124,7 @@ def test_every_layout_is_a_function_of_those_of_q_k_and_v(monkeypatch: pytest.Mo
         key = tuple((tuple(x.shape), x.stride()) for x in (q, k, v))
         seen.setdefault(key, set()).add(tuple(x.stride() for x in (dout, out, lse)))
         assert lse.shape == (*q.shape[:3], 1)
+        assert scale > 0
         return cpu.backward(dout, q, k, v, out, lse.squeeze(-1), call(q.size(2), k.size(2), Band(None, 0)), scale)
 
     monkeypatch.setattr(cudnn, "_forward", forward)
@@ -127,10 +133,10 @@ def test_every_layout_is_a_function_of_those_of_q_k_and_v(monkeypatch: pytest.Mo
     plan = attnc.compile("longnet", heads=4, segments=[16, 32], dilations=[1, 2]).plan
     assert plan is not None
     q, k, v, dout = (torch.randn(2, 4, 64, 8, dtype=torch.float64) for _ in range(4))
-    expected = sdpa.backward(dout, q, k, v, *sdpa.forward(q, k, v, plan, 0.3, {}), plan, 0.3, {})
+    expected = sdpa.backward(dout, q, k, v, *sdpa.forward(q, k, v, plan, scale, {}), plan, scale, {})
     for layout in (dout, dout.transpose(1, 2).contiguous().transpose(1, 2), dout.mT.contiguous().mT.contiguous()):
-        out, lse = sdpa.forward(q, k, v, plan, 0.3, {}, kernel)
-        for mine, true in zip(sdpa.backward(layout, q, k, v, out, lse, plan, 0.3, {}, kernel), expected, strict=True):
+        out, lse = sdpa.forward(q, k, v, plan, scale, {}, kernel)
+        for mine, true in zip(sdpa.backward(layout, q, k, v, out, lse, plan, scale, {}, kernel), expected, strict=True):
             torch.testing.assert_close(mine, true, rtol=0, atol=1e-12)
     assert seen
     assert all(len(strides) == 1 for strides in seen.values())
