@@ -60,7 +60,9 @@ def test_a_trace_lists_what_ran_in_order_and_in_all() -> None:
         assert names.index(next(x for x in names if "attention" in x)) < names.index(
             next(x for x in names if "Backward" in x)
         )
-        assert float(total[0]) == pytest.approx(sum(float(us) for us, _ in lines), rel=0.01, abs=1)
+        begins, lengths = zip(*(map(float, times.split()) for times, _ in lines), strict=True)
+        assert sorted(begins) == list(begins)
+        assert float(total[0]) == pytest.approx(sum(lengths), rel=0.01, abs=1)
     assert "Self CPU" in text
 
 
