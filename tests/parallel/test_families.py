@@ -266,3 +266,26 @@ def test_rows_of_an_axis_without_itself_are_no_rows() -> None:
     every = found(pattern, N, 6).solution.problem
     assert coarse.coarse(every) is None
     assert attnc.plan(pattern, n=N, ranks=6, heads=2, placement="contiguous").certificate.exact
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "grid(2 if h == 0 else 4, 12 if h == 0 else 6, 4) { all * neighborhood(3) * self }",
+        "grid(24, 4) { (causal if h == 0 else self) * all }",
+        "heads(0..1) { grid(24, 4) { window(2) * self } } + heads(1..2) { grid(24, 4) { window(4) * self } }",
+    ],
+)
+def test_heads_with_grids_of_their_own_are_planned_by_their_own(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    pattern = loads(f"pattern p = {text}")
+    every = found(pattern, 96, 6, heads=2, kv_heads=2).solution
+    for_few_ranks(monkeypatch)
+    mine = found(pattern, 96, 6, heads=2, kv_heads=2)
+    assert mine.schedule.certificate == every.certificate
+    assert simulate(mine.schedule).pairs == pattern.multiplicity(96, 2).sum()
+
+
+def test_many_ranks_of_a_pattern_without_pairs() -> None:
+    schedule = attnc.plan(loads("pattern p = none"), n=1024, ranks=512, heads=2)
+    assert schedule.certificate.minimum == 0
+    assert simulate(schedule, range(2)).pairs == 0
