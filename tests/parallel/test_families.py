@@ -13,6 +13,7 @@ from typing import Any
 import attnc
 import numpy as np
 import pytest
+from attnc.analysis import boxes
 from attnc.analysis.boxes import Counter
 from attnc.api import found_schedule
 from attnc.lower import lower
@@ -289,3 +290,13 @@ def test_many_ranks_of_a_pattern_without_pairs() -> None:
     schedule = attnc.plan(loads("pattern p = none"), n=1024, ranks=512, heads=2)
     assert schedule.certificate.minimum == 0
     assert simulate(schedule, range(2)).pairs == 0
+
+
+def test_rows_of_an_axis_whose_pairs_are_not_known_are_no_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is drawn at random is counted up to a limit only, and a bound beyond."""
+    pattern = loads("pattern p = grid(24, 4) { causal * (self | random(2, seed=0)) }")
+    for_few_ranks(monkeypatch)
+    for most in (boxes.MAX_DRAWN, 4):
+        monkeypatch.setattr(boxes, "MAX_DRAWN", most)
+        s = found(pattern, 96, 6, heads=1, kv_heads=1).solution
+        assert (s.local + s.at_query + s.at_key).sum() == pattern.multiplicity(96, 1).sum()

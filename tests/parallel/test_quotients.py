@@ -152,3 +152,10 @@ def test_a_tile_of_frames_is_the_halo_of_sliding_tiles() -> None:
     schedule = attnc.plan(pattern, n=48 * 256, ranks=8, heads=1, placement="contiguous")
     assert rows_moved(schedule) == ((2 * 7 + 2) * 6 * 256, 0)
     assert schedule.certificate.exact
+
+
+@pytest.mark.parametrize("text", ["grid(n // 4, 4) { causal * all }", "grid(4, n // 4) { all * causal }"])
+def test_a_size_of_an_axis_may_depend_on_the_length(text: str) -> None:
+    pattern = loads(f"pattern p = {text}")
+    schedule = attnc.plan(pattern, n=96, ranks=6, heads=2)
+    assert simulate(schedule).pairs == pattern.multiplicity(96, 2).sum()

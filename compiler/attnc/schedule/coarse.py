@@ -103,6 +103,8 @@ def _without_last(
         counted = Counter(tables).count(body, width, head, heads)
     except (NoTermError, TooManyError, AttnError):
         return None
+    if not counted.exact:
+        return None
     kept = tuple(literal(size, relation.span) for size in sizes[:-1])
     return replace(relation, sizes=kept, bodies=relation.bodies[:-1]), width, counted.bag
 

@@ -69,6 +69,7 @@ def quotient(relation: algebra.Relation, n: int, scope: Scope) -> Quotient | Non
     """The quotient of a grid by what its axes do not tell apart; None where they tell every position apart."""
     if not isinstance(relation, algebra.Grid):
         return None
+    scope = {**scope, "n": n}
     axes: list[Axis] = []
     bodies: list[algebra.Relation] = []
     stride = n
