@@ -300,3 +300,20 @@ def test_rows_of_an_axis_whose_pairs_are_not_known_are_no_rows(monkeypatch: pyte
         monkeypatch.setattr(boxes, "MAX_DRAWN", most)
         s = found(pattern, 96, 6, heads=1, kv_heads=1).solution
         assert (s.local + s.at_query + s.at_key).sum() == pattern.multiplicity(96, 1).sum()
+
+
+def test_shares_of_one_job_take_no_digits_from_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the first job's queries hardly any find room; the second's cannot either, by 2 of 52 units."""
+    monkeypatch.setattr(shares, "MANY_EDGES", 0)
+
+    def job(*parts: tuple[tuple[int, ...], list[list[int]]]) -> tuple[Meeting, ...]:
+        return tuple(Meeting(heads, np.array(boxes, np.int64)) for heads, boxes in parts)
+
+    crowded = job(
+        ((0, 3), [[5, 7, 4, 7], [0, 4, 7, 7]]),
+        ((1,), [[2, 4, 2, 3], [2, 4, 7, 7], [0, 1, 7, 7], [5, 7, 7, 7]]),
+        ((2,), [[0, 1, 0, 1], [2, 7, 7, 7], [0, 1, 7, 7]]),
+    )
+    apart = job(((0, 3), [[7, 7, 5, 7]]), ((1,), [[4, 4, 2, 4]]), ((2,), [[3, 3, 0, 1]]))
+    assert shares.one_sided([crowded, apart], 52, 32) == ["keys", ""]
+    assert [chosen.weight for chosen in least_covers([crowded, apart], 52, 32)] == [256, 200]
