@@ -13,6 +13,7 @@ from typing import Any
 import attnc
 import numpy as np
 import pytest
+from attnc.analysis import boxes
 from attnc.analysis.boxes import Counter
 from attnc.api import found_schedule
 from attnc.lower import lower
@@ -266,3 +267,53 @@ def test_rows_of_an_axis_without_itself_are_no_rows() -> None:
     every = found(pattern, N, 6).solution.problem
     assert coarse.coarse(every) is None
     assert attnc.plan(pattern, n=N, ranks=6, heads=2, placement="contiguous").certificate.exact
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "grid(2 if h == 0 else 4, 12 if h == 0 else 6, 4) { all * neighborhood(3) * self }",
+        "grid(24, 4) { (causal if h == 0 else self) * all }",
+        "heads(0..1) { grid(24, 4) { window(2) * self } } + heads(1..2) { grid(24, 4) { window(4) * self } }",
+    ],
+)
+def test_heads_with_grids_of_their_own_are_planned_by_their_own(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    pattern = loads(f"pattern p = {text}")
+    every = found(pattern, 96, 6, heads=2, kv_heads=2).solution
+    for_few_ranks(monkeypatch)
+    mine = found(pattern, 96, 6, heads=2, kv_heads=2)
+    assert mine.schedule.certificate == every.certificate
+    assert simulate(mine.schedule).pairs == pattern.multiplicity(96, 2).sum()
+
+
+def test_many_ranks_of_a_pattern_without_pairs() -> None:
+    schedule = attnc.plan(loads("pattern p = none"), n=1024, ranks=512, heads=2)
+    assert schedule.certificate.minimum == 0
+    assert simulate(schedule, range(2)).pairs == 0
+
+
+def test_rows_of_an_axis_whose_pairs_are_not_known_are_no_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is drawn at random is counted up to a limit only, and a bound beyond."""
+    pattern = loads("pattern p = grid(24, 4) { causal * (self | random(2, seed=0)) }")
+    for_few_ranks(monkeypatch)
+    for most in (boxes.MAX_DRAWN, 4):
+        monkeypatch.setattr(boxes, "MAX_DRAWN", most)
+        s = found(pattern, 96, 6, heads=1, kv_heads=1).solution
+        assert (s.local + s.at_query + s.at_key).sum() == pattern.multiplicity(96, 1).sum()
+
+
+def test_shares_of_one_job_take_no_digits_from_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the first job's queries hardly any find room; the second's cannot either, by 2 of 52 units."""
+    monkeypatch.setattr(shares, "MANY_EDGES", 0)
+
+    def job(*parts: tuple[tuple[int, ...], list[list[int]]]) -> tuple[Meeting, ...]:
+        return tuple(Meeting(heads, np.array(boxes, np.int64)) for heads, boxes in parts)
+
+    crowded = job(
+        ((0, 3), [[5, 7, 4, 7], [0, 4, 7, 7]]),
+        ((1,), [[2, 4, 2, 3], [2, 4, 7, 7], [0, 1, 7, 7], [5, 7, 7, 7]]),
+        ((2,), [[0, 1, 0, 1], [2, 7, 7, 7], [0, 1, 7, 7]]),
+    )
+    apart = job(((0, 3), [[7, 7, 5, 7]]), ((1,), [[4, 4, 2, 4]]), ((2,), [[3, 3, 0, 1]]))
+    assert shares.one_sided([crowded, apart], 52, 32) == ["keys", ""]
+    assert [chosen.weight for chosen in least_covers([crowded, apart], 52, 32)] == [256, 200]

@@ -152,3 +152,29 @@ def test_a_tile_of_frames_is_the_halo_of_sliding_tiles() -> None:
     schedule = attnc.plan(pattern, n=48 * 256, ranks=8, heads=1, placement="contiguous")
     assert rows_moved(schedule) == ((2 * 7 + 2) * 6 * 256, 0)
     assert schedule.certificate.exact
+
+
+@pytest.mark.parametrize("text", ["grid(n // 4, 4) { causal * all }", "grid(4, n // 4) { all * causal }"])
+def test_a_size_of_an_axis_may_depend_on_the_length(text: str) -> None:
+    pattern = loads(f"pattern p = {text}")
+    schedule = attnc.plan(pattern, n=96, ranks=6, heads=2)
+    assert simulate(schedule).pairs == pattern.multiplicity(96, 2).sum()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "blocks(2) { window(max(1, N // 20)) } * segment(3) { all }",
+        "blocks(2) { offset(..-(N // 47)) } * segment(3) { all }",
+    ],
+)
+def test_what_asks_for_the_length_of_the_sequence_is_not_asked_among_classes(
+    text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of which there are fewer: meetings were named as those of a shorter sequence."""
+    monkeypatch.setattr(room, "FEW", 2**40)
+    pattern, n = loads(f"pattern p = grid(12, 8) {{ {text} }}"), 96
+    for ranks in range(3, 12):
+        schedule = attnc.plan(pattern, n=n, ranks=ranks, heads=2, placement="contiguous")
+        assert schedule.certificate.minimum == schedule.certificate.bound == needed(pattern, schedule)
+        assert simulate(schedule).pairs == pattern.multiplicity(n, 2).sum()

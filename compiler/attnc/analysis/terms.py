@@ -52,6 +52,18 @@ def subterms(args: Iterable[Any]) -> list[Term]:
     return found
 
 
+def looks_up_distances(term: Term) -> bool:
+    """Whether a table is asked for what a query and a key say together: such a pattern has no boxes to count."""
+    if term.kind == "table" and any(index.uses_q and index.uses_k for index in term.args[1]):
+        return True
+    return term.hard and any(looks_up_distances(part) for part in subterms(term.args))
+
+
+def draws(term: Term) -> bool:
+    """Whether keys are drawn at random in it."""
+    return term.kind == "random" or any(part.hard and draws(part) for part in subterms(term.args))
+
+
 def _number(term: Term) -> int:
     return term.number
 

@@ -42,23 +42,29 @@ class Coarse:
 def coarse(problem: Problem) -> Coarse | None:
     """The problem among rows of the last axis; None for few ranks, and where it has none."""
     plan, n = problem.plan, problem.placement.n
-    if problem.placement.ranks < MANY_RANKS:
+    if problem.placement.ranks < MANY_RANKS or not plan.branches:
         return None
-    found: list[tuple[Tiles, int, int]] = []
+    branches: list[Tiles] = []
+    sides: set[tuple[int, int]] = set()
     for branch in plan.branches:
         if not isinstance(branch, Tiles) or not isinstance(branch.relation, algebra.Grid):
             return None
+        relations: set[algebra.Relation] = set()
         for heads in alike_heads(branch):
             scope = scope_of(plan, n, heads[0], problem.tables)
             part = _without_last(branch.relation, n, heads[0], plan.heads, scope)
             if part is None:
                 return None
-            found.append((replace(branch, heads=heads, relation=part[0]), *part[1:]))
-    width, pairs = found[0][1:]
+            relations.add(part[0])
+            sides.add(part[1:])
+        if len(relations) > 1:  # heads have grids of their own
+            return None
+        branches.append(replace(branch, relation=relations.pop()))
+    if len(sides) > 1:
+        return None
+    width, pairs = sides.pop()
     chunks = [chunk for of_rank in problem.placement.chunks for chunk in of_rank]
-    if any(part[1:] != (width, pairs) for part in found) or any(
-        chunk.step > 1 or chunk.first % width or chunk.count % width for chunk in chunks
-    ):
+    if any(chunk.step > 1 or chunk.first % width or chunk.count % width for chunk in chunks):
         return None
     where = Placement(
         problem.placement.kind,
@@ -68,12 +74,7 @@ def coarse(problem: Problem) -> Coarse | None:
             for of_rank in problem.placement.chunks
         ),
     )
-    branches = tuple(
-        replace(branch, relation=next(part.relation for part, *_ in found if part.heads[0] in branch.heads))
-        for branch in plan.branches
-        if isinstance(branch, Tiles)
-    )
-    return Coarse(_of(problem, Plan(plan.heads, branches), where), width, pairs)
+    return Coarse(_of(problem, Plan(plan.heads, tuple(branches)), where), width, pairs)
 
 
 def _of(problem: Problem, plan: Plan, where: Placement) -> Problem:
@@ -101,6 +102,8 @@ def _without_last(
         tables = {name: content for name, content in scope.items() if name not in ("N", "H", "h")}
         counted = Counter(tables).count(body, width, head, heads)
     except (NoTermError, TooManyError, AttnError):
+        return None
+    if not counted.exact:
         return None
     kept = tuple(literal(size, relation.span) for size in sizes[:-1])
     return replace(relation, sizes=kept, bodies=relation.bodies[:-1]), width, counted.bag

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from attnc.analysis.boxes import Counter
 from attnc.analysis.evaluation import Evaluator
-from attnc.analysis.terms import Term, subterms
+from attnc.analysis.terms import Term, draws, subterms
 from attnc.schedule.bands import banded
 from attnc.schedule.rectangles import alike, rectangles_of
 from attnlang.pattern.algebra import Relation
@@ -160,7 +160,7 @@ class Folder:
     def pairs(self, q: Rows, k: Rows) -> int | None:
         """The pairs between two stretches, with multiplicity; None where rows do not fall into few classes."""
         term = self.meeting(q, k)
-        if _draws(term):
+        if draws(term):
             return None
         features = self._features_of(term)
         if any(each in ((self._counter.terms.q,), (self._counter.terms.k,)) for each in features):
@@ -195,7 +195,7 @@ class Folder:
             some_q, some_k = waiting.pop()
             term = self.meeting(some_q, some_k)
             left -= 1
-            if left < 0 or (term.hard and _draws(term)):
+            if left < 0 or (term.hard and draws(term)):
                 return None
             if self._counter.terms.value(term) == 0:
                 continue
@@ -336,17 +336,6 @@ def _cut(rows: Rows, place: int | None) -> list[Rows]:
 def _across(first: Rows, last: Rows) -> Rows:
     """From the beginning of one stretch to the end of another."""
     return Rows(first.first, last.last + 1 - first.first)
-
-
-def looks_up_distances(term: Term) -> bool:
-    """Whether a table is asked for what a query and a key say together: such a pattern has no boxes to count."""
-    if term.kind == "table" and any(index.uses_q and index.uses_k for index in term.args[1]):
-        return True
-    return term.hard and any(looks_up_distances(part) for part in subterms(term.args))
-
-
-def _draws(term: Term) -> bool:
-    return term.kind == "random" or any(part.hard and _draws(part) for part in subterms(term.args))
 
 
 def _classed(columns: list[Array], count: int) -> Classes:

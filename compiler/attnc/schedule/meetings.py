@@ -69,6 +69,18 @@ class TilesBetween:
 Alike: TypeAlias = tuple[tuple[tuple[bytes, ...], tuple[Strided, ...], tuple[int, ...]], ...]
 
 
+def alike_of(kv_head: int, group: int, between: Between) -> Alike:
+    """The pairs of heads of q that share a head of k: (rectangles, progressions) and whose they are."""
+    found: dict[tuple[tuple[bytes, ...], tuple[Strided, ...]], list[int]] = {}
+    for place in range(group):
+        head = kv_head * group + place
+        boxes = tuple(part.text for part in between.tiles if head in part.heads)
+        strided = tuple(part for _, heads, part in between.lattices if head in heads)
+        if boxes or strided:
+            found.setdefault((boxes, strided), []).append(place)
+    return tuple((*content, tuple(places)) for content, places in found.items())
+
+
 def within(ends: Array, parts: Sequence[HeadRows], head: int) -> bool:
     """Whether stretches of rows of a head, (first, last) of each, lie in the longest stretch among some rows of it."""
     stretches = [part.rows for part in parts if head in part.heads and part.rows.step == 1]

@@ -21,6 +21,7 @@ from attnlang.pattern import algebra
 from attnlang.pattern.arithmetic import literal
 from attnlang.pattern.expr import Scope, integer
 from attnlang.pattern.values import at_least_one, grid_sizes
+from attnlang.pattern.walk import free_names_of
 from attnlang.rows import Rows
 from attnlang.schedule import Placement
 
@@ -66,9 +67,13 @@ class Quotient:
 
 
 def quotient(relation: algebra.Relation, n: int, scope: Scope) -> Quotient | None:
-    """The quotient of a grid by what its axes do not tell apart; None where they tell every position apart."""
+    """The quotient of a grid by what its axes do not tell apart; None where they tell every position apart.
+
+    Nor has what asks for N, which is not how many classes there are.
+    """
     if not isinstance(relation, algebra.Grid):
         return None
+    scope = {**scope, "n": n}
     axes: list[Axis] = []
     bodies: list[algebra.Relation] = []
     stride = n
@@ -80,7 +85,10 @@ def quotient(relation: algebra.Relation, n: int, scope: Scope) -> Quotient | Non
     if all(axis.classes == axis.size for axis in axes):
         return None
     sizes = tuple(literal(axis.classes, relation.span) for axis in axes)
-    return Quotient(replace(relation, sizes=sizes, bodies=tuple(bodies)), tuple(axes))
+    among_classes = replace(relation, sizes=sizes, bodies=tuple(bodies))
+    if "N" in free_names_of(among_classes):
+        return None
+    return Quotient(among_classes, tuple(axes))
 
 
 def _classes(body: algebra.Relation, size: int, scope: Scope) -> tuple[int, int, int, algebra.Relation]:

@@ -33,14 +33,19 @@ MOST_IN_TURN = 2**17
 LARGEST = 2**30
 """Up to so many units running sums are exact enough."""
 
+DIGITS = 52
+"""Binary digits of a running sum; the others of 64 are for rows that lie in several rectangles."""
+TINY = 2.0**-900
+
 Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class _Side:
-    """Cells of one side: what each weighs in units, its job, and where rectangles begin and end."""
+    """Cells of one side: what each weighs in units, its job of so many, and where rectangles begin and end."""
 
     weights: Floats
+    jobs: int
     job: Array
     first: Array
     end: Array
@@ -48,15 +53,32 @@ class _Side:
     @staticmethod
     def of(line: Line, weights: Array, starts: Array, first: Array, last: Array) -> _Side:
         job = np.searchsorted(starts, line.edges[:-1], side="right") - 1
-        return _Side(weights.astype(float), job, line.cell(first), line.cell(last + 1))
+        return _Side(weights.astype(float), len(starts), job, line.cell(first), line.cell(last + 1))
 
     def sums(self, other: _Side, values: Floats, some: NDArray[np.bool_]) -> Floats:
-        """The sum of the values of each cell's partners; `some`: cells that have any."""
-        before = np.concatenate(([0.0], np.cumsum(values)))
+        """The sum of the values of each cell's partners, as `rounded` has them; `some`: cells that have any.
+
+        Whole numbers of units, so that running sums may overflow and their differences are exact: what one job or one
+        cell has many of takes no digits from another.
+        """
+        unit, size = other.units(values), len(self.weights) + 1
+        whole = np.floor(values / unit[other.job]).astype(np.uint64)
+        before = np.concatenate((np.zeros(1, np.uint64), whole.cumsum(dtype=np.uint64)))
         held = before[other.end] - before[other.first]
-        size = len(self.weights) + 1
-        change = np.bincount(self.first, held, minlength=size) - np.bincount(self.end, held, minlength=size)
-        return np.where(some, np.maximum(np.cumsum(change)[:-1], 0.0), 0.0)
+        change = np.zeros(size, np.uint64)
+        np.add.at(change, self.first, held)
+        np.subtract.at(change, self.end, held)
+        return np.where(some, change.cumsum(dtype=np.uint64)[:-1] * unit[self.job], 0.0)
+
+    def units(self, values: Floats) -> Floats:
+        """A power of two for each job: some 2^-52 of the sum of its values."""
+        total = np.bincount(self.job, values, minlength=self.jobs)
+        return 2.0 ** (np.ceil(np.log2(np.maximum(total, TINY))) - DIGITS)
+
+    def rounded(self, values: Floats) -> Floats:
+        """Values rounded down to units."""
+        unit = self.units(values)[self.job]
+        return np.floor(values / unit) * unit
 
     def degrees(self, other: _Side) -> Array:
         """How many partners each cell has."""
@@ -222,7 +244,7 @@ def _proven(side: _Side, other: _Side, needs: Floats, wanted: NDArray[np.bool_],
     wanted = wanted & (needs < LARGEST)
     if not wanted.any():
         return done
-    numbers = other.weights.copy()
+    numbers = other.rounded(other.weights)
     some, of_other = side.degrees(other) > 0, other.degrees(side) > 0
     for _ in range(most):
         among = side.sums(other, numbers, some)
@@ -234,4 +256,5 @@ def _proven(side: _Side, other: _Side, needs: Floats, wanted: NDArray[np.bool_],
             break
         over = load > other.weights
         numbers[over] *= AIM * other.weights[over] / load[over]
+        numbers = other.rounded(numbers)
     return done

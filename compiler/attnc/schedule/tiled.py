@@ -15,9 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from attnc.analysis.boxes import Counter, NoTermError, TooManyError
+from attnc.analysis.terms import looks_up_distances
 from attnc.schedule.classes import Chosen, Job, every_key, least_covers
 from attnc.schedule.drawn import check_count, drawn_regions, draws_of
-from attnc.schedule.folds import Folder, looks_up_distances
+from attnc.schedule.folds import Folder
 from attnc.schedule.joint import Joined, Order, Placed, joined, put_back
 from attnc.schedule.lines import Strided
 from attnc.schedule.meetings import (
@@ -26,6 +27,7 @@ from attnc.schedule.meetings import (
     Homes,
     Met,
     TilesBetween,
+    alike_of,
     count_homes,
     job_of,
     name_of,
@@ -214,7 +216,7 @@ class Tiled:
         for a, b in meetings:
             between = self._between(a, b)
             for kv_head in range(self.plan.heads // self.group):
-                alike = self._alike(kv_head, between)
+                alike = alike_of(kv_head, self.group, between)
                 key = name_of(alike, weights)
                 if alike and key not in self._covers and key not in jobs:
                     jobs[key] = job_of(alike)
@@ -325,7 +327,7 @@ class Tiled:
         here, there = [0.0] * len(self.plan.branches), [0.0] * len(self.plan.branches)
         groups: dict[Alike, list[int]] = {}
         for kv_head in range(self.plan.heads // self.group):
-            groups.setdefault(self._alike(kv_head, between), []).append(kv_head)
+            groups.setdefault(alike_of(kv_head, self.group, between), []).append(kv_head)
         for alike, kv_heads in groups.items():
             if not alike:
                 continue
@@ -343,14 +345,3 @@ class Tiled:
             tuple((tuple(heads), parts) for parts, heads in side.items()) for side in (keys, queries)
         )
         return Met(of_keys, of_queries, weight, bound, tuple(here), tuple(there))
-
-    def _alike(self, kv_head: int, between: Between) -> Alike:
-        """The pairs of heads of q that share a head of k: (rectangles, progressions) and whose they are."""
-        found: dict[tuple[tuple[bytes, ...], tuple[Strided, ...]], list[int]] = {}
-        for place in range(self.group):
-            head = kv_head * self.group + place
-            boxes = tuple(part.text for part in between.tiles if head in part.heads)
-            strided = tuple(part for _, heads, part in between.lattices if head in heads)
-            if boxes or strided:
-                found.setdefault((boxes, strided), []).append(place)
-        return tuple((*content, tuple(places)) for content, places in found.items())
