@@ -1,7 +1,8 @@
 """The few rows of a rank that meet keys of others, or whose keys others meet, where all its rows are one plan's.
 
-The plan's results then stay as its backend returned them, in the dtype of q; only these rows are taken out, added to in
-float32, and put back. Rows are flat: row i of head h of a rank with C rows is h * C + i.
+The plan's results then stay as its backend returned them, in the dtype of q, and only these rows are added to, in
+float32: where they lie, if they are one stretch of every head and one kernel's work, and taken out and put back if not.
+Rows are flat: row i of head h of a rank with C rows is h * C + i.
 
 Shape legend: B batch, H heads, C rows of this rank, E rows at its edges, D head dimension.
 """
