@@ -2,7 +2,7 @@
 
 A pair of tokens is computed where its query lives, if its key's row is sent there, or where its key lives, if its
 query's row is. So the rows that move cover the pairs: a vertex cover of the bipartite graph of rows. Its least weight
-equals the largest flow through that graph (König, Egerváry), which networkx computes.
+equals the largest flow through that graph (König, Egerváry), which `flows` computes.
 
 Rows with equal neighbours are one node. Where a band cuts through, rows are cut into stretches, and blocks of
 stretches are nodes: an edge stands where a block has any pair, so what is found is a cover. The bound keeps only those
@@ -19,6 +19,9 @@ from itertools import pairwise
 from math import lcm
 from typing import TypeAlias
 
+import numpy as np
+
+from attnc.schedule.flows import least_cover_of_graph
 from attnc.schedule.progressions import Node, Touching
 from attnlang.plan import Band
 from attnlang.rows import Rows
@@ -226,9 +229,11 @@ class _Blocks:
     def cover(self, query_weight: int, key_weight: int) -> Cover:
         """The least cover of blocks with any pair, and the largest flow through blocks that pass equal shares."""
         edges: dict[tuple[Node, Node], bool] = {}
+        sides = {(line, rows) for q_line, q, k_line, k, _ in self.items for line, rows in ((q_line, q), (k_line, k))}
+        stretches = {side: self._stretches(*side) for side in sides}
         for q_line, q, k_line, k, band in self.items:
-            keys = self._stretches(k_line, k)
-            for q_part in self._stretches(q_line, q):
+            keys = stretches[k_line, k]
+            for q_part in stretches[q_line, q]:
                 for k_part in keys:
                     kind = _block(q_part, k_part, band)
                     if kind is not None:
@@ -265,31 +270,20 @@ def cover_of_graph(edges: dict[tuple[Node, Node], bool], query_weight: int, key_
 
 
 def _minimum_cut(edges: Iterable[tuple[Node, Node]], query_weight: int, key_weight: int) -> tuple[list[Node], int]:
-    import networkx as nx
-
-    whole = nx.Graph(list(edges))
-    chosen: list[Node] = []
-    total = 0
-    for nodes in nx.connected_components(whole):
-        queries = sorted((node for node in nodes if node[0] >= 0), key=_order)
-        keys = sorted((node for node in nodes if node[0] < 0), key=_order)
-        of_queries = sum(rows.count for _, rows in queries) * query_weight
-        of_keys = sum(rows.count for _, rows in keys) * key_weight
-        component = whole.subgraph(nodes)
-        if component.number_of_edges() == len(queries) * len(keys):
-            chosen += queries if of_queries < of_keys else keys
-            total += min(of_queries, of_keys)
-            continue
-        flow = nx.DiGraph()
-        for node in queries:
-            flow.add_edge("source", node, capacity=node[1].count * query_weight)
-        for node in keys:
-            flow.add_edge(node, "sink", capacity=node[1].count * key_weight)
-        flow.add_edges_from((a, b) if a[0] >= 0 else (b, a) for a, b in component.edges)
-        value, (reached, _) = nx.minimum_cut(flow, "source", "sink", flow_func=nx.algorithms.flow.preflow_push)
-        total += int(value)
-        chosen += [node for node in queries if node not in reached] + [node for node in keys if node in reached]
-    return chosen, total
+    """The rows of a least cover, and what they weigh, which is what the largest flow carries."""
+    pairs = [(a, b) if a[0] >= 0 else (b, a) for a, b in edges]
+    if not pairs:
+        return [], 0
+    queries, keys = (sorted({pair[side] for pair in pairs}, key=_order) for side in (0, 1))
+    q_place, k_place = ({node: i for i, node in enumerate(nodes)} for nodes in (queries, keys))
+    q_weights = np.array([rows.count * query_weight for _, rows in queries], np.int64)
+    k_weights = np.array([rows.count * key_weight for _, rows in keys], np.int64)
+    q_of, k_of = (
+        np.array([place[pair[side]] for pair in pairs], np.int64) for side, place in ((0, q_place), (1, k_place))
+    )
+    chosen_q, chosen_k = least_cover_of_graph(q_weights, k_weights, q_of, k_of, from_keys=True)
+    chosen = [queries[i] for i in np.flatnonzero(chosen_q)] + [keys[i] for i in np.flatnonzero(chosen_k)]
+    return chosen, int(q_weights[chosen_q].sum() + k_weights[chosen_k].sum())
 
 
 def _order(node: Node) -> tuple[int, int, int]:

@@ -14,8 +14,12 @@ Flags = NDArray[np.bool_]
 LARGEST = 2**31 - 1
 
 
-def least_cover_of_graph(q_weights: Array, k_weights: Array, q_of: Array, k_of: Array) -> tuple[Flags, Flags]:
+def least_cover_of_graph(
+    q_weights: Array, k_weights: Array, q_of: Array, k_of: Array, *, from_keys: bool = False
+) -> tuple[Flags, Flags]:
     """(queries chosen, keys chosen) of a cover of the edges q_of[i] - k_of[i] that weighs as much as a flow.
+
+    from_keys  of several least covers, the one with the most keys; else the one with the most queries
 
     Edges are distinct. Connected parts in which every query meets every key need no flow: one side is the cover.
     """
@@ -31,7 +35,7 @@ def least_cover_of_graph(q_weights: Array, k_weights: Array, q_of: Array, k_of: 
     if left.any():
         q_used, q_index = np.unique(q_of[left], return_inverse=True)
         k_used, k_index = np.unique(k_of[left], return_inverse=True)
-        chosen_q, chosen_k = _cut(q_weights[q_used], k_weights[k_used], q_index, k_index)
+        chosen_q, chosen_k = _cut(q_weights[q_used], k_weights[k_used], q_index, k_index, from_keys)
         queries[q_used[chosen_q]] = True
         keys[k_used[chosen_k]] = True
     return queries, keys
@@ -78,25 +82,31 @@ def _parts(queries: int, keys: int, q_of: Array, k_of: Array) -> tuple[Array, Ar
     return labels[:queries].astype(np.int64), labels[queries:].astype(np.int64), int(count)
 
 
-def _cut(q_weights: Array, k_weights: Array, q_of: Array, k_of: Array) -> tuple[Flags, Flags]:
+def _cut(q_weights: Array, k_weights: Array, q_of: Array, k_of: Array, from_keys: bool) -> tuple[Flags, Flags]:
     unit = gcd(*q_weights.tolist(), *k_weights.tolist())
     q_weights, k_weights = q_weights // unit, k_weights // unit
     flow = min(int(q_weights.sum()), int(k_weights.sum()))
     small = max(flow, int(q_weights.max()), int(k_weights.max())) < LARGEST
-    return (_cut_of_small if small else _cut_of_large)(q_weights, k_weights, q_of, k_of)
+    if small:
+        return _cut_of_small(q_weights, k_weights, q_of, k_of, from_keys)
+    return _cut_of_large(q_weights, k_weights, q_of, k_of)
 
 
-def _cut_of_small(q_weights: Array, k_weights: Array, q_of: Array, k_of: Array) -> tuple[Flags, Flags]:
+def _cut_of_small(q_weights: Array, k_weights: Array, q_of: Array, k_of: Array, from_keys: bool) -> tuple[Flags, Flags]:
     queries, keys = len(q_weights), len(k_weights)
     sink = queries + keys + 1
     start = np.concatenate([np.zeros(queries, np.int64), q_of + 1, np.arange(keys) + queries + 1])
     end = np.concatenate([np.arange(queries) + 1, k_of + queries + 1, np.full(keys, sink)])
-    reached = _reached(start, end, np.concatenate([q_weights, np.full(len(q_of), LARGEST), k_weights]), sink)
+    capacity = np.concatenate([q_weights, np.full(len(q_of), LARGEST), k_weights])
+    reached = _reached(start, end, capacity, sink, from_sink=from_keys)
     return ~reached[1 : queries + 1], reached[queries + 1 : sink]
 
 
-def _reached(start: Array, end: Array, capacity: Array, sink: int) -> Flags:
-    """Which nodes are on the source's side of a least cut; the source is node 0."""
+def _reached(start: Array, end: Array, capacity: Array, sink: int, *, from_sink: bool = False) -> Flags:
+    """Which nodes are on the source's side of a least cut; the source is node 0.
+
+    Its side is as small as it can be, or with `from_sink` as large.
+    """
     from scipy.sparse import csr_array
     from scipy.sparse.csgraph import breadth_first_order, maximum_flow
 
@@ -105,6 +115,9 @@ def _reached(start: Array, end: Array, capacity: Array, sink: int) -> Flags:
     left: Any = graph.astype(np.int64) - found.flow.astype(np.int64)
     left.eliminate_zeros()
     reached = np.zeros(sink + 1, bool)
+    if from_sink:
+        reached[breadth_first_order(left.T.tocsr(), sink, return_predecessors=False)] = True
+        return ~reached
     reached[breadth_first_order(left, 0, return_predecessors=False)] = True
     return reached
 
