@@ -208,21 +208,11 @@ class RankWork:
         )
         if self.ships:
             their_dout, their_out, their_lse = self._unpacked_backward((yield Wait()), batch, dim, kind)
-            of_query = their_dout, kept.q
-            run_backward(
-                *of_query, k_, v_, their_out, their_lse, (their_dq, dk, dv), self.foreign_queries, scale, self.backend
-            )
-            run_backward(
-                *of_query,
-                kept.k,
-                kept.v,
-                their_out,
-                their_lse,
-                (their_dq, their_dk, their_dv),
-                self.gathered,
-                scale,
-                self.backend,
-            )
+            for k1, v1, grads, work in (
+                (k_, v_, (their_dq, dk, dv), self.foreign_queries),
+                (kept.k, kept.v, (their_dq, their_dk, their_dv), self.gathered),
+            ):
+                run_backward(their_dout, kept.q, k1, v1, their_out, their_lse, grads, work, scale, self.backend)
         if self.talks:
             sizes = [
                 batch * dim * (2 * len(keys) + len(queries))

@@ -227,7 +227,7 @@ def test_covers_without_edges_are_the_least(
     least = [least_weight(held, *weights) for _, held in cases]
     in_turn = 0
     for (job, held), weight in zip(cases, least, strict=True):
-        side = shares._in_turn(job, *weights)  # pyright: ignore[reportPrivateUsage]
+        side = shares._in_turn(job, *weights)  # pyright: ignore[reportPrivateUsage] - the proof alone
         rows = {"queries": held[0].any(1).sum() * weights[0], "keys": held[0].any(0).sum() * weights[1]}
         assert not side or rows[side] == weight
         in_turn += bool(side)

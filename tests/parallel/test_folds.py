@@ -183,11 +183,11 @@ def test_boxes_of_many_origins_are_counted_right_and_shared() -> None:
         stretch = Rows(first, 333)
         expected = m[first : first + 333, first : first + 333].sum()
         assert counter.rectangle(pattern.relation, n, 1, 2, stretch, stretch) == expected
-    boxes = counter._boxes  # pyright: ignore[reportPrivateUsage]
-    known = len(boxes._known)  # pyright: ignore[reportPrivateUsage]
+    boxes = counter._boxes  # pyright: ignore[reportPrivateUsage] - what was counted
+    known = len(boxes._known)  # pyright: ignore[reportPrivateUsage] - likewise
     moved = Rows(130 + 16 * 5, 333)
     counter.rectangle(pattern.relation, n, 1, 2, moved, moved)
-    assert len(boxes._known) == known  # pyright: ignore[reportPrivateUsage]
+    assert len(boxes._known) == known  # pyright: ignore[reportPrivateUsage] - likewise
 
 
 def test_tables_of_pairs_are_counted_in_cells(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,7 +19,8 @@ def least_cover_of_graph(
 ) -> tuple[Flags, Flags]:
     """(queries chosen, keys chosen) of a cover of the edges q_of[i] - k_of[i] that weighs as much as a flow.
 
-    from_keys  of several least covers, the one with the most keys; else the one with the most queries
+    from_keys  of several least covers the one with the most keys, and else with the most queries. (Parts that need no
+               flow, and those whose weights pass 32 bits, always take keys)
 
     Edges are distinct. Connected parts in which every query meets every key need no flow: one side is the cover.
     """

@@ -281,7 +281,7 @@ class Folder:
     def _skeleton(self, part: Any, names: dict[Term, Hashable]) -> Hashable:
         """A term with its features replaced by their numbers: equal ones of equal features have equal values."""
         if isinstance(part, tuple):
-            return tuple(self._skeleton(each, names) for each in part)  # pyright: ignore[reportUnknownVariableType]
+            return tuple(self._skeleton(each, names) for each in part)  # pyright: ignore[reportUnknownVariableType] - terms nest
         if not isinstance(part, Term):
             return part
         if part in names:
