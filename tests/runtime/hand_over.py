@@ -17,7 +17,7 @@ from collections.abc import Iterator
 BARRIER = "barrier.sync 1;"
 LABEL = re.compile(r"\$L__BB\d+_\d+:")
 READ = re.compile(r"ld\.shared\.[bu]8 ")
-WRITE = re.compile(r"st\.shared(\.v2)?\.b32 \[global_smem\+?\d*\], (\{\d+, \d+\}|\d+);")
+WRITE = re.compile(r"st\.shared(\.v[24])?\.b32 \[global_smem\+?\d*\], (\{\d+(, \d+)+\}|\d+);")
 ELSEWHERE = re.compile(r"bra|@|ret|brx|\$")
 
 
@@ -91,7 +91,7 @@ def weakened(ptx: str) -> Iterator[str]:
     read = re.search(r"ld\.shared\.[bu]8", ptx)
     assert read is not None
     yield _without(ptx, ptx.rindex("barrier.sync", 0, read.start()))
-    writes = list(re.finditer(r"st\.shared(?:\.v2)?\.b32\s+\[global_smem\+?\d*\], \{?\d", ptx))
+    writes = list(re.finditer(r"st\.shared(?:\.v[24])?\.b32\s+\[global_smem\+?\d*\], \{?\d", ptx))
     yield _without(ptx, ptx.rindex("barrier.sync", 0, writes[-1].start()))  # (before 'return')
     for write in writes:
         yield _without(ptx, ptx.index("barrier.sync", write.end()))

@@ -33,7 +33,7 @@ from attnlang.runtime.triton.matrices import form_of
 from attnlang.runtime.triton.nesting import Shape
 from attnlang.runtime.triton.pieces import Seen, pieces, weights
 from attnlang.runtime.triton.prepared import log_m
-from attnlang.runtime.triton.specialised import SCALES, TABLE, Split, refusal
+from attnlang.runtime.triton.specialised import SCALES, TABLE, Split, refusal, split_for
 
 ROWS = 64
 SCRIPT = Path(__file__).parent / "compile_hopper.py"
@@ -165,7 +165,7 @@ def test_every_configuration_of_the_table_compiles_for_hopper() -> None:
         [sys.executable, str(SCRIPT)], capture_output=True, text=True, env=environment, check=False, timeout=300
     )
     assert done.returncode == 0, done.stderr[-2000:]
-    assert len(done.stdout.splitlines()) == 10
+    assert len(done.stdout.splitlines()) == len(TABLE) + 2
 
 
 NESTED = {"segments": [512, 1024], "dilations": [1, 2]}
@@ -188,9 +188,9 @@ def calls(name: str, parameters: dict[str, object], scale: float = 0.125, split:
     [
         ("longnet", NESTED, True, 2),
         ("longnet_bidirectional", NESTED, True, 2),
-        ("longnet", {"segments": [512], "dilations": [1]}, False, 1),
-        ("causal", {}, False, 1),
-        ("sliding", {"w": 300}, False, 1),
+        ("longnet", {"segments": [512], "dilations": [1]}, True, 1),
+        ("causal", {}, True, 1),
+        ("sliding", {"w": 300}, True, 1),
     ],
 )
 def test_exponentials_run_under_the_next_scores_where_lattices_are_nested(
@@ -220,3 +220,23 @@ def test_which_kernel_runs_is_said() -> None:
     assert refusal((9, 0), "3.6.0") is None
     assert "compute capability 9.0, this GPU has 8.0" in (refusal((8, 0), "3.6.0") or "")
     assert "triton 3.6, this is 3.7.1" in (refusal((9, 0), "3.7.1") or "")
+
+
+@pytest.mark.parametrize(
+    ("text", "way"),
+    [
+        ("dense = all", "full"),
+        ("p = causal", "causal"),
+        ("p = causal & segment(2048)", "causal"),
+        ("p = segment(128)", "short"),
+        ("p = segment(640)", "short"),  # (of 768 rows 640 would be used)
+        ("p = causal & window(1024)", "window"),
+        ("p = causal & window(100)", "short"),
+        ("p = offset(-2000..0 step 8)", "short"),
+        ("p = causal & mix(segment(w) { dilate(r, shift=h) } for w, r in zip([512, 1024], [1, 2]))", "nested"),
+        ("p = heads(0..0) { causal & window(1024) } + heads(1..1) { causal }", "window"),
+    ],
+)
+def test_which_split_a_plan_gets(text: str, way: str) -> None:
+    plan = lower(attnlang.loads(f"pattern {text}"), 2)
+    assert split_for(plan, 4096, 64) == TABLE[64, way]

@@ -11,17 +11,15 @@ import pytest
 import torch
 from torch import Tensor
 
-import attnlang
 from attnlang.runtime.expected import expected
 
 pytest.importorskip("triton")
 sys.path.insert(0, str(Path(__file__).parent))
-from triton_cases import Case
+from triton_cases import Case, pattern_of
 
 from attnlang.runtime.triton import run, specialised
 from attnlang.runtime.triton.matrices import form_of
-from attnlang.runtime.triton.specialised import SCALES, TABLE
-from attnlang.runtime.triton.tuning import kind_of
+from attnlang.runtime.triton.specialised import SCALES, TABLE, Split, Way
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 pytestmark = pytest.mark.skipif(not specialised.available(DEVICE), reason="needs a Hopper GPU")
@@ -45,14 +43,14 @@ def inputs(case: Case, steep: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     return q, k, tensor(case.kv_heads), tensor(case.heads)
 
 
-def check(case: Case, under: bool | None, ran_under: bool, steep: bool = False) -> str:
+def check(case: Case, under: bool | None, ran_under: bool, steep: bool = False, split: Split | None = None) -> str:
     """What is wrong with out and lse; nothing if they are right and come out the same twice."""
-    pattern = attnlang.load(case.pattern, **case.parameters)
+    pattern = pattern_of(case)
     plan = attnc.compile(pattern, heads=case.heads).plan
     assert plan is not None
     q, k, v, dout = inputs(case, steep)
     scale = case.dim**-0.5 if case.scale is None else case.scale
-    split = replace(TABLE[case.dim, kind_of(plan)], under=under)
+    split = replace(split or specialised.split_for(plan, case.n, case.dim), under=under)
     found = specialised.steps(form_of(q), form_of(k), form_of(v), plan, scale, split, True, DEVICE)
     assert found is not None
     assert {call.constants["UNDER"] for call in found[1]} == {ran_under}
@@ -77,6 +75,26 @@ def check(case: Case, under: bool | None, ran_under: bool, steep: bool = False) 
 @pytest.mark.parametrize("name", CASES)
 def test_nested_lattices(name: str, dtype: str, dim: int, under: bool, steep: bool) -> None:
     assert not check(replace(CASES[name], dim=dim, dtype=dtype), under, under, steep)
+
+
+SINGLE = {
+    "full": Case("dense", 1000, heads=3, kv_heads=3),
+    "causal": Case("causal", 1000, heads=4, kv_heads=2),
+    "segments": Case("chunked", 1100, {"b": 512}, heads=2, batch=2),
+    "window": Case("sliding", 1500, {"w": 700}, heads=3, kv_heads=3),
+    "short window": Case("sliding", 1500, {"w": 70}, heads=3, kv_heads=3),
+    "both sides": Case("sliding_bidirectional", 1300, {"w": 250}, heads=2, kv_heads=1),
+    "some without keys": Case("pattern apart = offset(-300..-129)", 900),
+}
+
+
+@pytest.mark.parametrize("steep", [False, True])
+@pytest.mark.parametrize("under", [False, True])
+@pytest.mark.parametrize(("dim", "way"), TABLE)
+@pytest.mark.parametrize("name", SINGLE)
+def test_one_lattice_in_every_split(name: str, dim: int, way: Way, under: bool, steep: bool) -> None:
+    case = replace(SINGLE[name], dim=dim, dtype="bfloat16")
+    assert not check(case, under, under, steep, TABLE[dim, way])
 
 
 @pytest.mark.parametrize("scale", [1e-30, SCALES[0], 3.0])

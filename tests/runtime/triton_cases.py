@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 import attnlang
+from attnlang import Pattern
 from attnlang.runtime.expected import expected
 
 SEGMENTS = {"segments": [64, 128, 256], "dilations": [1, 2, 4]}
@@ -93,8 +94,7 @@ def differences(case: Case, device: str = "cpu", options: Any = None) -> tuple[l
     """Largest errors of each result, and the largest allowed, by the rule of `attnlang.runtime.expected`."""
     from attnlang.runtime.triton import run
 
-    text = case.pattern.startswith("pattern")
-    pattern = attnlang.loads(case.pattern) if text else attnlang.load(case.pattern, **case.parameters)
+    pattern = pattern_of(case)
     plan = attnc.compile(pattern, heads=case.heads).plan
     assert plan is not None
     dtype = getattr(torch, case.dtype)
@@ -120,6 +120,12 @@ def differences(case: Case, device: str = "cpu", options: Any = None) -> tuple[l
     assert mine[1].dtype == torch.float32
     true = expected(pattern, [q, k, v, dout], scale, list(tables.values()))
     return list(true.errors(mine)), list(true.allowed)
+
+
+def pattern_of(case: Case) -> Pattern:
+    """The pattern of a case."""
+    text = case.pattern.startswith("pattern")
+    return attnlang.loads(case.pattern) if text else attnlang.load(case.pattern, **case.parameters)
 
 
 def interpret() -> None:

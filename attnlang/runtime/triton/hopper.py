@@ -335,10 +335,18 @@ def attend(
              (consume, (tensors, work, ring, q_room, lo, hi, 1, D, S, STAGES, BIASED, HAS_LO, HAS_HI, WIDE, Q_SHARED, UNDER)),
              (load, (matrices, work, ring, S, STAGES, PARTS, BIASED))],
             [4, 1], [REGISTERS, LOADER_REGISTERS])  # fmt: skip
-    else:
+    elif CONSUMERS == 3:
         gl.warp_specialize(
             [(consume, (tensors, work, ring, q_room, lo, hi, 0, D, S, STAGES, BIASED, HAS_LO, HAS_HI, WIDE, Q_SHARED, UNDER)),
              (consume, (tensors, work, ring, q_room, lo, hi, 1, D, S, STAGES, BIASED, HAS_LO, HAS_HI, WIDE, Q_SHARED, UNDER)),
              (consume, (tensors, work, ring, q_room, lo, hi, 2, D, S, STAGES, BIASED, HAS_LO, HAS_HI, WIDE, Q_SHARED, UNDER)),
              (load, (matrices, work, ring, S, STAGES, PARTS, BIASED))],
             [4, 4, 1], [REGISTERS, REGISTERS, LOADER_REGISTERS])  # fmt: skip
+    else:
+        gl.warp_specialize(
+            [(consume, (tensors, work, ring, q_room, lo, hi, 0, D, S, STAGES, BIASED, HAS_LO, HAS_HI, WIDE, Q_SHARED, UNDER)),
+             (consume, (tensors, work, ring, q_room, lo, hi, 1, D, S, STAGES, BIASED, HAS_LO, HAS_HI, WIDE, Q_SHARED, UNDER)),
+             (consume, (tensors, work, ring, q_room, lo, hi, 2, D, S, STAGES, BIASED, HAS_LO, HAS_HI, WIDE, Q_SHARED, UNDER)),
+             (consume, (tensors, work, ring, q_room, lo, hi, 3, D, S, STAGES, BIASED, HAS_LO, HAS_HI, WIDE, Q_SHARED, UNDER)),
+             (load, (matrices, work, ring, S, STAGES, PARTS, BIASED))],
+            [4, 4, 4, 1], [REGISTERS, REGISTERS, REGISTERS, LOADER_REGISTERS])  # fmt: skip

@@ -7,21 +7,21 @@ import os
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib import import_module
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import torch
 import triton
 from torch import Tensor
 
-from attnlang.plan import Band, Plan, Tiles
+from attnlang.plan import FULL, Band, Lattice, Plan, Tiles
 from attnlang.runtime.triton.kept import Call, Pointer
 from attnlang.runtime.triton.launches import Launch
 from attnlang.runtime.triton.matrices import Form, layout_of_vectors, matrices, places_of
-from attnlang.runtime.triton.nesting import Shape
+from attnlang.runtime.triton.nesting import CAUSAL, Shape
 from attnlang.runtime.triton.pieces import Seen, pieces, weights
 from attnlang.runtime.triton.prepared import Work, log_m, work
-from attnlang.runtime.triton.tuning import LIST_BLOCK, Kind, kind_of
+from attnlang.runtime.triton.tuning import LIST_BLOCK
 
 ROWS = 64
 """Queries of a consumer."""
@@ -69,15 +69,50 @@ class Split:
         return beside_loader(self.registers, self.consumers)
 
 
-TABLE: dict[tuple[int, Kind], Split] = {
-    (64, "full"): Split(2, 128, 2, 168),
-    (64, "causal"): Split(2, 128, 2, 168),
-    (64, "window"): Split(3, 64, 4, 128, q_shared=True),
+Way: TypeAlias = Literal["nested", "full", "causal", "window", "short"]
+"""Lattices in one another; one lattice without an end, with one, or in a window; and pieces of little work each."""
+WINDOW = Split(4, 64, 10, 96, q_shared=True, under=True)
+TABLE: dict[tuple[int, Way], Split] = {
+    (64, "nested"): Split(2, 128, 2, 168),
+    (64, "full"): WINDOW,
+    (64, "causal"): WINDOW,
+    (64, "window"): WINDOW,
+    (64, "short"): Split(2, 64, 5, 80, q_shared=True, under=True),
+    (128, "nested"): Split(2, 128, 2, 168, q_shared=True),
     (128, "full"): Split(2, 128, 2, 168, q_shared=True),
     (128, "causal"): Split(2, 128, 2, 168, q_shared=True),
-    (128, "window"): Split(2, 64, 4, 168),
+    (128, "window"): Split(3, 64, 4, 128, q_shared=True, under=True),
+    (128, "short"): Split(2, 64, 4, 168),
 }
-"""By head dimension and how a plan masks; measured on an H100 (docs/kernels.md)."""
+"""By head dimension and what a plan is; measured on an H100 (docs/kernels.md)."""
+NARROWEST: tuple[Way, ...] = ("short", "window", "causal", "full")
+SHORT = 448
+"""Keys of a band: one with fewer is over before programs of many consumers are at their speed."""
+IDLE = 1.15
+"""How many times as many rows as there are a program may be made for, before smaller programs are faster."""
+
+
+def split_for(plan: Plan, n: int, dim: int) -> Split:
+    """What was measured to be fastest for plans of this kind at a length."""
+    lattices = [branch for branch in plan.branches if isinstance(branch, Lattice)]
+    ends = [lattice for lattice in lattices if lattice.band in (FULL, CAUSAL)]
+    heads = [head for lattice in ends for head in lattice.heads]
+    if len(heads) > len(set(heads)):
+        return TABLE[dim, "nested"]
+    ways = {_way(lattice, n, dim) for lattice in lattices}
+    return TABLE[dim, min(ways, key=NARROWEST.index, default="full")]
+
+
+def _way(lattice: Lattice, n: int, dim: int) -> Way:
+    """What a lattice is that lies in no other."""
+    band = lattice.band
+    if band.lo is not None and band.hi is not None:
+        return "short" if (band.hi - band.lo) // lattice.dilation < SHORT else "window"
+    way: Way = "full" if band == FULL else "causal"
+    width = n if lattice.runs is None else min(lattice.runs.width, n)
+    rows = -(-width // lattice.dilation)
+    made, made_short = (-(-rows // TABLE[dim, one].fixed) * TABLE[dim, one].fixed for one in (way, "short"))
+    return "short" if made > IDLE * made_short else way
 
 
 @lru_cache
@@ -122,7 +157,7 @@ def steps(
         return None
     if not q.aligned or any(stride % 16 for stride in q.strides[:3]):
         return None  # queries are copied 16 bytes at a time
-    split = split or TABLE[dim, kind_of(plan)]
+    split = split or split_for(plan, q.shape[2], dim)
     shape = Shape(q.shape[2], q.shape[1], k.shape[1], split.fixed, split.streamed, nest)
     found = work(plan, shape, "forward", LIST_BLOCK, None, device)
     if not all(_can_run(item.launch) and places_of((k, v), _rates(item.launch)) for item in found.prepared):
