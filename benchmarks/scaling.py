@@ -9,8 +9,10 @@
 
 Every rank first runs its own number of tokens alone, without a word to the others: the slowest of them is what one GPU
 takes. Efficiency is that time over the time of all ranks together on R times the tokens, corrected for pairs where a
-pattern has more of them a token on the longer sequence. Rows are printed, and the result file is written, as they come;
-after `--limit` seconds no other row is begun.
+pattern has more of them a token on the longer sequence. A sample is `--steps` steps that follow one another, as in
+training: the host prepares one while the GPU runs the one before. LongNet with segments up to the whole sequence has a
+segment of 2048 tokens, one of a rank's tokens, and one of all; alone, of an R-th of its tokens and of all. Rows are
+printed, and the result file is written, as they come; after `--limit` seconds no other row is begun.
 """
 
 from __future__ import annotations
@@ -43,29 +45,28 @@ sys.path.insert(0, str(Path(__file__).parent))
 from common import RESULTS, machine, synchronize, what_runs, write_result
 
 
-def patterns(each: int, n: int) -> dict[str, Pattern]:
+def patterns(each: int, n: int, ranks: int) -> dict[str, Pattern]:
     """What is measured: LongNet as published, LongNet with segments up to the whole sequence, and a window."""
-    whole = {"segments": [2048, each, n], "dilations": [1, max(1, each // 2048), max(1, n // 2048)]}
-    found = {
+    segments = [2048, max(1, n // ranks), n]
+    return {
         "longnet": load("longnet"),
         "window": loads(f"pattern window_{min(4096, each)} = causal & window({min(4096, each)})"),
+        "longnet_whole": load("longnet", segments=segments, dilations=[max(1, w // 2048) for w in segments]),
     }
-    if n > each:
-        found["longnet_whole"] = load("longnet", **whole)
-    return found
 
 
-def seconds(function: Callable[[], object], device: str, repeats: int) -> float:
-    """Median seconds, all ranks starting together; the slowest rank's."""
+def seconds(function: Callable[[], object], device: str, repeats: int, steps: int = 1) -> float:
+    """Median seconds of a step, of `steps` that follow one another, all ranks starting together; the slowest rank's."""
     samples: list[float] = []
     for number in range(repeats + 2):
         synchronize(device)
         dist.barrier()
         start = time.perf_counter()
-        function()
+        for _ in range(steps):
+            function()
         synchronize(device)
         if number >= 2:
-            samples.append(time.perf_counter() - start)
+            samples.append((time.perf_counter() - start) / steps)
     slowest = torch.tensor(statistics.median(samples), dtype=torch.float64, device=device)
     dist.all_reduce(slowest, dist.ReduceOp.MAX)
     return float(slowest)
@@ -83,9 +84,9 @@ def runs(module: torch.nn.Module, tensors: list[Tensor]) -> dict[str, Callable[[
     return {"forward": forward, "forward_backward": lambda: torch.autograd.grad(module(*inputs), inputs, dout)}
 
 
-def made(heads: int, tokens: int, head_dim: int, device: str, dtype: torch.dtype) -> list[Tensor]:
+def made(heads: int, tokens: int, head_dim: int, device: str, dtype: torch.dtype, count: int = 4) -> list[Tensor]:
     torch.manual_seed(0)
-    return [torch.randn(1, heads, tokens, head_dim, device=device, dtype=dtype) for _ in range(4)]
+    return [torch.randn(1, heads, tokens, head_dim, device=device, dtype=dtype) for _ in range(count)]
 
 
 @dataclass
@@ -131,11 +132,11 @@ class Results:
         return True
 
 
-def measured(name: str, n: int, each: int, options: dict[str, Any], alone: Alone | None) -> dict[str, Any]:
+def measured(name: str, n: int, each: int, options: dict[str, Any], alone: Alone) -> dict[str, Any]:
     """One pattern on all ranks at n tokens: seconds, bytes on the wire and planned, and what the model predicted."""
     ranks, rank = dist.get_world_size(), dist.get_rank()
     heads, dim, device, dtype = (options[key] for key in ("heads", "head_dim", "device", "dtype"))
-    pattern = patterns(each, n)[name]
+    pattern = patterns(each, n, ranks)[name]
     kind = str(dtype).removeprefix("torch.")
     found = found_schedule(
         pattern, n=n, ranks=ranks, heads=heads, head_dim=dim, kv_heads=None, dtype=kind, placement="contiguous",
@@ -159,11 +160,13 @@ def measured(name: str, n: int, each: int, options: dict[str, Any], alone: Alone
         forward, backward = times(found.solution, machine_, found.link)
         result[named] = {"forward": forward.seconds, "forward_backward": forward.seconds + backward.seconds}
     result["rates"] = found.device.source
-    result["seconds"] = {what: seconds(run, device, options["repeats"]) for what, run in passes.items()}
+    result["seconds"] = {
+        what: seconds(run, device, options["repeats"], options["steps"]) for what, run in passes.items()
+    }
     if options["trace"] is not None:
         trace(pattern, passes, options)
     result["pairs"] = sum(int(getattr(found.solution, part).sum()) for part in ("local", "at_query", "at_key", "owned"))
-    if alone is not None and n == each * ranks:
+    if n == each * ranks:
         share = result["pairs"] / ranks / alone.pairs
         result["efficiency"] = {what: alone.seconds[what] * share / value for what, value in result["seconds"].items()}
     data = like_an_exchange(schedule, rank, tensors[0])
@@ -186,10 +189,8 @@ def trace(pattern: Pattern, passes: dict[str, Callable[[], object]], options: di
             file.writelines(f"{line}\n" for line in (f"\n{pattern.call}, {what}", *what_runs(run, options["device"])))
 
 
-def like_one(device: Device, head_dim: int, alone: Alone | None) -> Device:
+def like_one(device: Device, head_dim: int, alone: Alone) -> Device:
     """The device with the rates that one of it reached alone, so that what is predicted is the scaling."""
-    if alone is None:
-        return device
     forward, both = alone.seconds["forward"], alone.seconds["forward_backward"]
     rates = 4 * head_dim * alone.pairs / forward, 10 * head_dim * alone.pairs / max(both - forward, 1e-9)
     return replace(device, forward=rates[0], backward=rates[1], source="this run, one device", start=0.0)
@@ -211,30 +212,37 @@ def say(text: str) -> None:
 
 
 def longest(options: dict[str, Any], results: Results) -> None:
-    """The longest sequence that fits, forward only, by doubling; its seconds. Every length that fits is kept."""
-    ranks, each = dist.get_world_size(), options["tokens"]
-    while not results.time_is_up(f"longest at {each * ranks:,} tokens", options["device"]):
-        n = each * ranks
-        row: dict[str, Any] = {}
-        try:
-            pattern = load("longnet")
-            module = distribute(
-                attnc.compile(pattern, heads=options["heads"], backend=options["backend"]), None, n=n,
-                placement="contiguous", head_dim=options["head_dim"],
-            )  # fmt: skip
-            q, k, v, _ = made(options["heads"], each, options["head_dim"], options["device"], options["dtype"])
-            run = runs(module, [q, k, v, q])["forward"]
-            row = {"n": n, "tokens_a_rank": each, "seconds": seconds(run, options["device"], 3)}
-        except torch.cuda.OutOfMemoryError:
-            say(f"{n:,} tokens do not fit")
-        all_fit = torch.tensor(int(bool(row)), device=options["device"])
-        dist.all_reduce(all_fit, dist.ReduceOp.MIN)
-        if not int(all_fit):
+    """The longest sequence that fits, forward only: by doubling, and then half as long again. The last one is kept."""
+    fits, by, device = options["tokens"], 2, options["device"]
+    each = fits
+    while not results.time_is_up(f"longest at {each * dist.get_world_size():,} tokens", device):
+        row = at_length(each, options)
+        if row:
+            results.add("longest", "", row)
+            fits = each
+        if by != 2 or (device == "cpu" and each >= 4 * options["tokens"]):
             return
-        results.add("longest", "", row)
-        if options["device"] == "cpu" and each >= 4 * options["tokens"]:
-            return
-        each *= 2
+        by = 2 if row else 1.5
+        each = int(fits * by)
+
+
+def at_length(each: int, options: dict[str, Any]) -> dict[str, Any]:
+    """LongNet's forward pass at so many tokens a rank; nothing where that does not fit on every rank."""
+    n = each * dist.get_world_size()
+    row: dict[str, Any] = {}
+    try:
+        module = distribute(
+            attnc.compile(load("longnet"), heads=options["heads"], backend=options["backend"]), None, n=n,
+            placement="contiguous", head_dim=options["head_dim"],
+        )  # fmt: skip
+        q, k, v = made(options["heads"], each, options["head_dim"], options["device"], options["dtype"], count=3)
+        run = runs(module, [q, k, v, q])["forward"]
+        row = {"n": n, "tokens_a_rank": each, "seconds": seconds(run, options["device"], 3)}
+    except torch.cuda.OutOfMemoryError:
+        say(f"{n:,} tokens do not fit")
+    all_fit = torch.tensor(int(bool(row)), device=options["device"])
+    dist.all_reduce(all_fit, dist.ReduceOp.MIN)
+    return row if int(all_fit) else {}
 
 
 def benchmark(options: dict[str, Any], strong: int, with_longest: bool, results: Results) -> None:
@@ -242,17 +250,16 @@ def benchmark(options: dict[str, Any], strong: int, with_longest: bool, results:
     ranks, each, device = dist.get_world_size(), options["tokens"], options["device"]
     heads, dim, dtype = options["heads"], options["head_dim"], options["dtype"]
     alone: dict[str, Alone] = {}
-    for name, pattern in patterns(each, each).items():
+    for name, pattern in patterns(each, each, ranks).items():
         module = attnc.compile(pattern, heads=heads, backend=options["backend"])
         passes = runs(module, made(heads, each, dim, device, dtype))
-        took = {what: seconds(run, device, options["repeats"]) for what, run in passes.items()}
+        took = {what: seconds(run, device, options["repeats"], options["steps"]) for what, run in passes.items()}
         alone[name] = Alone(took, attnc.report(pattern, n=each, heads=heads, head_dim=dim, dependency=False).bag)
         results.add("one_gpu", name, {**took, "pairs": alone[name].pairs})
     for kind, n in (("weak", each * ranks), ("strong", strong)):
-        for name in patterns(each, n) if n else ():
+        for name in patterns(each, n, ranks) if n else ():
             if not results.time_is_up(f"{kind} {name}", device):
-                of = alone.get(name, alone["longnet"]) if kind == "weak" else alone.get(name)
-                results.add(kind, name, measured(name, n, each, options, of))
+                results.add(kind, name, measured(name, n, each, options, alone[name]))
     if with_longest:
         longest(options, results)
 
@@ -286,6 +293,7 @@ def plot(files: tuple[Path, ...], output: Path) -> None:
 @click.option("--backend", default="auto", show_default=True, help="What runs a rank's own rows: auto, triton, sdpa.")
 @click.option("--limit", default=540.0, show_default=True, help="Seconds after which no further row is begun.")
 @click.option("--repeats", default=10, show_default=True)
+@click.option("--steps", default=4, show_default=True, help="Steps of a sample, which follow one another.")
 @click.option("--device", default="auto", help="cuda, cpu, or auto.")
 @click.option("--gpu", default="h100", show_default=True, help="What predictions are made for.")
 @click.option("--link", default="nvlink", show_default=True, help="What predictions are made for.")
@@ -295,7 +303,7 @@ def plot(files: tuple[Path, ...], output: Path) -> None:
 @click.argument("files", nargs=-1, type=click.Path(exists=True, path_type=Path))
 def main(
     tokens: int, heads: int, head_dim: int, strong: int, with_longest: bool, backend: str, limit: float, repeats: int,
-    device: str, gpu: str, link: str, out: Path, trace: Path | None, plotted: bool, files: tuple[Path, ...],
+    steps: int, device: str, gpu: str, link: str, out: Path, trace: Path | None, plotted: bool, files: tuple[Path, ...],
 ) -> None:  # fmt: skip
     """Measure scaling on the ranks that torchrun starts."""
     if plotted:
@@ -310,12 +318,12 @@ def main(
     dist.init_process_group("nccl" if where == "cuda" else "gloo", device_id=rank_device)
     options: dict[str, Any] = {
         "trace": trace,
-        "tokens": tokens, "heads": heads, "head_dim": head_dim, "repeats": repeats, "device": where, "gpu": gpu,
-        "link": link, "backend": backend, "dtype": torch.bfloat16 if where == "cuda" else torch.float32,
+        "tokens": tokens, "heads": heads, "head_dim": head_dim, "repeats": repeats, "steps": steps,
+        "device": where, "gpu": gpu, "link": link, "backend": backend, "dtype": torch.bfloat16 if where == "cuda" else torch.float32,
     }  # fmt: skip
     head = {
         "machine": machine(where), "ranks": dist.get_world_size(), "tokens_a_rank": tokens, "heads": heads,
-        "head_dim": head_dim, "dtype": str(options["dtype"]), "backend": backend, "repeats": repeats,
+        "head_dim": head_dim, "dtype": str(options["dtype"]), "backend": backend, "repeats": repeats, "steps": steps,
     }  # fmt: skip
     results = Results(head, out, limit)
     benchmark(options, strong, with_longest, results)

@@ -43,6 +43,6 @@ def test_a_run_without_time_leaves_what_it_has(tmp_path: Path) -> None:
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     result = json.loads((tmp_path / "scaling_2.json").read_text(encoding="utf-8"))
-    assert set(result["one_gpu"]) == {"longnet", "window"}
+    assert set(result["one_gpu"]) == {"longnet", "window", "longnet_whole"}
     assert result["left_out"] == ["weak longnet", "weak window", "weak longnet_whole"]
     assert not result["complete"]

@@ -33,7 +33,7 @@ from attnlang.runtime.triton.matrices import form_of
 from attnlang.runtime.triton.nesting import Shape
 from attnlang.runtime.triton.pieces import Seen, pieces, weights
 from attnlang.runtime.triton.prepared import log_m
-from attnlang.runtime.triton.specialised import SCALES, TABLE, Split, refusal, split_for
+from attnlang.runtime.triton.specialised import SCALES, TABLE, Split, Way, refusal, split_for
 
 ROWS = 64
 SCRIPT = Path(__file__).parent / "compile_hopper.py"
@@ -237,6 +237,6 @@ def test_which_kernel_runs_is_said() -> None:
         ("p = heads(0..0) { causal & window(1024) } + heads(1..1) { causal }", "window"),
     ],
 )
-def test_which_split_a_plan_gets(text: str, way: str) -> None:
+def test_which_split_a_plan_gets(text: str, way: Way) -> None:
     plan = lower(attnlang.loads(f"pattern {text}"), 2)
     assert split_for(plan, 4096, 64) == TABLE[64, way]
