@@ -319,7 +319,8 @@ def main(
     options: dict[str, Any] = {
         "trace": trace,
         "tokens": tokens, "heads": heads, "head_dim": head_dim, "repeats": repeats, "steps": steps,
-        "device": where, "gpu": gpu, "link": link, "backend": backend, "dtype": torch.bfloat16 if where == "cuda" else torch.float32,
+        "device": where, "gpu": gpu, "link": link, "backend": backend,
+        "dtype": torch.bfloat16 if where == "cuda" else torch.float32,
     }  # fmt: skip
     head = {
         "machine": machine(where), "ranks": dist.get_world_size(), "tokens_a_rank": tokens, "heads": heads,

@@ -100,7 +100,8 @@ def split_for(plan: Plan, n: int, dim: int) -> Split:
     if len(heads) > len(set(heads)):
         return TABLE[dim, "nested"]
     ways = {_way(lattice, n, dim) for lattice in lattices}
-    return TABLE[dim, min(ways, key=NARROWEST.index, default="full")]
+    narrowest: Way = next((way for way in NARROWEST if way in ways), "full")
+    return TABLE[dim, narrowest]
 
 
 def _way(lattice: Lattice, n: int, dim: int) -> Way:
@@ -111,7 +112,7 @@ def _way(lattice: Lattice, n: int, dim: int) -> Way:
     way: Way = "full" if band == FULL else "causal"
     width = n if lattice.runs is None else min(lattice.runs.width, n)
     rows = -(-width // lattice.dilation)
-    made, made_short = (-(-rows // TABLE[dim, one].fixed) * TABLE[dim, one].fixed for one in (way, "short"))
+    made, made_short = (-(-rows // split.fixed) * split.fixed for split in (TABLE[dim, way], TABLE[dim, "short"]))
     return "short" if made > IDLE * made_short else way
 
 
