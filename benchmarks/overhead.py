@@ -8,8 +8,9 @@ By hand is torch's scaled_dot_product_attention on cuDNN and on flash-attention,
 is timed; the module is causal attention on each backend that is there. Times are wall-clock, so that what Python does
 between launches counts; beside each stands the host's part, the time until everything was launched: where both are the
 same, the GPU waited for Python. What is compiled is a function that calls it, as in a model, of which attention is a
-part: torch.compile of a module by itself adds some 6 us around it, whatever it is. Everything is compiled anew in each round, for its own shapes: no guard of another case
-is evaluated, no graph comes from a cache on disk, and no process that helps a compiler runs beside what is timed.
+part: torch.compile of a module by itself adds some 6 us around it, whatever it is. Everything is compiled anew in each
+round, for its own shapes: no guard of another case is evaluated, no graph comes from a cache on disk, and no process
+that helps a compiler runs beside what is timed.
 
 With --host the same runs on the cpu with next to nothing to compute: what is left is what a call takes before a kernel
 is launched, and after. It is printed and kept nowhere.

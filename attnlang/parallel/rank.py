@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from attnlang.parallel.choosing import kernel_of
+from attnlang.parallel.choosing import fills_the_gpu, kernel_of
 from attnlang.parallel.edges import Edges
 from attnlang.parallel.engine import (
     Partial,
@@ -106,8 +106,9 @@ class RankWork:
         batch, heads, rows, dim = q.shape
         if whole is not None and self.edges is not None:
             yield start(self.edges.messages(k, v), self._forward_sizes(batch, dim), q)
+            came = (yield Wait()) if fills_the_gpu(whole, q) else None
             out, lse = self.mine.run_whole(whole, q, k, v, scale)
-            kept = self._unpacked((yield Wait()), batch, dim)
+            kept = self._unpacked((yield Wait()) if came is None else came, batch, dim)
             self.edges.merge_(out, lse, q, kept.k, kept.v, scale, self.backend)
             return out, lse, kept
         q_, k_, v_ = (x.reshape(batch, x.size(1) * rows, dim) for x in (q, k, v))
@@ -235,9 +236,10 @@ class RankWork:
         share, their_dk, their_dv = edges.backward(dout, q, kept.k, kept.v, out, lse, scale, self.backend)
         sizes = [batch * dim * 2 * len(keys) for keys in self.key_rows]
         yield start(self._gradients(share[:, :0], their_dk, their_dv), sizes, q.new_empty(0, dtype=kind))
+        came = (yield Wait()) if fills_the_gpu(whole, q) else None
         dq, dk, dv = self.mine.run_whole_backward(whole, dout, q, k, v, out, lse, scale)
         edges.add_queries_(dq, share)
-        edges.add_keys_(dk, dv, (yield Wait()))
+        edges.add_keys_(dk, dv, (yield Wait()) if came is None else came)
         return dq, dk, dv
 
     def _backward_message(self, dout: Tensor, out: Tensor, lse: Tensor, rows: Tensor) -> list[Tensor]:

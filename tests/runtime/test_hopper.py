@@ -240,3 +240,19 @@ def test_which_kernel_runs_is_said() -> None:
 def test_which_split_a_plan_gets(text: str, way: Way) -> None:
     plan = lower(attnlang.loads(f"pattern {text}"), 2)
     assert split_for(plan, 4096, 64) == TABLE[64, way]
+
+
+@pytest.mark.parametrize(
+    ("segments", "dilations", "together"),
+    [
+        ([2048, 4096, 8192, 16384, 32768], [1, 2, 4, 8, 16], 5),
+        ([2048, 65536], [1, 32], 1),  # (a tile of 64 rows would span the whole inner run)
+        ([2048, 4096, 65536], [1, 2, 32], 2),
+    ],
+)
+def test_causal_lattices_are_together_where_that_is_sooner(
+    segments: list[int], dilations: list[int], together: int
+) -> None:
+    plan = lower(load("longnet", segments=segments, dilations=dilations), 4)
+    found = launches(plan, Shape(65536, 4, 4, 64, 64), "forward", {})
+    assert max(launch.parts for launch in found) == together

@@ -11,6 +11,10 @@ from attnlang.plan import FULL, Band, Lattice
 CAUSAL = Band(None, 0)
 MOST_PARTS = 6
 """How many nested lattices one launch can hold."""
+TILE = 64
+"""Rows that are masked together: of a consumer, of a program of the kernel for all GPUs."""
+CARRIED = 330
+"""Keys that take as long as a row's results there and back: 512 bytes at 3 TB/s, 4 D operations at 500 TFLOP/s each."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +59,21 @@ def _nests(chain: Sequence[Lattice], shape: Shape) -> bool:
     residues = last.dilation
     if width_of(first) % residues or width_of(first) // residues < shape.fixed or shape.streamed % residues:
         return False
+    if first.band == CAUSAL and not _pays(chain, shape):
+        return False
     return all(_inside(fine, coarse, shape) for fine, coarse in pairwise(chain))
+
+
+def _pays(chain: Sequence[Lattice], shape: Shape) -> bool:
+    """Whether causal lattices are sooner done together, by keys that a query meets, on average.
+
+    Together, the rows of a tile are as far apart as those of the coarsest lattice, and half of what a tile spans beyond
+    the diagonal is masked. One by one, a query meets the keys of inner runs again in every lattice that it is in, and
+    results are carried from one to the next.
+    """
+    spanned = min(shape.fixed, TILE) * chain[-1].dilation / 2
+    again = sum((width_of(fine) / coarse.dilation / 2 + CARRIED) / coarse.dilation for fine, coarse in pairwise(chain))
+    return spanned <= again
 
 
 def _segments(lattice: Lattice) -> bool:

@@ -85,7 +85,7 @@ TABLE: dict[tuple[int, Way], Split] = {
     (128, "short"): Split(2, 64, 4, 168),
 }
 """By head dimension and what a plan is; measured on an H100 (docs/kernels.md)."""
-NARROWEST: tuple[Way, ...] = ("short", "window", "causal", "full")
+NARROWEST = ("short", "window", "causal", "full")
 SHORT = 448
 """Keys of a band: one with fewer is over before programs of many consumers are at their speed."""
 IDLE = 1.15
@@ -99,9 +99,8 @@ def split_for(plan: Plan, n: int, dim: int) -> Split:
     heads = [head for lattice in ends for head in lattice.heads]
     if len(heads) > len(set(heads)):
         return TABLE[dim, "nested"]
-    ways = {_way(lattice, n, dim) for lattice in lattices}
-    narrowest: Way = next((way for way in NARROWEST if way in ways), "full")
-    return TABLE[dim, narrowest]
+    ways: list[Way] = [_way(lattice, n, dim) for lattice in lattices]
+    return TABLE[dim, min(ways, key=NARROWEST.index) if ways else "full"]
 
 
 def _way(lattice: Lattice, n: int, dim: int) -> Way:
