@@ -26,14 +26,16 @@ from attnlang.pattern.library import load
 from attnlang.plan import Band
 
 pytest.importorskip("triton")
+from attnlang.runtime.triton import pieces as piece_tables
 from attnlang.runtime.triton import specialised
+from attnlang.runtime.triton.dealing import unbalanced
 from attnlang.runtime.triton.kept import Call
 from attnlang.runtime.triton.launches import Launch, launches
 from attnlang.runtime.triton.matrices import form_of
 from attnlang.runtime.triton.nesting import Shape
 from attnlang.runtime.triton.pieces import Seen, pieces, weights
 from attnlang.runtime.triton.prepared import log_m
-from attnlang.runtime.triton.specialised import SCALES, TABLE, Split, Way, refusal, split_for
+from attnlang.runtime.triton.specialised import SCALES, TABLE, Split, Way, in_turn, refusal, split_for
 
 ROWS = 64
 SCRIPT = Path(__file__).parent / "compile_hopper.py"
@@ -256,3 +258,18 @@ def test_causal_lattices_are_together_where_that_is_sooner(
     plan = lower(load("longnet", segments=segments, dilations=dilations), 4)
     found = launches(plan, Shape(65536, 4, 4, 64, 64), "forward", {})
     assert max(launch.parts for launch in found) == together
+
+
+@pytest.mark.parametrize(("text", "n"), [("causal", 5000), ("causal & segment(2048)", 8192), ("window(700)", 6000)])
+def test_pieces_are_in_turn_and_all_there(text: str, n: int) -> None:
+    pattern = attnlang.loads(f"pattern p = {text}")
+    shape, seen = Shape(n, 3, 3, 256, 64), Seen(12, (n, 0, 0, 4))
+    (launch,) = launches(lower(pattern, 3), shape, "forward", {})
+    before = pieces(launch, launch.band or Band(), n, 2, 256, 64, seen, seen)
+    after = in_turn(before, launch, 7)
+    there = after[after[:, 5] > 0]
+    assert sorted(map(tuple, there)) == sorted(map(tuple, before))
+    empty = after[after[:, 5] == 0]
+    assert not piece_tables.tiles(empty, 1).any()
+    assert (empty[:, [4, 10]] == 1).all()
+    assert unbalanced(piece_tables.tiles(after, 1), 7, 4) <= 1.05

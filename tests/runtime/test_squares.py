@@ -25,6 +25,7 @@ from attnlang.pattern.library import load
 
 pytest.importorskip("triton")
 from attnlang.runtime.triton import square_steps, squares
+from attnlang.runtime.triton.dealing import dealt
 from attnlang.runtime.triton.nesting import Shape
 from attnlang.runtime.triton.pieces import Seen
 from attnlang.runtime.triton.square_steps import GROUPS, Planes
@@ -78,16 +79,15 @@ class Walk:
             chunk = units[first : first + together]
             table = square_steps.key_pieces(key_steps, chunk, self.heads, self.n, most, (self.seen,) * 4)
             left: dict[int, Square] = {}
-            for piece in square_steps.dealt(table, PROGRAMS, 4):
+            for piece in dealt(table, table[:, 0], PROGRAMS, 4):
                 for number, square in self.key_squares(chain, piece, key_entries):
                     item, head, queries, keys, weights = square
                     self.keys[item, head][np.ix_(queries, keys)] += weights
                     assert number not in left
                     left[number] = square
             assert max(left, default=-1) < 2 * most * together
-            for piece in square_steps.dealt(
-                square_steps.query_pieces(query_steps, chunk, most, self.seen), PROGRAMS, 4
-            ):
+            table = square_steps.query_pieces(query_steps, chunk, most, self.seen)
+            for piece in dealt(table, table[:, 0], PROGRAMS, 4):
                 self.query_squares(chain, piece, query_entries, left)
 
     def key_squares(self, chain: Chain, piece: np.ndarray, entries: np.ndarray) -> Iterator[tuple[int, Square]]:
@@ -249,7 +249,7 @@ def test_work_is_dealt_out_evenly_and_once() -> None:
     pieces = np.zeros((500, square_steps.COLUMNS), np.int64)
     pieces[:, 0] = np.random.default_rng(0).integers(30, 100, 500)
     pieces[:, 17] = np.arange(500)
-    table = square_steps.dealt(pieces, 132, 4).reshape(-1, 132, square_steps.COLUMNS)
+    table = dealt(pieces, pieces[:, 0], 132, 4).reshape(-1, 132, square_steps.COLUMNS)
     given_out = table[table[..., 0] > 0]
     assert sorted(given_out[:, 17]) == list(range(500))
     loads = (table[..., 0] + 4 * (table[..., 0] > 0)).sum(0)

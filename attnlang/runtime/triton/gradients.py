@@ -14,6 +14,7 @@ from torch import Tensor
 
 from attnlang.plan import Plan
 from attnlang.runtime.triton import specialised, square_steps, squares
+from attnlang.runtime.triton.dealing import dealt
 from attnlang.runtime.triton.kept import Call, Pointer, launch
 from attnlang.runtime.triton.matrices import Form, Matrix, layout_of, layout_of_vectors, matrix, places_of, plane_size
 from attnlang.runtime.triton.nesting import Shape
@@ -233,7 +234,7 @@ class _Given:
     def _table(self, pieces: Any) -> tuple[Tensor, int]:
         """Pieces dealt out to programs, and the number of those."""
         programs = min(specialised.multiprocessors(self.device), len(pieces))
-        return torch.from_numpy(square_steps.dealt(pieces, programs, BESIDES)).to(self.device), programs
+        return torch.from_numpy(dealt(pieces, pieces[:, 0], programs, BESIDES)).to(self.device), programs
 
 
 @lru_cache(maxsize=8)

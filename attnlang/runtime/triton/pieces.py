@@ -97,6 +97,11 @@ def pieces(
     return table[row0 < rows].astype(np.int32)
 
 
+def tiles(table: npt.NDArray[np.int32], parts: int) -> Ints:
+    """How many tiles each piece has, of its own run and of outer ones."""
+    return table[:, [7, *(24 + 8 * (part - 1) + 6 for part in range(1, parts))]].astype(np.int64).sum(1)
+
+
 @dataclass(frozen=True, slots=True)
 class _Outer:
     """An outer run: first token, rate, rows before its inner run, rows of that run, and all other rows that count."""

@@ -10,16 +10,18 @@ from importlib import import_module
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 import torch
 import triton
 from torch import Tensor
 
 from attnlang.plan import FULL, Band, Lattice, Plan, Tiles
+from attnlang.runtime.triton.dealing import MOST, dealt, unbalanced
 from attnlang.runtime.triton.kept import Call, Pointer
 from attnlang.runtime.triton.launches import Launch
 from attnlang.runtime.triton.matrices import Form, layout_of_vectors, matrices, places_of
 from attnlang.runtime.triton.nesting import CAUSAL, Shape
-from attnlang.runtime.triton.pieces import Seen, pieces, weights
+from attnlang.runtime.triton.pieces import Seen, pieces, tiles, weights
 from attnlang.runtime.triton.prepared import Work, log_m, work
 from attnlang.runtime.triton.tuning import LIST_BLOCK
 
@@ -88,6 +90,8 @@ TABLE: dict[tuple[int, Way], Split] = {
 NARROWEST = ("short", "window", "causal", "full")
 SHORT = 448
 """Keys of a band: one with fewer is over before programs of many consumers are at their speed."""
+BESIDES = 4
+"""Tiles that take as long as what begins and ends a piece."""
 IDLE = 1.15
 """How many times as many rows as there are a program may be made for, before smaller programs are faster."""
 
@@ -175,12 +179,13 @@ def _call(launch: Launch, q: Form, k: Form, v: Form, scale: float, split: Split,
     x, y = (Seen(form.strides[2], place) for form, place in zip((k, v), seen.places, strict=True))
     factor = scale * math.log2(math.e)
     under = _under(launch, split, scale)
-    table, log_m = _tables(launch, n, batch, split, x, y, 1 / factor if under else 1.0, device)
+    programs = split.resident * multiprocessors(device)
+    table, log_m = _tables(launch, n, batch, split, x, y, 1 / factor if under else 1.0, programs, device)
     if not len(table):
         return None  # (a residue class that no position of so short a sequence is in)
     return Call(
         hopper.attend,
-        (min(len(table), split.resident * multiprocessors(device)),),
+        (min(len(table), programs),),
         (
             *map(Pointer, (0, 6, 4, 8)), q.strides[:3], out.strides[:3], *seen.descriptors,
             log_m, table, len(table), n, heads, band.lo or 0, band.hi or 0, factor,
@@ -220,14 +225,32 @@ def _rates(launch: Launch) -> tuple[int, ...]:
     return tuple(rate for _, rate in launch.chain[: launch.parts])
 
 
+def in_turn(table: npt.NDArray[np.int32], launch: Launch, programs: int) -> npt.NDArray[np.int32]:
+    """Pieces in an order in which all programs are done at about the same time.
+
+    Most are in theirs. Where they are not (one long causal run: a program of the last queries would get more and more
+    of them), a head's runs stay in order, the longest pieces of each first, and each goes to the program that is done
+    first; programs with fewer than others get pieces without rows.
+    """
+    steps = tiles(table, launch.parts)
+    if len(table) <= programs or unbalanced(steps, programs, BESIDES) <= MOST:
+        return table
+    order = np.lexsort((-steps, table[:, 9], table[:, 1], table[:, 0]))
+    table = dealt(table[order].astype(np.int64), steps[order], programs, BESIDES)
+    table[table[:, 5] == 0, 4] = table[table[:, 5] == 0, 10] = 1  # (steps and rates are divided by)
+    return table
+
+
 @lru_cache(maxsize=64)
 def _tables(
-    launch: Launch, n: int, batch: int, split: Split, x: Seen, y: Seen, unit: float, device: torch.device
+    launch: Launch, n: int, batch: int, split: Split, x: Seen, y: Seen, unit: float, programs: int, device: torch.device
 ) -> tuple[Tensor, Any]:
     """The pieces of a launch, and a descriptor of its weights (times a unit), on the device."""
     from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 
-    table = pieces(launch, launch.band or Band(), n, batch, split.fixed, split.streamed, x, y)
+    table = in_turn(
+        pieces(launch, launch.band or Band(), n, batch, split.fixed, split.streamed, x, y), launch, programs
+    )
     table_of_weights = weights(launch, log_m(launch).numpy(), split.streamed) * np.float32(unit)
     rows = torch.from_numpy(table_of_weights).to(device).flatten()
     return torch.from_numpy(table).to(device), TensorDescriptor(

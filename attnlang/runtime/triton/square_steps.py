@@ -9,12 +9,10 @@ programs in order, each to the one that is done first.
 
 from __future__ import annotations
 
-import heapq
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
 from attnlang.runtime.triton.pieces import Seen
 from attnlang.runtime.triton.squares import Blocks, Chain, Ints, Squares, blocks, squares
@@ -218,22 +216,3 @@ def _of_units(models: Sequence[Ints], some: Sequence[Unit]) -> tuple[Ints, Ints,
 def _origin(x: Seen, batch: Ints, head: Ints, start: Ints) -> tuple[Ints, Ints]:
     by_batch, by_head, column_by_batch, column_by_head = x.place
     return start + head * by_head + batch * by_batch, head * column_by_head + batch * column_by_batch
-
-
-def dealt(pieces: Ints, programs: int, each: int) -> npt.NDArray[np.int32]:
-    """Pieces so that program i takes numbers i, i + programs, ..: in order, each to the program that is done first.
-
-    `each` is what a piece takes besides its steps, in steps. Programs with fewer pieces than others get empty ones.
-    """
-    programs = min(programs, len(pieces))
-    busy = [(0, program) for program in range(programs)]
-    mine: list[list[int]] = [[] for _ in range(programs)]
-    for number, steps in enumerate(pieces[:, 0].tolist()):
-        time, program = busy[0]
-        mine[program].append(number)
-        heapq.heapreplace(busy, (time + steps + each, program))
-    rounds = max(map(len, mine))
-    table = np.zeros((rounds, programs, COLUMNS), np.int64)
-    for program, numbers in enumerate(mine):
-        table[: len(numbers), program] = pieces[numbers]
-    return table.reshape(-1, COLUMNS).astype(np.int32)
