@@ -1,0 +1,201 @@
+"""What ranks tell each other before attention: whether all were called alike. Hosts wait for hosts, never for a device.
+
+Every rank notes what it was called with and sends the digest of its note, eight bytes, to the others. Only where
+digests differ are the notes themselves sent, and every rank raises the same error. Nothing was exchanged by then, so
+the next call finds all ranks where they were.
+
+This travels on gloo connections of its own, also where rows travel on gloo: it can meet no collective of somebody else,
+and with NCCL, whose exchanges no host waits for, it is what notices within a timeout that a rank is gone. At most eight
+ranks tell each other directly, in one hop and R - 1 messages a rank; more do so by doubling, in log2 R hops and as many
+messages (12 for 4,096 ranks, where an all-reduce of gloo's takes 8,190 hops).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from time import monotonic
+from typing import Any, Literal, NoReturn, TypeAlias
+from weakref import WeakKeyDictionary
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.distributed.distributed_c10d import PrefixStore
+
+from attnlang.parallel.wire import PeerLostError, RanksDisagreeError
+
+When: TypeAlias = Literal["every call", "first call"]
+DIRECT = 8
+"""Up to so many ranks everyone tells everyone; this is also how long the word of a note is, or as many as there are."""
+NOTHING = 0
+"""The digest of a rank that cannot do what it was called for: it is no other's."""
+FAULT = "fault"
+"""The fact that a rank cannot do what it was called for, and why."""
+PATIENCE = timedelta(milliseconds=1)
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Note:
+    """What a rank was called with.
+
+    facts   by name
+    digest  of them, as a number; `NOTHING` where they hold a fault
+    word    int64 (min(R, DIRECT),), the digest so many times: what is sent to R ranks
+    """
+
+    facts: Mapping[str, str]
+    digest: int
+    word: Tensor
+
+    @staticmethod
+    def of(facts: Mapping[str, str], ranks: int) -> Note:
+        kept = dict(sorted(facts.items()))
+        found = hashlib.sha256(json.dumps(kept).encode()).digest()[:7]
+        digest = NOTHING if FAULT in kept else int.from_bytes(found, "big") + 1
+        return Note(kept, digest, torch.full((min(ranks, DIRECT),), digest, dtype=torch.int64, device="cpu"))
+
+
+class Hosts:
+    """The hosts of a group's ranks. Once one of them is lost they are of no use, and say so at every call."""
+
+    def __init__(self, group: dist.ProcessGroup, timeout: timedelta) -> None:
+        self.rank, self.ranks = group.rank(), group.size()
+        self._timeout = timeout
+        self._lost = ""
+        self._line: Any = None
+        if self.ranks > 1:
+            try:
+                self._line = _line(group, timeout)
+            except RuntimeError as error:
+                self._lost = f"hosts did not connect (by gloo: GLOO_SOCKET_IFNAME names the interface): {error}"
+
+    def alike(self, note: Note) -> bool:
+        """Whether all ranks bring this note: the same on every rank. Raises PeerLostError."""
+        if self.ranks == 1:
+            return note.digest != NOTHING
+        if self._line is None:
+            self._fail()
+        try:
+            return self._directly(note) if self.ranks <= DIRECT else self._by_doubling(note)
+        except RuntimeError as error:
+            self.lose(str(error))
+            self._fail(error)
+
+    def _directly(self, note: Note) -> bool:
+        heard = torch.empty_like(note.word)
+        self._line.alltoall_base(heard, note.word, [], [], self._timeout).wait(self._timeout)
+        return note.digest != NOTHING and heard.tolist() == note.word.tolist()
+
+    def _by_doubling(self, note: Note) -> bool:
+        """In round i a rank hears from the one 2^i before it, and so of 2^i ranks: their digest, or NOTHING if two.
+
+        Whoever hears a digest that is not its own passes NOTHING on: since all hear of all, all come to know.
+        """
+        word, heard = note.word[:1], torch.empty_like(note.word[:1])
+        end = monotonic() + self._timeout.total_seconds()
+        step = 1
+        while step < self.ranks:
+            sent = self._line.send([word], (self.rank + step) % self.ranks, 0)
+            for work in (self._line.recv([heard], (self.rank - step) % self.ranks, 0), sent):
+                work.wait(max(timedelta(seconds=end - monotonic()), PATIENCE))
+            if not torch.equal(heard, word):
+                word = torch.full_like(word, NOTHING)
+            step *= 2
+        return int(word) != NOTHING
+
+    def told(self, note: Note) -> list[dict[str, str]]:
+        """The facts of all ranks, on every rank. Raises PeerLostError."""
+        if self.ranks == 1:
+            return [dict(note.facts)]
+        data = torch.frombuffer(bytearray(json.dumps(dict(note.facts)).encode()), dtype=torch.uint8)
+        try:
+            sizes = [int(size) for size in self._gathered(torch.tensor([len(data)], device="cpu"))]
+            padded = torch.zeros(max(sizes), dtype=torch.uint8, device="cpu")
+            padded[: len(data)] = data
+            rows = self._gathered(padded)
+        except RuntimeError as error:
+            self.lose(str(error))
+            self._fail(error)
+        return [json.loads(bytes(row[:size].tolist())) for row, size in zip(rows, sizes, strict=True)]
+
+    def _gathered(self, mine: Tensor) -> list[Tensor]:
+        found = [torch.empty_like(mine) for _ in range(self.ranks)]
+        self._line.allgather(found, mine, self._timeout).wait(self._timeout)
+        return found
+
+    def lose(self, why: str) -> None:
+        """Hang up, so that the others notice at once, and not when their time is over."""
+        self._lost = self._lost or why
+        self._line = None
+
+    def _fail(self, error: BaseException | None = None) -> NoReturn:
+        raise PeerLostError(
+            f"rank {self.rank} of {self.ranks}: not all ranks came to this call of attention within {self._timeout}: "
+            f"one is gone, is in another collective, or is not as far (see the first error among the ranks). No later "
+            f"call on this group will run. The backend says: {self._lost}"
+        ) from error
+
+
+def _line(group: dist.ProcessGroup, timeout: timedelta) -> Any:
+    """A gloo backend beside a group, known to nobody else, that ends when it is dropped.
+
+    `dist.new_group` would need every rank of the world, or (use_local_synchronization) a name that ranks make from how
+    many groups each is in. The group's own store is known to its ranks, and to them alone; how often a rank came to it
+    for this counts up there, so that what an earlier line left in a store that outlives it is not read again.
+    """
+    store = group.get_group_store()
+    number = store.add(f"attnlang/lines of {group.rank()}", 1)
+    return dist.ProcessGroupGloo(PrefixStore(f"attnlang/{number}", store), group.rank(), group.size(), timeout)
+
+
+_hosts: WeakKeyDictionary[dist.ProcessGroup, dict[timedelta, Hosts]] = WeakKeyDictionary()
+
+
+def hosts_of(group: dist.ProcessGroup, timeout: timedelta) -> Hosts:
+    """The hosts of a group, the same for all modules on it. The first time, all its ranks must come here together."""
+    known = _hosts.setdefault(group, {})
+    if timeout not in known:
+        known[timeout] = Hosts(group, timeout)
+    return known[timeout]
+
+
+def agree(note: Note, hosts: Hosts) -> None:
+    """Go on if all ranks bring the same note, without a fault. Raises PeerLostError.
+
+    Raises RanksDisagreeError otherwise, on every rank and in the same words.
+    """
+    if not hosts.alike(note):
+        raise RanksDisagreeError(disagreement(hosts.told(note)))
+
+
+def disagreement(told: Sequence[Mapping[str, str]]) -> str:
+    """What does not fit, by the facts that each rank tells: faults first, then what differs among those that say it."""
+    faults = [f"{where}: {text}" for text, where in _where(told, FAULT)]
+    names = sorted({name for facts in told for name in facts} - {FAULT})
+    different = {name: where for name in names if len(where := _where(told, name)) > 1}
+    parts = [
+        f"{name}: {', '.join(f'{value} on {ranks}' for value, ranks in where)}" for name, where in different.items()
+    ]
+    if parts:
+        faults.append(f"ranks differ in {'; '.join(parts)}")
+    return ". ".join([*faults, "All must be called alike"] if parts else faults)
+
+
+def _where(told: Sequence[Mapping[str, str]], name: str) -> list[tuple[str, str]]:
+    """Each value of a fact, and on which ranks it is so."""
+    found: dict[str, list[int]] = {}
+    for rank, facts in enumerate(told):
+        if name in facts:
+            found.setdefault(facts[name], []).append(rank)
+    return [(value, _listed(ranks, len(told))) for value, ranks in found.items()]
+
+
+def _listed(ranks: list[int], of: int) -> str:
+    if len(ranks) == of > 1:
+        return "every rank"
+    shown = ", ".join(map(str, ranks[:8])) + (f" and {len(ranks) - 8} more" if len(ranks) > 8 else "")
+    return f"rank {shown}" if len(ranks) == 1 else f"ranks {shown}"
