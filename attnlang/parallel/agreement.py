@@ -35,7 +35,7 @@ NOTHING = 0
 """The digest of a rank that cannot do what it was called for: it is no other's."""
 FAULT = "fault"
 """The fact that a rank cannot do what it was called for, and why."""
-PATIENCE = timedelta(milliseconds=1)
+SHORTEST = timedelta(milliseconds=1)
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -60,11 +60,15 @@ class Note:
 
 
 class Hosts:
-    """The hosts of a group's ranks. Once one of them is lost they are of no use, and say so at every call."""
+    """The hosts of a group's ranks. Once one of them is lost they are of no use, and say so at every call.
+
+    exchanges  how many exchanges of rows this rank has begun on the group. Ranks compare that too: one that failed
+               alone in the middle of a call, and goes on, is out of step, and would take that call's rows for the next's
+    """
 
     def __init__(self, group: dist.ProcessGroup, timeout: timedelta) -> None:
         self.rank, self.ranks = group.rank(), group.size()
-        self._timeout = timeout
+        self.exchanges = 0
         self._lost = ""
         self._line: Any = None
         if self.ranks > 1:
@@ -73,58 +77,62 @@ class Hosts:
             except RuntimeError as error:
                 self._lost = f"hosts did not connect (by gloo: GLOO_SOCKET_IFNAME names the interface): {error}"
 
-    def alike(self, note: Note) -> bool:
+    def alike(self, note: Note, timeout: timedelta) -> bool:
         """Whether all ranks bring this note: the same on every rank. Raises PeerLostError."""
         if self.ranks == 1:
             return note.digest != NOTHING
         if self._line is None:
-            self._fail()
+            self._fail(timeout)
+        word = note.word if note.digest == NOTHING else note.word + self.exchanges
         try:
-            return self._directly(note) if self.ranks <= DIRECT else self._by_doubling(note)
+            return self._directly(word, timeout) if self.ranks <= DIRECT else self._by_doubling(word, timeout)
         except RuntimeError as error:
             self.lose(str(error))
-            self._fail(error)
+            self._fail(timeout, error)
 
-    def _directly(self, note: Note) -> bool:
-        heard = torch.empty_like(note.word)
-        self._line.alltoall_base(heard, note.word, [], [], self._timeout).wait(self._timeout)
-        return note.digest != NOTHING and heard.tolist() == note.word.tolist()
+    def _directly(self, word: Tensor, timeout: timedelta) -> bool:
+        heard = torch.empty_like(word)
+        self._line.alltoall_base(heard, word, [], [], timeout).wait(timeout)
+        said = word.tolist()
+        return said[0] != NOTHING and heard.tolist() == said
 
-    def _by_doubling(self, note: Note) -> bool:
-        """In round i a rank hears from the one 2^i before it, and so of 2^i ranks: their digest, or NOTHING if two.
+    def _by_doubling(self, word: Tensor, timeout: timedelta) -> bool:
+        """In round i a rank hears from the one 2^i before it, and so of 2^i ranks: their word, or NOTHING if two.
 
-        Whoever hears a digest that is not its own passes NOTHING on: since all hear of all, all come to know.
+        Whoever hears a word that is not its own passes NOTHING on: since all hear of all, all come to know.
         """
-        word, heard = note.word[:1], torch.empty_like(note.word[:1])
-        end = monotonic() + self._timeout.total_seconds()
+        word = word[:1]
+        heard = torch.empty_like(word)
+        end = monotonic() + timeout.total_seconds()
         step = 1
         while step < self.ranks:
             sent = self._line.send([word], (self.rank + step) % self.ranks, 0)
             for work in (self._line.recv([heard], (self.rank - step) % self.ranks, 0), sent):
-                work.wait(max(timedelta(seconds=end - monotonic()), PATIENCE))
+                work.wait(max(timedelta(seconds=end - monotonic()), SHORTEST))
             if not torch.equal(heard, word):
                 word = torch.full_like(word, NOTHING)
             step *= 2
         return int(word) != NOTHING
 
-    def told(self, note: Note) -> list[dict[str, str]]:
+    def told(self, note: Note, timeout: timedelta) -> list[dict[str, str]]:
         """The facts of all ranks, on every rank. Raises PeerLostError."""
+        facts = {**note.facts, "exchanges so far": str(self.exchanges)}
         if self.ranks == 1:
-            return [dict(note.facts)]
-        data = torch.frombuffer(bytearray(json.dumps(dict(note.facts)).encode()), dtype=torch.uint8)
+            return [facts]
+        data = torch.frombuffer(bytearray(json.dumps(facts).encode()), dtype=torch.uint8)
         try:
-            sizes = [int(size) for size in self._gathered(torch.tensor([len(data)], device="cpu"))]
+            sizes = [int(size) for size in self._gathered(torch.tensor([len(data)], device="cpu"), timeout)]
             padded = torch.zeros(max(sizes), dtype=torch.uint8, device="cpu")
             padded[: len(data)] = data
-            rows = self._gathered(padded)
+            rows = self._gathered(padded, timeout)
         except RuntimeError as error:
             self.lose(str(error))
-            self._fail(error)
+            self._fail(timeout, error)
         return [json.loads(bytes(row[:size].tolist())) for row, size in zip(rows, sizes, strict=True)]
 
-    def _gathered(self, mine: Tensor) -> list[Tensor]:
+    def _gathered(self, mine: Tensor, timeout: timedelta) -> list[Tensor]:
         found = [torch.empty_like(mine) for _ in range(self.ranks)]
-        self._line.allgather(found, mine, self._timeout).wait(self._timeout)
+        self._line.allgather(found, mine, timeout).wait(timeout)
         return found
 
     def lose(self, why: str) -> None:
@@ -132,11 +140,11 @@ class Hosts:
         self._lost = self._lost or why
         self._line = None
 
-    def _fail(self, error: BaseException | None = None) -> NoReturn:
+    def _fail(self, timeout: timedelta, error: BaseException | None = None) -> NoReturn:
         raise PeerLostError(
-            f"rank {self.rank} of {self.ranks}: not all ranks came to this call of attention within {self._timeout}: "
-            f"one is gone, is in another collective, or is not as far (see the first error among the ranks). No later "
-            f"call on this group will run. The backend says: {self._lost}"
+            f"rank {self.rank} of {self.ranks}: not all ranks came to this call of attention within {timeout}: one is "
+            f"gone, is in another collective, or is not as far (see the first error among the ranks). No later call on "
+            f"this group will run. The backend says: {self._lost}"
         ) from error
 
 
@@ -152,24 +160,24 @@ def _line(group: dist.ProcessGroup, timeout: timedelta) -> Any:
     return dist.ProcessGroupGloo(PrefixStore(f"attnlang/{number}", store), group.rank(), group.size(), timeout)
 
 
-_hosts: WeakKeyDictionary[dist.ProcessGroup, dict[timedelta, Hosts]] = WeakKeyDictionary()
+_hosts: WeakKeyDictionary[dist.ProcessGroup, Hosts] = WeakKeyDictionary()
 
 
 def hosts_of(group: dist.ProcessGroup, timeout: timedelta) -> Hosts:
-    """The hosts of a group, the same for all modules on it. The first time, all its ranks must come here together."""
-    known = _hosts.setdefault(group, {})
-    if timeout not in known:
-        known[timeout] = Hosts(group, timeout)
-    return known[timeout]
+    """The hosts of a group, the same for all modules on it. The first time, all its ranks come within the timeout."""
+    found = _hosts.get(group)
+    if found is None:
+        found = _hosts[group] = Hosts(group, timeout)
+    return found
 
 
-def agree(note: Note, hosts: Hosts) -> None:
+def agree(note: Note, hosts: Hosts, timeout: timedelta) -> None:
     """Go on if all ranks bring the same note, without a fault. Raises PeerLostError.
 
     Raises RanksDisagreeError otherwise, on every rank and in the same words.
     """
-    if not hosts.alike(note):
-        raise RanksDisagreeError(disagreement(hosts.told(note)))
+    if not hosts.alike(note, timeout):
+        raise RanksDisagreeError(disagreement(hosts.told(note, timeout)))
 
 
 def disagreement(told: Sequence[Mapping[str, str]]) -> str:

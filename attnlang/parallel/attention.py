@@ -23,7 +23,7 @@ from attnlang.parallel.calls import Call, Notes, Part, Rows, needs_gradients, re
 from attnlang.parallel.dense import positions
 from attnlang.parallel.planning import KEPT, Planner
 from attnlang.parallel.rank import Kept, RankWork, Steps
-from attnlang.parallel.wire import PeerLostError, drive
+from attnlang.parallel.wire import drive
 from attnlang.runtime.batches import checked_lengths
 from attnlang.runtime.contents import Contents
 from attnlang.runtime.merge import accumulator_dtype
@@ -134,19 +134,15 @@ class DistributedAttention(nn.Module):
         once = self._first_only and not always
         if once and note.digest in self._agreed:
             return
-        agree(note, self._hosts)
+        agree(note, self._hosts, self.timeout)
         if once:
             if len(self._agreed) >= KINDS:
                 self._agreed.clear()
             self._agreed.add(note.digest)  # (where ranks agreed, and so the same on all of them)
 
     def driven(self, steps: Steps) -> Any:
-        """Run the steps of this rank; what they return. Where a rank is lost, the others are told."""
-        try:
-            return drive(steps, self.group, self.timeout)
-        except PeerLostError as error:
-            self._hosts.lose(str(error))
-            raise
+        """Run the steps of this rank; what they return."""
+        return drive(steps, self.group, self._hosts, self.timeout)
 
     # what a call brings ---------------------------------------------------------------------------------------------
 
@@ -156,7 +152,8 @@ class DistributedAttention(nn.Module):
     ) -> Call:  # fmt: skip
         """What is to be done, checked and planned, and noted in facts as far as it comes."""
         check_tensors(q, k, v)
-        q, k, v = readable(q), readable(k), readable(v)
+        self._rows.check_device(q)
+        q, k, v = readable(q, k, v)
         factor = max(q.size(-1), 1) ** -0.5 if scale is None else float(scale)
         if tables or lengths is not None or self.pattern.tables:
             return self._with_content(facts, q, k, v, factor, lengths, tables)
@@ -164,7 +161,7 @@ class DistributedAttention(nn.Module):
         kind = (q.shape, k.shape, v.shape, q.dtype, k.dtype, v.dtype, q.device, k.device, v.device, factor, needed)
         notes = self._kinds.get(kind)
         if notes is not None:
-            return Call(q, k, v, factor, list(self._parts(q, {}, None)), notes)
+            return Call(q, k, v, factor, self._parts(q, {}, None), notes)
         self._note(facts, q, k, v, factor)
         parts = self._checked_parts(q, {}, None)
         if len(self._kinds) >= KINDS:
@@ -224,17 +221,22 @@ class DistributedAttention(nn.Module):
 
     def _checked_parts(self, q: Tensor, contents: dict[str, NDArray[np.int64]], sizes: list[int] | None) -> list[Part]:
         """Raises ValueError where a part has no schedule, or no kernel here."""
-        parts = list(self._parts(q, contents, sizes))
+        parts = self._parts(q, contents, sizes)
         for part in parts:
             part.work.check(q)
         return parts
 
-    def _parts(self, q: Tensor, contents: dict[str, NDArray[np.int64]], sizes: list[int] | None) -> Iterator[Part]:
+    def _parts(self, q: Tensor, contents: dict[str, NDArray[np.int64]], sizes: list[int] | None) -> list[Part]:
         """The batch by items that have one schedule, next to one another."""
+        batch, schedule = q.size(0), self.schedule
+        if batch and schedule is not None and not contents and sizes is None:
+            return [Part(0, batch, self._rows.mine, self._work(schedule, q))]
+        return list(self._parts_with_content(q, contents, sizes))
+
+    def _parts_with_content(
+        self, q: Tensor, contents: dict[str, NDArray[np.int64]], sizes: list[int] | None
+    ) -> Iterator[Part]:
         batch, n = q.size(0), self.placement.n
-        if batch and self.schedule is not None and not contents and sizes is None:
-            yield Part(0, batch, self._rows.mine, self._work(self.schedule, q))
-            return
         own = {name for name, axes in self.pattern.tables if name in contents and contents[name].ndim > axes}
         for (_, size), group in groupby(
             range(batch), lambda item: (item if own else 0, n if sizes is None else sizes[item])

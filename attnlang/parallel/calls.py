@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
@@ -56,10 +57,10 @@ class Call(NamedTuple):
 
 
 class Rows(NamedTuple):
-    """What tensors must be on this rank."""
+    """What tensors must be on this rank: so many of the n rows, on one of these devices."""
 
-    placement: Placement
-    rank: int
+    n: int
+    mine: int
     heads: int
     kv_heads: int
     devices: tuple[str, ...]
@@ -67,28 +68,26 @@ class Rows(NamedTuple):
     @staticmethod
     def on(group: dist.ProcessGroup, placement: Placement, heads: int, kv_heads: int) -> Rows:
         known = str(dist.get_backend_config(group)).split(",")
-        return Rows(placement, group.rank(), heads, kv_heads, tuple(part.partition(":")[0] for part in known))
+        mine = placement.sizes[group.rank()]
+        return Rows(placement.n, mine, heads, kv_heads, tuple(part.partition(":")[0] for part in known))
 
-    @property
-    def mine(self) -> int:
-        """How many this rank holds."""
-        return self.placement.sizes[self.rank]
+    def check_device(self, q: Tensor) -> None:
+        """Raises ValueError unless the group sends what is on this device."""
+        if q.device.type not in self.devices:
+            raise ValueError(f"q is on {q.device}, but the mesh sends what is on {' or '.join(self.devices)}")
 
     def check(self, q: Tensor, k: Tensor, v: Tensor) -> None:
-        """Raises ValueError unless q, k and v are this rank's rows, on a device whose tensors can be sent."""
-        mine = self.mine
+        """Raises ValueError unless q, k and v are this rank's rows."""
         for name, x, heads in (("q", q, self.heads), ("k", k, self.kv_heads), ("v", v, self.kv_heads)):
-            if x.dim() != 4 or x.size(1) != heads or x.size(2) != mine:
+            if x.dim() != 4 or x.size(1) != heads or x.size(2) != self.mine:
                 raise ValueError(
-                    f"{name} must be (batch, {heads}, {mine}, head_dim), this rank's rows of {self.placement.n:,} "
+                    f"{name} must be (batch, {heads}, {self.mine}, head_dim), this rank's rows of {self.n:,} "
                     f"tokens, but has shape {tuple(x.shape)}; `attnlang.parallel.shard` cuts it"
                 )
         if len({(x.dtype, x.device, x.size(0), x.size(3)) for x in (q, k, v)}) > 1:
             raise ValueError("q, k and v must have one dtype, device, batch and head dimension")
         if str(q.dtype).removeprefix("torch.") not in ITEM_SIZES:
             raise ValueError(f"q must be float64, float32, bfloat16 or float16, not {q.dtype}")
-        if len(self.placement.sizes) > 1 and q.device.type not in self.devices:
-            raise ValueError(f"q is on {q.device}, but the mesh sends what is on {' or '.join(self.devices)}")
 
 
 def refusal(facts: dict[str, str], error: Exception, ranks: int) -> Note:
@@ -102,8 +101,11 @@ def needs_gradients(*tensors: Tensor) -> bool:
     return torch.is_grad_enabled() and any(x.requires_grad for x in tensors)
 
 
-def readable(x: Tensor) -> Tensor:
-    """With its rows in one piece, and in the dtype of an autocast that is on (float64 stays)."""
-    if x.is_floating_point() and x.dtype != torch.float64 and torch.is_autocast_enabled(x.device.type):
-        x = x.to(torch.get_autocast_dtype(x.device.type))
-    return x if x.dim() == 0 or x.stride(-1) == 1 else x.contiguous()
+def readable(*tensors: Tensor) -> Iterator[Tensor]:
+    """With their rows in one piece, and in the dtype of an autocast that is on (float64 stays)."""
+    device = tensors[0].device.type
+    low = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
+    for x in tensors:
+        cast = low is not None and x.is_floating_point() and x.dtype != torch.float64
+        y = x.to(low) if cast else x
+        yield y if y.dim() == 0 or y.stride(-1) == 1 else y.contiguous()

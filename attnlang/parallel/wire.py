@@ -8,12 +8,15 @@ that a mistake is an error on every rank and not a wait without end.
 from __future__ import annotations
 
 from datetime import timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch.distributed as dist
 from torch import Tensor
 
 from attnlang.parallel.rank import Start, Steps
+
+if TYPE_CHECKING:
+    from attnlang.parallel.agreement import Hosts
 
 
 class RanksDisagreeError(RuntimeError):
@@ -24,7 +27,7 @@ class PeerLostError(RuntimeError):
     """A message did not arrive: another rank is gone, or did not come as far in time."""
 
 
-def drive(steps: Steps, group: dist.ProcessGroup, timeout: timedelta) -> Any:
+def drive(steps: Steps, group: dist.ProcessGroup, hosts: Hosts, timeout: timedelta) -> Any:
     """Run the steps of this rank; what they return. Raises PeerLostError where a message does not arrive in time."""
     pending: list[tuple[Any, Tensor]] = []
     inbox: Tensor | None = None
@@ -34,32 +37,31 @@ def drive(steps: Steps, group: dist.ProcessGroup, timeout: timedelta) -> Any:
         except StopIteration as end:
             return end.value
         inbox = None
-        if isinstance(step, Start):
-            pending.append(_started(step, group))
-        else:
-            work, inbox = pending.pop(0)
-            _wait(work, group, timeout)
+        try:
+            if isinstance(step, Start):
+                pending.append(_started(step, group))
+                hosts.exchanges += 1
+            else:
+                work, inbox = pending.pop(0)
+                _wait(work, group, timeout)
+        except RuntimeError as error:
+            hosts.lose(str(error))
+            raise _lost(group, error) from error
 
 
 def _started(start: Start, group: dist.ProcessGroup) -> tuple[Any, Tensor]:
     arrived = start.data.new_empty(sum(start.receives))
-    try:
-        work = dist.all_to_all_single(
-            arrived, start.data, list(start.receives), list(start.sends), group=group, async_op=True
-        )
-    except RuntimeError as error:
-        raise _lost(group, error) from error
+    work = dist.all_to_all_single(
+        arrived, start.data, list(start.receives), list(start.sends), group=group, async_op=True
+    )
     return work, arrived
 
 
 def _wait(work: Any, group: dist.ProcessGroup, timeout: timedelta) -> None:
-    try:
-        if dist.get_backend(group) == "gloo":
-            work.wait(timeout)
-        else:
-            work.wait()  # on CUDA this makes the stream wait, not the host: the group's own timeout watches it
-    except RuntimeError as error:
-        raise _lost(group, error) from error
+    if dist.get_backend(group) == "gloo":
+        work.wait(timeout)
+    else:
+        work.wait()  # on CUDA this makes the stream wait, not the host: the group's own timeout watches it
 
 
 def _lost(group: dist.ProcessGroup, error: RuntimeError) -> PeerLostError:
