@@ -3,8 +3,8 @@
     torchrun --nproc-per-node 2 benchmarks/agreement.py                    # NCCL
     torchrun --nproc-per-node 4 benchmarks/agreement.py --device cpu       # gloo
 
-Microseconds a call, medians of rank 0, printed and kept nowhere. The layers have next to nothing to compute, so that on
-a GPU what is timed is the host: a GPU that is busy meanwhile hides it. "First call" is without: ranks then compare once.
+Microseconds a call, medians of rank 0, printed and kept nowhere. The layers have next to nothing to compute, so that
+on a GPU what is timed is the host: a GPU that is busy meanwhile hides it. "First call" is without it.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def main(device: str) -> None:
     group = dist.group.WORLD
     assert group is not None
     hosts, note = hosts_of(group, LIMIT), Note.of({"a": "fact"}, dist.get_world_size())
-    lines = [f"the comparison alone: {microseconds(lambda: hosts.alike(note, LIMIT), device):.0f} us"]
+    lines = [f"the comparison alone: {microseconds(lambda: hosts.asked(note, LIMIT)(), device):.0f} us"]
     for name, text in PATTERNS.items():
         for agree in ("first call", "every call"):
             found = ", ".join(f"{what} {us:.0f} us" for what, us in layer(text, device, agree).items())

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from time import monotonic
@@ -35,6 +35,8 @@ NOTHING = 0
 """The digest of a rank that cannot do what it was called for: it is no other's."""
 FAULT = "fault"
 """The fact that a rank cannot do what it was called for, and why."""
+KINDS = 64
+"""Notes of so many kinds of calls (shapes, dtypes, scales) are kept."""
 SHORTEST = timedelta(milliseconds=1)
 
 
@@ -63,7 +65,7 @@ class Hosts:
     """The hosts of a group's ranks. Once one of them is lost they are of no use, and say so at every call.
 
     exchanges  how many exchanges of rows this rank has begun on the group. Ranks compare that too: one that failed
-               alone in the middle of a call, and goes on, is out of step, and would take that call's rows for the next's
+               alone in the middle of a call, and goes on, is out of step: it would take rows of that call for the next
     """
 
     def __init__(self, group: dist.ProcessGroup, timeout: timedelta) -> None:
@@ -77,22 +79,24 @@ class Hosts:
             except RuntimeError as error:
                 self._lost = f"hosts did not connect (by gloo: GLOO_SOCKET_IFNAME names the interface): {error}"
 
-    def alike(self, note: Note, timeout: timedelta) -> bool:
-        """Whether all ranks bring this note: the same on every rank. Raises PeerLostError."""
+    def asked(self, note: Note, timeout: timedelta) -> Callable[[], bool]:
+        """Ask all ranks whether they bring this note. What is given back waits for their answers, the same on all."""
         if self.ranks == 1:
-            return note.digest != NOTHING
+            return lambda: note.digest != NOTHING
         if self._line is None:
-            self._fail(timeout)
+            self.fail(timeout)
         word = note.word if note.digest == NOTHING else note.word + self.exchanges
-        try:
-            return self._directly(word, timeout) if self.ranks <= DIRECT else self._by_doubling(word, timeout)
-        except RuntimeError as error:
-            self.lose(str(error))
-            self._fail(timeout, error)
-
-    def _directly(self, word: Tensor, timeout: timedelta) -> bool:
+        if self.ranks > DIRECT:
+            return lambda: self._by_doubling(word, timeout)
         heard = torch.empty_like(word)
-        self._line.alltoall_base(heard, word, [], [], timeout).wait(timeout)
+        try:
+            work = self._line.alltoall_base(heard, word, [], [], timeout)
+        except RuntimeError as error:
+            self.fail(timeout, error)
+        return lambda: self._heard(work, heard, word, timeout)
+
+    def _heard(self, work: Any, heard: Tensor, word: Tensor, timeout: timedelta) -> bool:
+        work.wait(timeout)
         said = word.tolist()
         return said[0] != NOTHING and heard.tolist() == said
 
@@ -115,19 +119,15 @@ class Hosts:
         return int(word) != NOTHING
 
     def told(self, note: Note, timeout: timedelta) -> list[dict[str, str]]:
-        """The facts of all ranks, on every rank. Raises PeerLostError."""
+        """The facts of all ranks, on every rank."""
         facts = {**note.facts, "exchanges so far": str(self.exchanges)}
         if self.ranks == 1:
             return [facts]
         data = torch.frombuffer(bytearray(json.dumps(facts).encode()), dtype=torch.uint8)
-        try:
-            sizes = [int(size) for size in self._gathered(torch.tensor([len(data)], device="cpu"), timeout)]
-            padded = torch.zeros(max(sizes), dtype=torch.uint8, device="cpu")
-            padded[: len(data)] = data
-            rows = self._gathered(padded, timeout)
-        except RuntimeError as error:
-            self.lose(str(error))
-            self._fail(timeout, error)
+        sizes = [int(size) for size in self._gathered(torch.tensor([len(data)], device="cpu"), timeout)]
+        padded = torch.zeros(max(sizes), dtype=torch.uint8, device="cpu")
+        padded[: len(data)] = data
+        rows = self._gathered(padded, timeout)
         return [json.loads(bytes(row[:size].tolist())) for row, size in zip(rows, sizes, strict=True)]
 
     def _gathered(self, mine: Tensor, timeout: timedelta) -> list[Tensor]:
@@ -135,12 +135,15 @@ class Hosts:
         self._line.allgather(found, mine, timeout).wait(timeout)
         return found
 
-    def lose(self, why: str) -> None:
+    def lose(self, error: RuntimeError) -> None:
         """Hang up, so that the others notice at once, and not when their time is over."""
-        self._lost = self._lost or why
+        self._lost = self._lost or str(error)
         self._line = None
 
-    def _fail(self, timeout: timedelta, error: BaseException | None = None) -> NoReturn:
+    def fail(self, timeout: timedelta, error: RuntimeError | None = None) -> NoReturn:
+        """Raises PeerLostError: now, where the backend has just failed, or again."""
+        if error is not None:
+            self.lose(error.with_traceback(None))  # (its frames would hold the line as long as someone holds the error)
         raise PeerLostError(
             f"rank {self.rank} of {self.ranks}: not all ranks came to this call of attention within {timeout}: one is "
             f"gone, is in another collective, or is not as far (see the first error among the ranks). No later call on "
@@ -171,13 +174,44 @@ def hosts_of(group: dist.ProcessGroup, timeout: timedelta) -> Hosts:
     return found
 
 
-def agree(note: Note, hosts: Hosts, timeout: timedelta) -> None:
-    """Go on if all ranks bring the same note, without a fault. Raises PeerLostError.
+class Agreement:
+    """A comparison of notes that is under way: begun early, and settled before anything is exchanged.
 
-    Raises RanksDisagreeError otherwise, on every rank and in the same words.
+    As a context it is settled at its end at the latest, also where this rank fails within: the others are told then.
     """
-    if not hosts.alike(note, timeout):
-        raise RanksDisagreeError(disagreement(hosts.told(note, timeout)))
+
+    def __init__(self, note: Note, hosts: Hosts, timeout: timedelta, agreed: set[int] | None = None) -> None:
+        """What ranks agree on is put to `agreed`, and not compared where it is there."""
+        self._note, self._hosts, self._timeout, self._agreed = note, hosts, timeout, agreed
+        self._answer: Callable[[], bool] | None = None
+        if agreed is None or note.digest not in agreed:
+            self._answer = hosts.asked(note, timeout)
+
+    def settle(self) -> None:
+        """Go on if all ranks bring the same note, without a fault. Raises PeerLostError.
+
+        Raises RanksDisagreeError otherwise, on every rank and in the same words.
+        """
+        if self._answer is None:
+            return
+        try:
+            told = [] if self._answer() else self._hosts.told(self._note, self._timeout)
+        except RuntimeError as error:
+            self._answer = None
+            self._hosts.fail(self._timeout, error)
+        self._answer = None
+        if told:
+            raise RanksDisagreeError(disagreement(told))
+        if self._agreed is not None:
+            if len(self._agreed) >= KINDS:
+                self._agreed.clear()
+            self._agreed.add(self._note.digest)  # (where ranks agreed, and so the same on all of them)
+
+    def __enter__(self) -> Agreement:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.settle()
 
 
 def disagreement(told: Sequence[Mapping[str, str]]) -> str:

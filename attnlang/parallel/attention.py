@@ -18,7 +18,7 @@ from torch.autograd.function import once_differentiable
 
 from attnlang.nn import PatternAttention
 from attnlang.nn.checks import check_lengths, check_tables, check_tensors
-from attnlang.parallel.agreement import Hosts, Note, When, agree, hosts_of
+from attnlang.parallel.agreement import KINDS, Agreement, Hosts, Note, When, hosts_of
 from attnlang.parallel.calls import Call, Notes, Part, Rows, needs_gradients, readable, refusal
 from attnlang.parallel.dense import positions
 from attnlang.parallel.planning import KEPT, Planner
@@ -31,8 +31,6 @@ from attnlang.runtime.program import Program
 from attnlang.schedule import Placement, Schedule
 
 TIMEOUT = timedelta(minutes=5)
-KINDS = 64
-"""Notes of so many kinds of calls (shapes, dtypes, scales) are kept; what runs them is kept beside, `KEPT` of it."""
 
 
 class DistributedAttention(nn.Module):
@@ -110,10 +108,11 @@ class DistributedAttention(nn.Module):
         try:
             call = self._called(facts, q, k, v, scale, lengths, tables)
         except Exception as error:  # (whatever it is, the other ranks must not wait for this one)
-            self._agree(refusal(facts, error, self._hosts.ranks), always=True)
+            self.agreement(refusal(facts, error, self._hosts.ranks), always=True).settle()
             raise
-        self._agree(call.notes.forward, call.content)
-        out, lse = _Distributed.apply(call.q, call.k, call.v, call.parts, call.scale, call.notes.backward, self)
+        agreement = self.agreement(call.notes.forward, call.content)
+        back = call.notes.backward
+        out, lse = _Distributed.apply(call.q, call.k, call.v, call.parts, call.scale, agreement, back, self)
         if call.padded is not None:
             padding = self._padding(call.padded, q.device)
             out, lse = out.masked_fill(padding[..., None], 0.0), lse.masked_fill(padding, float("-inf"))
@@ -129,20 +128,14 @@ class DistributedAttention(nn.Module):
     def _rows(self) -> Rows:
         return Rows.on(self.group, self.placement, self.heads, self._planner.kv_heads)
 
-    def _agree(self, note: Note, always: bool = False) -> None:
-        """Compare notes with all ranks, unless that is to be done once and was done."""
+    def agreement(self, note: Note, always: bool = False) -> Agreement:
+        """Begin to compare notes with all ranks, unless that is to be done once and was done."""
         once = self._first_only and not always
-        if once and note.digest in self._agreed:
-            return
-        agree(note, self._hosts, self.timeout)
-        if once:
-            if len(self._agreed) >= KINDS:
-                self._agreed.clear()
-            self._agreed.add(note.digest)  # (where ranks agreed, and so the same on all of them)
+        return Agreement(note, self._hosts, self.timeout, self._agreed if once else None)
 
-    def driven(self, steps: Steps) -> Any:
-        """Run the steps of this rank; what they return."""
-        return drive(steps, self.group, self._hosts, self.timeout)
+    def driven(self, steps: Steps, agreement: Agreement) -> Any:
+        """Run the steps of this rank, the agreement settled before the first exchange; what they return."""
+        return drive(steps, self.group, self._hosts, self.timeout, agreement.settle)
 
     # what a call brings ---------------------------------------------------------------------------------------------
 
@@ -269,20 +262,19 @@ class _Distributed(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, q: Tensor, k: Tensor, v: Tensor, parts: list[Part], scale: float, note: Note,
+        ctx: Any, q: Tensor, k: Tensor, v: Tensor, parts: list[Part], scale: float, agreement: Agreement, back: Note,
         module: DistributedAttention,
     ) -> tuple[Tensor, Tensor]:  # fmt: skip
         whole = len(parts) == 1 and parts[0].of(q).shape == q.shape
         out = lse = q.new_empty(0)
-        if not whole:
-            out = torch.zeros_like(q)
-            lse = q.new_full(q.shape[:3], float("-inf"), dtype=accumulator_dtype(q.dtype))
         kept: list[Tensor] = []
-        with torch.autocast(q.device.type, enabled=False):
+        with agreement, torch.autocast(q.device.type, enabled=False):
+            if not whole:
+                out = torch.zeros_like(q)
+                lse = q.new_full(q.shape[:3], float("-inf"), dtype=accumulator_dtype(q.dtype))
             for part in parts:
                 q1, k1, v1 = (part.of(x) for x in (q, k, v))
-                steps = part.work.forward(q1, k1, v1, scale)
-                found, found_lse, came = module.driven(steps)
+                found, found_lse, came = module.driven(part.work.forward(q1, k1, v1, scale), agreement)
                 kept += [came.k, came.v, came.q]
                 if whole:
                     out, lse = found, found_lse
@@ -290,7 +282,7 @@ class _Distributed(torch.autograd.Function):
                     part.of(out).copy_(found)
                     part.of(lse).copy_(found_lse)
         ctx.save_for_backward(q, k, v, out, lse, *kept)
-        ctx.parts, ctx.scale, ctx.note, ctx.module, ctx.whole = parts, scale, note, module, whole
+        ctx.parts, ctx.scale, ctx.note, ctx.module, ctx.whole = parts, scale, back, module, whole
         ctx.mark_non_differentiable(lse)
         return out, lse
 
@@ -298,16 +290,17 @@ class _Distributed(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
         q, k, v, out, lse, *kept = ctx.saved_tensors
-        ctx.module._agree(ctx.note)
-        totals = () if ctx.whole else tuple(torch.zeros_like(x) for x in (q, k, v))
-        for number, part in enumerate(ctx.parts):
-            came = Kept(*kept[3 * number : 3 * number + 3])
-            dout1, q1, k1, v1, out1, lse1 = (part.of(x) for x in (grads[0], q, k, v, out, lse))
-            steps = part.work.backward(dout1, q1, k1, v1, out1, lse1, came, ctx.scale)
-            found = ctx.module.driven(steps)
-            if ctx.whole:
-                totals = found
-            else:
-                for total, piece in zip(totals, found, strict=True):
-                    part.of(total).copy_(piece)
-        return *totals, None, None, None, None
+        module: DistributedAttention = ctx.module
+        with module.agreement(ctx.note) as agreement:
+            totals = () if ctx.whole else tuple(torch.zeros_like(x) for x in (q, k, v))
+            for number, part in enumerate(ctx.parts):
+                came = Kept(*kept[3 * number : 3 * number + 3])
+                dout1, q1, k1, v1, out1, lse1 = (part.of(x) for x in (grads[0], q, k, v, out, lse))
+                steps = part.work.backward(dout1, q1, k1, v1, out1, lse1, came, ctx.scale)
+                found = module.driven(steps, agreement)
+                if ctx.whole:
+                    totals = found
+                else:
+                    for total, piece in zip(totals, found, strict=True):
+                        part.of(total).copy_(piece)
+        return *totals, None, None, None, None, None

@@ -7,6 +7,7 @@ that a mistake is an error on every rank and not a wait without end.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -27,8 +28,11 @@ class PeerLostError(RuntimeError):
     """A message did not arrive: another rank is gone, or did not come as far in time."""
 
 
-def drive(steps: Steps, group: dist.ProcessGroup, hosts: Hosts, timeout: timedelta) -> Any:
-    """Run the steps of this rank; what they return. Raises PeerLostError where a message does not arrive in time."""
+def drive(steps: Steps, group: dist.ProcessGroup, hosts: Hosts, timeout: timedelta, before: Callable[[], None]) -> Any:
+    """Run the steps of this rank, `before` before each exchange; what they return.
+
+    Raises PeerLostError where a message does not arrive in time, and what `before` raises.
+    """
     pending: list[tuple[Any, Tensor]] = []
     inbox: Tensor | None = None
     while True:
@@ -37,6 +41,8 @@ def drive(steps: Steps, group: dist.ProcessGroup, hosts: Hosts, timeout: timedel
         except StopIteration as end:
             return end.value
         inbox = None
+        if isinstance(step, Start):
+            before()
         try:
             if isinstance(step, Start):
                 pending.append(_started(step, group))
@@ -45,7 +51,7 @@ def drive(steps: Steps, group: dist.ProcessGroup, hosts: Hosts, timeout: timedel
                 work, inbox = pending.pop(0)
                 _wait(work, group, timeout)
         except RuntimeError as error:
-            hosts.lose(str(error))
+            hosts.lose(error)
             raise _lost(group, error) from error
 
 

@@ -299,6 +299,10 @@ LOST = ("not all ranks came", "an exchange of attention rows failed", "exchanges
 """What the others hear of it."""
 
 
+HELD: list[RuntimeError] = []
+"""Errors that somebody holds, as a debugger does: that must not hold the other ranks up."""
+
+
 def last(world: World, action: Callable[[World], None]) -> tuple[str, float, bool]:
     """What a rank hears of a lost one, after how many seconds, and whether a later call says so at once."""
     assert world.right()
@@ -308,11 +312,13 @@ def last(world: World, action: Callable[[World], None]) -> tuple[str, float, boo
         action(world)
         world.plain(*world.rows())
     except (PeerLostError, RanksDisagreeError) as error:
+        HELD.append(error)
         said = str(error)
     seconds = time.monotonic() - start
     try:
         world.plain(*world.rows())
-    except (PeerLostError, RanksDisagreeError):
+    except (PeerLostError, RanksDisagreeError) as error:
+        HELD.append(error)
         again = time.monotonic() - start - seconds < 1
     return said, seconds, again
 

@@ -63,13 +63,13 @@ def test_what_differs_is_told_with_the_ranks_where_it_is_so() -> None:
 def test_how_often_ranks_compare(agree: str, times: int) -> None:
     def job(rank: int) -> int:
         world = World.of(dist.group.WORLD, agree=agree)
-        compared, alike = [0], Hosts.alike
+        compared, asked = [0], Hosts.asked
 
-        def counted(self: Hosts, note: Any, timeout: timedelta) -> bool:
+        def counted(self: Hosts, note: Any, timeout: timedelta) -> Any:
             compared[0] += 1
-            return alike(self, note, timeout)
+            return asked(self, note, timeout)
 
-        Hosts.alike = counted  # (in this process, which ends with the job)
+        Hosts.asked = counted  # (in this process, which ends with the job)
         assert all(world.right() for _ in range(3))
         before = compared[0]
         for _ in range(2):

@@ -21,7 +21,7 @@ def heard(action: str, rank: int, direct: int = 8) -> tuple[str, float, bool]:
     dist.barrier()  # (planning has taken some longer)
     found = last(world, LAST[action])
     if rank != 1:
-        time.sleep(TIMEOUT)  # (so that nobody learns of anything by this rank's end)
+        time.sleep((2 if action == "late" else 1) * TIMEOUT)  # (so that nobody learns of anything by this rank's end)
     return found
 
 
