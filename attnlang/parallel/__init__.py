@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from attnlang.parallel.sharding import positions, shard, unshard
     from attnlang.parallel.simulator import simulate
     from attnlang.parallel.streaming import attention_by_ranks
+    from attnlang.parallel.wire import PeerLostError, RanksDisagreeError
 
 _WHERE = {
     "WireAudit": "audit",
@@ -32,10 +33,14 @@ _WHERE = {
     "unshard": "sharding",
     "simulate": "simulator",
     "attention_by_ranks": "streaming",
+    "PeerLostError": "wire",
+    "RanksDisagreeError": "wire",
 }
 
 __all__ = [
     "DistributedAttention",
+    "PeerLostError",
+    "RanksDisagreeError",
     "WireAudit",
     "attention_by_ranks",
     "distribute",

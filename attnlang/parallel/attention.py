@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import timedelta
+from functools import cached_property
 from itertools import groupby
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,32 +17,20 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from attnlang.nn import PatternAttention
-from attnlang.nn.checks import check_lengths, check_tables
+from attnlang.nn.checks import check_lengths, check_tables, check_tensors
+from attnlang.parallel.agreement import KINDS, Agreement, Hosts, Note, When, hosts_of
+from attnlang.parallel.calls import Call, Notes, Part, Rows, needs_gradients, readable, refusal
 from attnlang.parallel.dense import positions
 from attnlang.parallel.planning import KEPT, Planner
-from attnlang.parallel.rank import Kept, RankWork
-from attnlang.parallel.wire import agree, drive
+from attnlang.parallel.rank import Kept, RankWork, Steps
+from attnlang.parallel.wire import drive
 from attnlang.runtime.batches import checked_lengths
 from attnlang.runtime.contents import Contents
 from attnlang.runtime.merge import accumulator_dtype
 from attnlang.runtime.program import Program
-from attnlang.schedule import ITEM_SIZES, Placement, Schedule
+from attnlang.schedule import Placement, Schedule
 
 TIMEOUT = timedelta(minutes=5)
-KINDS = 64
-"""Kinds of calls (shapes, dtypes, scales) that are kept: ranks compare them at the first of each."""
-
-
-class Part(NamedTuple):
-    """Items first..last - 1 of a batch, of which this rank holds so many rows, and what it does with them."""
-
-    first: int
-    last: int
-    rows: int
-    work: RankWork
-
-    def of(self, x: Tensor) -> Tensor:
-        return x[self.first : self.last, :, : self.rows]
 
 
 class DistributedAttention(nn.Module):
@@ -57,17 +46,21 @@ class DistributedAttention(nn.Module):
     """
 
     def __init__(
-        self, attention: PatternAttention, planner: Planner, group: dist.ProcessGroup, timeout: timedelta = TIMEOUT
-    ) -> None:
+        self, attention: PatternAttention, planner: Planner, group: dist.ProcessGroup, timeout: timedelta = TIMEOUT,
+        agree: When = "every call", name: str = "",
+    ) -> None:  # fmt: skip
         super().__init__()
         self.attention = attention
         self.pattern = attention.pattern
         self.heads = attention.heads
         self.group = group
         self.timeout = timeout
+        self._first_only = agree == "first call"
+        self._about = {"attention": f"{attention.pattern.call} {name}".rstrip(), "agree": agree}
         self._planner = planner
         self._works: OrderedDict[tuple[int, torch.device, int], tuple[Schedule, RankWork]] = OrderedDict()
-        self._kinds: dict[tuple[Any, ...], list[Part]] = {}
+        self._kinds: dict[tuple[Any, ...], Notes] = {}
+        self._agreed: set[int] = set()
 
     @property
     def placement(self) -> Placement:
@@ -106,78 +99,95 @@ class DistributedAttention(nn.Module):
         tables   content of runtime tables, by name: of the *whole* sequence, the same on every rank, with a batch axis
                  or without. Ranks compare what they were given, and plan for it; the last few plans are kept
 
-        Raises RanksDisagreeError on every rank where any was called with something that does not fit, PeerLostError
-        where a rank is gone.
+        Raises RanksDisagreeError, on every rank and in the same words, where any was called with what does not fit or
+        cannot do what it was called for: nothing was exchanged then, and the next call finds all ranks where they were.
+        Raises PeerLostError where a rank is gone, or has not come to this call within the timeout; no later call runs.
+        The backward pass raises them likewise.
         """
-        q, k, v = (_readable(x) for x in (q, k, v))
-        factor = max(q.size(-1), 1) ** -0.5 if scale is None else float(scale)
-        if tables or lengths is not None or self.pattern.tables:
-            out, lse = self._with_content(q, k, v, factor, lengths, tables)
-        else:
-            out, lse = _Distributed.apply(q, k, v, self._known(q, k, v, factor), factor, self)
+        facts = self._about.copy()
+        try:
+            call = self._called(facts, q, k, v, scale, lengths, tables)
+        except Exception as error:  # (whatever it is, the other ranks must not wait for this one)
+            self.agreement(refusal(facts, error, self._hosts.ranks), always=True).settle()
+            raise
+        agreement = self.agreement(call.notes.forward, call.content)
+        back = call.notes.backward
+        out, lse = _Distributed.apply(call.q, call.k, call.v, call.parts, call.scale, agreement, back, self)
+        if call.padded is not None:
+            padding = self._padding(call.padded, q.device)
+            out, lse = out.masked_fill(padding[..., None], 0.0), lse.masked_fill(padding, float("-inf"))
         return (out, lse) if return_lse else out
 
-    def _known(self, q: Tensor, k: Tensor, v: Tensor, scale: float) -> list[Part]:
-        """What is to be done with tensors that bring nothing but themselves: agreed on once for each kind of them."""
-        tensors = q, k, v
-        needed = _needs_gradients(*tensors)
-        kind = (*(x.shape for x in tensors), *(x.dtype for x in tensors), *(x.device for x in tensors), scale, needed)
-        known = self._kinds.get(kind)
-        if known is None:
-            fault = self._fault(q, k, v)
-            if not fault:
-                try:
-                    known = list(self._parts(q, {}, None))
-                    for part in known:
-                        part.work.check(q)
-                except ValueError as error:
-                    fault = f"rank {self.rank}: {error}"
-            self._agree(q, scale, needed, fault, {}, None)
-            assert known is not None  # (or every rank has raised an error)
-            if len(self._kinds) >= KINDS:
-                self._kinds.clear()
-            self._kinds[kind] = known  # (nothing can fail in between, so ranks that agree know the same kinds)
-        return known
+    # what ranks agree on --------------------------------------------------------------------------------------------
 
-    def _with_content(
-        self, q: Tensor, k: Tensor, v: Tensor, factor: float, lengths: Tensor | None, tables: Mapping[str, Tensor]
-    ) -> tuple[Tensor, Tensor]:
-        """Out and lse where a call brings tables or lengths: ranks compare them, and plan for them."""
-        fault = self._fault(q, k, v)
-        contents: dict[str, NDArray[np.int64]] = {}
-        sizes: list[int] | None = None
-        if not fault:
-            try:
-                contents, sizes = self._contents(tables, q.size(0)), self._sizes(lengths, q, k)
-            except ValueError as error:
-                fault = f"rank {self.rank}: {error}"
-        self._agree(q, factor, _needs_gradients(q, k, v), fault, contents, sizes)
-        own_length = sizes is not None and not self._ignores_padding
-        parts = list(self._parts(q, contents, sizes if own_length else None))
-        out, lse = _Distributed.apply(q, k, v, parts, factor, self)
-        if sizes is not None and not own_length:
-            padding = self._padding(sizes, q.device)
-            return out.masked_fill(padding[..., None], 0.0), lse.masked_fill(padding, float("-inf"))
-        return out, lse
+    @cached_property
+    def _hosts(self) -> Hosts:
+        return hosts_of(self.group, self.timeout)
+
+    @cached_property
+    def _rows(self) -> Rows:
+        return Rows.on(self.group, self.placement, self.heads, self._planner.kv_heads)
+
+    def agreement(self, note: Note, always: bool = False) -> Agreement:
+        """Begin to compare notes with all ranks, unless that is to be done once and was done."""
+        once = self._first_only and not always
+        return Agreement(note, self._hosts, self.timeout, self._agreed if once else None)
+
+    def driven(self, steps: Steps, agreement: Agreement) -> Any:
+        """Run the steps of this rank, the agreement settled before the first exchange; what they return."""
+        return drive(steps, self.group, self._hosts, self.timeout, agreement.settle)
 
     # what a call brings ---------------------------------------------------------------------------------------------
 
-    def _fault(self, q: Tensor, k: Tensor, v: Tensor) -> str:
-        """What is wrong with the tensors of a call on this rank, or nothing."""
-        mine, here = self.placement.sizes[self.rank], f"rank {self.rank}"
-        kv_heads = self._planner.kv_heads
-        for name, x, heads in (("q", q, self.heads), ("k", k, kv_heads), ("v", v, kv_heads)):
-            if x.dim() != 4 or x.size(1) != heads or x.size(2) != mine:
-                return (
-                    f"{here}: {name} must be (batch, {heads}, {mine}, head_dim), this rank's rows of "
-                    f"{self.placement.n:,} tokens, but has shape {tuple(x.shape)}; `attnlang.parallel.shard` cuts it"
-                )
-        kinds = {(x.dtype, x.device, x.size(0), x.size(3)) for x in (q, k, v)}
-        if len(kinds) > 1:
-            return f"{here}: q, k and v must have one dtype, device, batch and head dimension"
-        if str(q.dtype).removeprefix("torch.") not in ITEM_SIZES:
-            return f"{here}: q must be float64, float32, bfloat16 or float16, not {q.dtype}"
-        return ""
+    def _called(
+        self, facts: dict[str, str], q: Tensor, k: Tensor, v: Tensor, scale: float | None, lengths: Tensor | None,
+        tables: Mapping[str, Tensor],
+    ) -> Call:  # fmt: skip
+        """What is to be done, checked and planned, and noted in facts as far as it comes."""
+        check_tensors(q, k, v)
+        self._rows.check_device(q)
+        q, k, v = readable(q, k, v)
+        factor = max(q.size(-1), 1) ** -0.5 if scale is None else float(scale)
+        if tables or lengths is not None or self.pattern.tables:
+            return self._with_content(facts, q, k, v, factor, lengths, tables)
+        needed = needs_gradients(q, k, v)
+        kind = (q.shape, k.shape, v.shape, q.dtype, k.dtype, v.dtype, q.device, k.device, v.device, factor, needed)
+        notes = self._kinds.get(kind)
+        if notes is not None:
+            return Call(q, k, v, factor, self._parts(q, {}, None), notes)
+        self._note(facts, q, k, v, factor)
+        parts = self._checked_parts(q, {}, None)
+        if len(self._kinds) >= KINDS:
+            self._kinds.clear()
+        notes = self._kinds[kind] = Notes.of(facts, self._hosts.ranks)
+        return Call(q, k, v, factor, parts, notes)
+
+    def _with_content(
+        self, facts: dict[str, str], q: Tensor, k: Tensor, v: Tensor, factor: float, lengths: Tensor | None,
+        tables: Mapping[str, Tensor],
+    ) -> Call:  # fmt: skip
+        """The same where a call brings tables or lengths: every rank plans for them, before they agree."""
+        self._note(facts, q, k, v, factor)
+        contents, sizes = self._contents(tables, q.size(0)), self._sizes(lengths, q, k)
+        facts["tables"] = Contents(contents).digest if contents else "none"
+        facts["lengths"] = "none" if sizes is None else repr(sizes)
+        own_length = sizes is not None and not self._ignores_padding
+        parts = self._checked_parts(q, contents, sizes if own_length else None)
+        padded = None if own_length else sizes
+        return Call(q, k, v, factor, parts, Notes.of(facts, self._hosts.ranks), padded, content=True)
+
+    def _note(self, facts: dict[str, str], q: Tensor, k: Tensor, v: Tensor, scale: float) -> None:
+        """Note what ranks must agree on, whatever is asked of them. Raises ValueError on what no rank may bring."""
+        self._rows.check(q, k, v)
+        facts |= {
+            "batch": str(q.size(0)),
+            "head dimension": str(q.size(-1)),
+            "dtype": str(q.dtype),
+            "device": q.device.type,
+            "scale": repr(scale),
+            "schedule": self._planner.digest,
+            "autograd": str(needs_gradients(q, k, v)),
+        }
 
     def _contents(self, tables: Mapping[str, Tensor], batch: int) -> dict[str, NDArray[np.int64]]:
         """Tables as arrays. Raises ValueError unless they are the pattern's, or none where all is planned."""
@@ -200,27 +210,25 @@ class DistributedAttention(nn.Module):
         mine = torch.from_numpy(positions(self.placement, self.rank)).to(device)
         return mine >= torch.tensor(sizes, device=device)[:, None, None]
 
-    def _agree(
-        self, q: Tensor, scale: float, needed: bool, fault: str, contents: Mapping[str, NDArray[np.int64]],
-        sizes: list[int] | None,
-    ) -> None:  # fmt: skip
-        facts = {
-            "batch": str(q.size(0) if q.dim() == 4 else 0),
-            "head dimension": str(q.size(-1)),
-            "dtype": str(q.dtype),
-            "scale": repr(scale),
-            "schedule": self._planner.digest,
-            "tables": Contents(contents).digest if contents else "none",
-            "lengths": "none" if sizes is None else repr(sizes),
-            "autograd": str(needed),
-            "fault": fault,
-        }
-        agree(facts, self.group, q.device, self.timeout)
-
     # what is to be done ---------------------------------------------------------------------------------------------
 
-    def _parts(self, q: Tensor, contents: dict[str, NDArray[np.int64]], sizes: list[int] | None) -> Iterator[Part]:
+    def _checked_parts(self, q: Tensor, contents: dict[str, NDArray[np.int64]], sizes: list[int] | None) -> list[Part]:
+        """Raises ValueError where a part has no schedule, or no kernel here."""
+        parts = self._parts(q, contents, sizes)
+        for part in parts:
+            part.work.check(q)
+        return parts
+
+    def _parts(self, q: Tensor, contents: dict[str, NDArray[np.int64]], sizes: list[int] | None) -> list[Part]:
         """The batch by items that have one schedule, next to one another."""
+        batch, schedule = q.size(0), self.schedule
+        if batch and schedule is not None and not contents and sizes is None:
+            return [Part(0, batch, self._rows.mine, self._work(schedule, q))]
+        return list(self._parts_with_content(q, contents, sizes))
+
+    def _parts_with_content(
+        self, q: Tensor, contents: dict[str, NDArray[np.int64]], sizes: list[int] | None
+    ) -> Iterator[Part]:
         batch, n = q.size(0), self.placement.n
         own = {name for name, axes in self.pattern.tables if name in contents and contents[name].ndim > axes}
         for (_, size), group in groupby(
@@ -249,36 +257,24 @@ class DistributedAttention(nn.Module):
         raise TypeError("a distributed module belongs to its process group: pickle the module it was made from")
 
 
-def _needs_gradients(*tensors: Tensor) -> bool:
-    """Whether there will be a backward pass: every rank takes part in its exchanges then."""
-    return torch.is_grad_enabled() and any(x.requires_grad for x in tensors)
-
-
-def _readable(x: Tensor) -> Tensor:
-    """With its rows in one piece, and in the dtype of an autocast that is on (float64 stays)."""
-    if x.is_floating_point() and x.dtype != torch.float64 and torch.is_autocast_enabled(x.device.type):
-        x = x.to(torch.get_autocast_dtype(x.device.type))
-    return x if x.dim() == 0 or x.stride(-1) == 1 else x.contiguous()
-
-
 class _Distributed(torch.autograd.Function):
     """All parts of a call in one function, one after another, so that every rank exchanges in the same order."""
 
     @staticmethod
     def forward(
-        ctx: Any, q: Tensor, k: Tensor, v: Tensor, parts: list[Part], scale: float, module: DistributedAttention
-    ) -> tuple[Tensor, Tensor]:
+        ctx: Any, q: Tensor, k: Tensor, v: Tensor, parts: list[Part], scale: float, agreement: Agreement, back: Note,
+        module: DistributedAttention,
+    ) -> tuple[Tensor, Tensor]:  # fmt: skip
         whole = len(parts) == 1 and parts[0].of(q).shape == q.shape
         out = lse = q.new_empty(0)
-        if not whole:
-            out = torch.zeros_like(q)
-            lse = q.new_full(q.shape[:3], float("-inf"), dtype=accumulator_dtype(q.dtype))
         kept: list[Tensor] = []
-        with torch.autocast(q.device.type, enabled=False):
+        with agreement, torch.autocast(q.device.type, enabled=False):
+            if not whole:
+                out = torch.zeros_like(q)
+                lse = q.new_full(q.shape[:3], float("-inf"), dtype=accumulator_dtype(q.dtype))
             for part in parts:
                 q1, k1, v1 = (part.of(x) for x in (q, k, v))
-                steps = part.work.forward(q1, k1, v1, scale)
-                found, found_lse, came = drive(steps, module.group, module.timeout)
+                found, found_lse, came = module.driven(part.work.forward(q1, k1, v1, scale), agreement)
                 kept += [came.k, came.v, came.q]
                 if whole:
                     out, lse = found, found_lse
@@ -286,7 +282,7 @@ class _Distributed(torch.autograd.Function):
                     part.of(out).copy_(found)
                     part.of(lse).copy_(found_lse)
         ctx.save_for_backward(q, k, v, out, lse, *kept)
-        ctx.parts, ctx.scale, ctx.module, ctx.whole = parts, scale, module, whole
+        ctx.parts, ctx.scale, ctx.note, ctx.module, ctx.whole = parts, scale, back, module, whole
         ctx.mark_non_differentiable(lse)
         return out, lse
 
@@ -294,15 +290,17 @@ class _Distributed(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
         q, k, v, out, lse, *kept = ctx.saved_tensors
-        totals = () if ctx.whole else tuple(torch.zeros_like(x) for x in (q, k, v))
-        for number, part in enumerate(ctx.parts):
-            came = Kept(*kept[3 * number : 3 * number + 3])
-            dout1, q1, k1, v1, out1, lse1 = (part.of(x) for x in (grads[0], q, k, v, out, lse))
-            steps = part.work.backward(dout1, q1, k1, v1, out1, lse1, came, ctx.scale)
-            found = drive(steps, ctx.module.group, ctx.module.timeout)
-            if ctx.whole:
-                totals = found
-            else:
-                for total, piece in zip(totals, found, strict=True):
-                    part.of(total).copy_(piece)
-        return *totals, None, None, None
+        module: DistributedAttention = ctx.module
+        with module.agreement(ctx.note) as agreement:
+            totals = () if ctx.whole else tuple(torch.zeros_like(x) for x in (q, k, v))
+            for number, part in enumerate(ctx.parts):
+                came = Kept(*kept[3 * number : 3 * number + 3])
+                dout1, q1, k1, v1, out1, lse1 = (part.of(x) for x in (grads[0], q, k, v, out, lse))
+                steps = part.work.backward(dout1, q1, k1, v1, out1, lse1, came, ctx.scale)
+                found = module.driven(steps, agreement)
+                if ctx.whole:
+                    totals = found
+                else:
+                    for total, piece in zip(totals, found, strict=True):
+                        part.of(total).copy_(piece)
+        return *totals, None, None, None, None, None

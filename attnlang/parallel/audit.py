@@ -1,4 +1,7 @@
-"""Bytes that a rank really puts on the wire, seen where torch dispatches its collectives."""
+"""Bytes that a rank really puts on the wire, seen where torch dispatches its collectives.
+
+What hosts tell each other before they exchange rows (`attnlang.parallel.agreement`) goes past torch: it is not counted.
+"""
 
 from __future__ import annotations
 

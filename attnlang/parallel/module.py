@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import timedelta
-from typing import Any
+from typing import Any, get_args
 
 import torch
 import torch.distributed as dist
@@ -12,6 +12,7 @@ from torch import nn
 from torch.distributed.device_mesh import DeviceMesh
 
 from attnlang.nn import PatternAttention
+from attnlang.parallel.agreement import When
 from attnlang.parallel.attention import TIMEOUT, DistributedAttention
 from attnlang.parallel.planning import Planner, compiler_part
 from attnlang.plan import Plan
@@ -31,6 +32,7 @@ def distribute(
     kv_heads: int | None = None,
     dtype: torch.dtype | str = "bfloat16",
     timeout: timedelta = TIMEOUT,
+    agree: When = "every call",
 ) -> nn.Module:
     """Let the attention in a module run on sequences of n tokens that lie on the ranks of a mesh.
 
@@ -39,19 +41,29 @@ def distribute(
     n         tokens of the whole sequence; the compiler writes a schedule of each pattern, on one placement for all.
               Patterns with runtime tables are scheduled at the call, when their content is known
     schedule  in place of n, one that was written before, for a module with one pattern
-    timeout   how long to wait for another rank, where the backend can tell (gloo; NCCL has its group's own)
+    timeout   how long a rank waits for the others to come to the same call, and on gloo for their rows (NCCL's group
+              has a timeout of its own for those). It includes what planning at the call takes others longer
+    agree     "every call": ranks compare what they were called with before they exchange anything, forward and
+              backward. "first call": only at the first call of each kind (shapes, dtypes, scale, whether gradients are
+              needed), and where tables or lengths come with it; what differs later is then found by an exchange that
+              does not fit, or not at all. For models whose layers are so short that hosts cannot keep up
 
     head_dim, kv_heads and dtype are what rows weigh where schedules are weighed; any input runs.
     Returns the module. Raises ValueError where there is no attention in it, or more ranks than tokens.
     """
+    if agree not in get_args(When):
+        raise ValueError(f"agree must be 'every call' or 'first call', not {agree!r}")
     group = _group(mesh) if isinstance(mesh, DeviceMesh) else whole_group(mesh)
     ranks = dist.get_world_size(group)
+    if ranks > 1 and not dist.is_gloo_available():
+        raise ValueError("this torch is built without gloo, by which ranks compare what they are called with")
     found = [(name, part) for name, part in module.named_modules() if isinstance(part, PatternAttention)]
     if not found:
         raise ValueError(f"there is no attnlang attention in {type(module).__name__}: nothing to distribute")
     planners = _planners([part for _, part in found], ranks, n, schedule, placement, head_dim, kv_heads, dtype)
     made = [
-        DistributedAttention(part, planner, group, timeout) for (_, part), planner in zip(found, planners, strict=True)
+        DistributedAttention(part, planner, group, timeout, agree, name)
+        for (name, part), planner in zip(found, planners, strict=True)
     ]
     if isinstance(module, PatternAttention):
         return made[0]

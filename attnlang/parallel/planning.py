@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections import OrderedDict
 from collections.abc import Mapping
+from functools import cached_property
 from importlib import import_module
 from importlib.util import find_spec
 from typing import Any, TypeAlias
@@ -57,7 +58,7 @@ class Planner:
     def kv_heads(self) -> int:
         return self._weights[0]
 
-    @property
+    @cached_property
     def digest(self) -> str:
         """A fingerprint of what ranks must agree on before any call."""
         if self.fixed is not None:

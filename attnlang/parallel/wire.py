@@ -1,21 +1,23 @@
 """How messages travel between ranks: uneven all-to-all on a process group, started early and waited for late.
 
 One collective an exchange, the same on every rank and in the same order, also where a rank has nothing to say: gloo and
-NCCL do uneven and empty ones. Before the first exchange with inputs of a new kind the ranks compare what they hold, so
+NCCL do uneven and empty ones. Before it the ranks have compared what they hold (`attnlang.parallel.agreement`), so
 that a mistake is an error on every rank and not a wait without end.
 """
 
 from __future__ import annotations
 
-import hashlib
+from collections.abc import Callable
 from datetime import timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from attnlang.parallel.rank import Start, Steps
+
+if TYPE_CHECKING:
+    from attnlang.parallel.agreement import Hosts
 
 
 class RanksDisagreeError(RuntimeError):
@@ -26,8 +28,11 @@ class PeerLostError(RuntimeError):
     """A message did not arrive: another rank is gone, or did not come as far in time."""
 
 
-def drive(steps: Steps, group: dist.ProcessGroup, timeout: timedelta) -> Any:
-    """Run the steps of this rank; what they return. Raises PeerLostError where a message does not arrive in time."""
+def drive(steps: Steps, group: dist.ProcessGroup, hosts: Hosts, timeout: timedelta, before: Callable[[], None]) -> Any:
+    """Run the steps of this rank, `before` before each exchange; what they return.
+
+    Raises PeerLostError where a message does not arrive in time, and what `before` raises.
+    """
     pending: list[tuple[Any, Tensor]] = []
     inbox: Tensor | None = None
     while True:
@@ -37,31 +42,32 @@ def drive(steps: Steps, group: dist.ProcessGroup, timeout: timedelta) -> Any:
             return end.value
         inbox = None
         if isinstance(step, Start):
-            pending.append(_started(step, group))
-        else:
-            work, inbox = pending.pop(0)
-            _wait(work, group, timeout)
+            before()
+        try:
+            if isinstance(step, Start):
+                pending.append(_started(step, group))
+                hosts.exchanges += 1
+            else:
+                work, inbox = pending.pop(0)
+                _wait(work, group, timeout)
+        except RuntimeError as error:
+            hosts.lose(error)
+            raise _lost(group, error) from error
 
 
 def _started(start: Start, group: dist.ProcessGroup) -> tuple[Any, Tensor]:
     arrived = start.data.new_empty(sum(start.receives))
-    try:
-        work = dist.all_to_all_single(
-            arrived, start.data, list(start.receives), list(start.sends), group=group, async_op=True
-        )
-    except RuntimeError as error:
-        raise _lost(group, error) from error
+    work = dist.all_to_all_single(
+        arrived, start.data, list(start.receives), list(start.sends), group=group, async_op=True
+    )
     return work, arrived
 
 
 def _wait(work: Any, group: dist.ProcessGroup, timeout: timedelta) -> None:
-    try:
-        if dist.get_backend(group) == "gloo":
-            work.wait(timeout)
-        else:
-            work.wait()  # on CUDA this makes the stream wait, not the host: the group's own timeout watches it
-    except RuntimeError as error:
-        raise _lost(group, error) from error
+    if dist.get_backend(group) == "gloo":
+        work.wait(timeout)
+    else:
+        work.wait()  # on CUDA this makes the stream wait, not the host: the group's own timeout watches it
 
 
 def _lost(group: dist.ProcessGroup, error: RuntimeError) -> PeerLostError:
@@ -70,41 +76,3 @@ def _lost(group: dist.ProcessGroup, error: RuntimeError) -> PeerLostError:
         f"rank {rank} of {ranks}: an exchange of attention rows failed, since another rank is gone or has not come "
         f"this far in time (see the first error among the ranks); the backend says: {error}"
     )
-
-
-def agree(about: dict[str, str], group: dist.ProcessGroup, device: torch.device, timeout: timedelta) -> None:
-    """Compare facts by name with all ranks. Raises RanksDisagreeError, naming ranks and facts, on all of them."""
-    names = sorted(about)
-    mine = torch.tensor([_number(about[name]) for name in names], dtype=torch.int64, device=device)
-    ranks = dist.get_world_size(group)
-    everyone = mine.new_empty(ranks * len(names))
-    try:
-        work: Any = dist.all_to_all_single(everyone, mine.repeat(ranks), group=group, async_op=True)
-    except RuntimeError as error:
-        raise _lost(group, error) from error
-    _wait(work, group, timeout)
-    rows = everyone.view(-1, len(names)).tolist()
-    problems = [name for column, name in enumerate(names) if len({row[column] for row in rows}) > 1]
-    faults = [rank for rank, row in enumerate(rows) if row[names.index("fault")] != _number("")]
-    rank = dist.get_rank(group)
-    if faults:
-        own = about["fault"]
-        raise RanksDisagreeError(
-            own if own else f"rank {rank}: the call failed on rank {_listed(faults)}; see its error"
-        )
-    if problems:
-        parts = [_difference(name, [row[names.index(name)] for row in rows], about[name]) for name in problems]
-        raise RanksDisagreeError(f"rank {rank}: ranks differ in {'; '.join(parts)}. All must be called alike")
-
-
-def _number(text: str) -> int:
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:7], "big")
-
-
-def _difference(name: str, values: list[int], mine: str) -> str:
-    others = [rank for rank, value in enumerate(values) if value != _number(mine)]
-    return f"{name}: here {mine}, otherwise on rank {_listed(others)}"
-
-
-def _listed(ranks: list[int]) -> str:
-    return ", ".join(map(str, ranks[:8])) + (" and more" if len(ranks) > 8 else "")

@@ -275,9 +275,9 @@ def test_a_wrong_shard_on_one_rank_is_an_error_on_every_rank() -> None:
         q, k, v = inputs(40)[:3]
         spread(*((x if rank else shard(x, spread, 2)) for x in (q, k, v)))
 
-    texts = refused(2, job)
-    assert "see its error" in texts[0]
-    assert "`attnlang.parallel.shard` cuts it" in texts[1]
+    for text in refused(2, job):
+        assert "RanksDisagreeError: rank 1: q must be (batch, 4, 20, head_dim)" in text
+        assert "`attnlang.parallel.shard` cuts it" in text
 
 
 def test_what_no_kernel_runs_on_one_rank_is_an_error_on_every_rank(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -294,13 +294,11 @@ def test_what_no_kernel_runs_on_one_rank_is_an_error_on_every_rank(monkeypatch: 
         spread = distribute(module, dist.group.WORLD, schedule=schedule)
         spread(*(shard(x, spread, 2) for x in inputs(40)[:3]))
 
-    texts = refused(2, job)
-    assert "the call failed on rank 1; see its error" in texts[0]
-    assert "RanksDisagreeError: rank 1: no kernel has this head dimension" in texts[1]
+    assert all("RanksDisagreeError: rank 1: no kernel has this head dimension" in text for text in refused(2, job))
 
 
 def test_a_rank_that_failed_alone_knows_the_same_calls_as_the_others() -> None:
-    """It is told by an error of its own, the others by one that says so; then all call again, and none waits."""
+    """All are told by the same error; then all call again, and none waits."""
     module, schedule = planned_for("segment(10)", 40, 2, placement="contiguous")
     assert not schedule.transfers
 
@@ -310,7 +308,7 @@ def test_a_rank_that_failed_alone_knows_the_same_calls_as_the_others() -> None:
         work = spread._work
         if rank:
             spread._work = lambda *_: (_ for _ in ()).throw(ValueError("no room"))
-        with pytest.raises(RanksDisagreeError, match="no room" if rank else "failed on rank 1"):
+        with pytest.raises(RanksDisagreeError, match="rank 1: no room"):
             spread(*mine)
         spread._work = work
         return bool(torch.equal(spread(*mine), spread(*mine)))
