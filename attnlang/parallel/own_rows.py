@@ -5,15 +5,18 @@ Shape legend: B batch, H heads, C rows of this rank, D head dimension.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 
 import torch
 from torch import Tensor
 
+from attnlang.parallel.choosing import OURS
 from attnlang.parallel.engine import Partial, plan_calls, run_calls, run_calls_backward
 from attnlang.parallel.recipe import Recipe
 from attnlang.plan import Plan, Tiles
+from attnlang.runtime import triton
 from attnlang.runtime.backends import choose, load
 from attnlang.runtime.calls import Call
 from attnlang.runtime.kernels import kernel_for
@@ -61,7 +64,14 @@ class OwnRows:
         self, name: str, dout: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, scale: float
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Dq, dk and dv likewise."""
-        return load(name).backward(dout, q, k, v, out, lse, self._local[0][1], scale, self._tables)
+        return self.begin_whole_backward(name, dout, q, k, v, out, lse, scale)()
+
+    def begin_whole_backward(
+        self, name: str, dout: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, scale: float
+    ) -> Callable[[], tuple[Tensor, Tensor, Tensor]]:
+        """The same in two halves: what is returned runs kernels that fill the GPU, or whatever is left to run."""
+        given = dout, q, k, v, out, lse, self._local[0][1], scale, self._tables
+        return triton.begin_backward(*given) if name == OURS else partial(load(name).backward, *given)
 
     def forward_(self, q: Tensor, k: Tensor, v: Tensor, mine: Partial, scale: float) -> None:
         out, lse = mine.out.view(q.shape), mine.lse.view(q.shape[:3])

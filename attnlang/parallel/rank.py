@@ -236,8 +236,9 @@ class RankWork:
         share, their_dk, their_dv = edges.backward(dout, q, kept.k, kept.v, out, lse, scale, self.backend)
         sizes = [batch * dim * 2 * len(keys) for keys in self.key_rows]
         yield start(self._gradients(share[:, :0], their_dk, their_dv), sizes, q.new_empty(0, dtype=kind))
+        rest = self.mine.begin_whole_backward(whole, dout, q, k, v, out, lse, scale)
         came = (yield Wait()) if fills_the_gpu(whole, q) else None
-        dq, dk, dv = self.mine.run_whole_backward(whole, dout, q, k, v, out, lse, scale)
+        dq, dk, dv = rest()
         edges.add_queries_(dq, share)
         edges.add_keys_(dk, dv, (yield Wait()) if came is None else came)
         return dq, dk, dv

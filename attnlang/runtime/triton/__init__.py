@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
@@ -46,10 +46,31 @@ def backward(
     tables: Mapping[str, Tensor],
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of q, k and v from d_out and the results of `forward`; two calls agree bit by bit."""
+    return begin_backward(dout, q, k, v, out, lse, plan, scale, tables)()
+
+
+def begin_backward(
+    dout: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    out: Tensor,
+    lse: Tensor,
+    plan: Plan,
+    scale: float,
+    tables: Mapping[str, Tensor],
+) -> Callable[[], tuple[Tensor, Tensor, Tensor]]:
+    """The same in two halves: here runs what leaves room for others on the GPU, in what is returned what fills it."""
     from attnlang.runtime.triton import run
 
     with on_device(q.device):
-        return run.backward(dout, q, k, v, out, lse, plan, scale, tables)
+        rest = run.begin_backward(dout, q, k, v, out, lse, plan, scale, tables)
+
+    def finish() -> tuple[Tensor, Tensor, Tensor]:
+        with on_device(q.device):
+            return rest()
+
+    return finish
 
 
 def refusal(plan: Plan, device: torch.device, dtype: torch.dtype, head_dim: int) -> str | None:

@@ -64,9 +64,26 @@ def backward(
     options: Options = DEFAULT,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """dq, dk and dv from the merged out and lse; every sum in float32 and in one order."""
+    return begin_backward(dout, q, k, v, out, lse, plan, scale, tables, options)()
+
+
+def begin_backward(
+    dout: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    out: Tensor,
+    lse: Tensor,
+    plan: Plan,
+    scale: float,
+    tables: Mapping[str, Tensor],
+    options: Options = DEFAULT,
+) -> Callable[[], tuple[Tensor, Tensor, Tensor]]:
+    """The same in two halves: here runs what leaves room for others on the GPU, in what is returned what fills it."""
     dout, q, k, v, out = (_rows_in_order(x) for x in (dout, q, k, v, out))
     if not q.numel():
-        return torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
+        empty = torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
+        return lambda: empty
     lse = lse.contiguous()
     forms = form_of(dout), form_of(q), form_of(k), form_of(v), form_of(out)
     given = plan, scale, options, *forms, q.device
@@ -75,8 +92,6 @@ def backward(
     planes = len(todo.rates), *lse.shape  # the first is the vector itself
     log2_lse, delta = lse.new_empty(planes), lse.new_empty(planes)
     launch((todo.rows,), (out, dout, lse, delta, log2_lse))
-    if todo.squares is not None:
-        todo.squares.run((q, k, v, dout, log2_lse, delta, dq, dk, dv))
     if todo.queries is not None:
         (total,) = _totals(todo.queries, dq)
         todo.queries.run(Operands(q, dout, k, v, log2_lse[0], delta[0], dq, dq, total, total))
@@ -85,7 +100,13 @@ def backward(
         totals = _totals(todo.keys, dk, dv)
         todo.keys.run(Operands(k, v, q, dout, log2_lse[0], delta[0], dk, dv, *totals))
         _finish(todo.keys, (dk, totals[0]), (dv, totals[1]))
-    return dq, dk, dv
+
+    def rest() -> tuple[Tensor, Tensor, Tensor]:
+        if todo.squares is not None:
+            todo.squares.run((q, k, v, dout, log2_lse, delta, dq, dk, dv))
+        return dq, dk, dv
+
+    return rest
 
 
 def _rows_in_order(x: Tensor) -> Tensor:
