@@ -40,6 +40,20 @@ class Touching:
             yield from (name for of_class in some for kept, name in of_class if kept & rows is not None)
 
 
+def disjoint(nodes: Iterable[Node]) -> list[Node]:
+    """The same rows, each once."""
+    result: list[Node] = []
+    known = Touching()
+    for head, rows in sorted(dict.fromkeys(nodes), key=lambda node: (node[1].step, node[0], node[1].first)):
+        rest = [rows]
+        for place in known.of(head, rows):
+            rest = [part for rows_left in rest for part in rows_left.minus(result[place][1])]
+        for part in rest:
+            known.add(head, part, len(result))
+            result.append((head, part))
+    return result
+
+
 def tidied(nodes: Iterable[Node]) -> list[Node]:
     """Rows that are each there once, as fewer: stretches end to end, and classes of one step that fill a stretch."""
     by_step: dict[tuple[int, int], list[Rows]] = defaultdict(list)

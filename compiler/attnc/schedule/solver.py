@@ -311,7 +311,13 @@ class _Solver:
         return Picture(Transfer(keys, queries), cover.weight, cover.bound, tuple(map(float, here)), there)
 
     def _local_rows(self, rank: int, nodes: Sequence[tuple[int, Rows]]) -> tuple[HeadRows, ...]:
-        return _head_rows(tidied((head, self.placement.local(rank, tokens)) for head, tokens in nodes))
+        return _head_rows(tidied(part for node in nodes for part in self._local_parts(rank, *node)))
+
+    def _local_parts(self, rank: int, head: int, tokens: Rows) -> Iterator[tuple[int, Rows]]:
+        for base, chunk in self.placement.based(rank):
+            part = tokens & chunk
+            if part is not None:
+                yield head, chunk.numbered(part, base)
 
     def _tiled(self, tiled: Tiled, a: int, b: int) -> Picture:
         met = tiled.between(a, b, self.problem.weights, self.problem.queries_stay)
