@@ -219,6 +219,6 @@ def _cells_of_head(head: int, sets: Sequence[Rows]) -> Cells | None:
     within = (first <= row[:, None]) & (row[:, None] <= last) & ((row[:, None] - first) % np.array(steps) == 0)
     some = within.any(1)
     same = np.ones(len(row), np.int64)
-    columns = {"first": base + row * unit, "count": count, "stretch": of, "within": within}
-    columns |= {"head": head * same, "step": step * unit * same, "unit": unit * same}
-    return Cells(whole=sizes, **{name: column[some] for name, column in columns.items()})
+    columns = {"head": head * same, "step": step * unit * same, "unit": unit * same}
+    columns |= {"first": base + row * unit, "count": count, "stretch": of}
+    return Cells(whole=sizes, within=within[some], **{name: column[some] for name, column in columns.items()})

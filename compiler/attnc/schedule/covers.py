@@ -172,7 +172,19 @@ def _taken(needs: Sequence[tuple[int, _Item]]) -> int:
 
 def every_key(pairs: Iterable[Pairs], group: int) -> list[Node]:
     """The rows of k and v of all pairs, each once: what moves where every query stays at home."""
-    return united(list(dict.fromkeys((head // group, part.k) for part in pairs for head in part.heads)))
+    by_kv: dict[int, dict[Rows, None]] = defaultdict(dict)
+    for part in pairs:
+        for head in part.heads:
+            by_kv[head // group][part.k] = None
+    alike: dict[tuple[Rows, ...], list[int]] = defaultdict(list)
+    for kv_head, rows in by_kv.items():
+        alike[tuple(rows)].append(kv_head)
+    return [
+        (kv_head, part)
+        for rows, kv_heads in alike.items()
+        for _, part in united([(0, each) for each in rows])
+        for kv_head in kv_heads
+    ]
 
 
 _Line: TypeAlias = tuple[int, int]

@@ -14,9 +14,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from attnc.schedule.alike import UNBOUNDED, Alike, reach
+from attnc.schedule.alike import UNBOUNDED, reach
 from attnc.schedule.coarse import coarse, refined
-from attnc.schedule.covers import at_query_home, every_key, least_cover
+from attnc.schedule.counts import stretch_pairs
+from attnc.schedule.covers import Cover, at_query_home, every_key, least_cover
 from attnc.schedule.families import Kinds
 from attnc.schedule.progressions import grouped, tidied
 from attnc.schedule.represented import count_meetings, represented
@@ -25,8 +26,7 @@ from attnc.schedule.tiled import Met, Tiled
 from attnlang.parallel.units import inner_rows, owned_pairs
 from attnlang.plan import Branch, Columns, Lattice, Plan
 from attnlang.rows import Rows
-from attnlang.runtime.calls import resolve
-from attnlang.runtime.pairs import Pairs, band_count, branch_pairs, local_plan
+from attnlang.runtime.pairs import Pairs, branch_pairs
 from attnlang.schedule import Certificate, HeadRows, Transfer
 
 Array = NDArray[Any]
@@ -66,7 +66,7 @@ class _Solver:
         self.branches = [i for i in range(len(problem.plan.branches)) if i not in solution.gathered]
         branches = problem.plan.branches
         self.lattices = [i for i in self.branches if isinstance(branches[i], Lattice | Columns)]
-        self.alike = Alike(tuple(branches[i] for i in self.lattices), problem.placement)
+        self.alike = problem.alike(self.lattices)
         self.kinds = problem.kinds(self.branches)
         self.tiled = None if self.kinds is not None else problem.tiled(self.branches)
         self.numbers: dict[Transfer, int] = {}
@@ -180,7 +180,7 @@ class _Solver:
             first = int(queries[0])
             picture = self.pictures.get(key)
             if picture is None:
-                picture = self.pictures[key] = self._picture(first, first + distance)
+                picture = self.pictures[key] = self._picture(key, first, first + distance)
             if picture.transfer is NOTHING:
                 continue
             if self.kinds is not None:
@@ -285,7 +285,7 @@ class _Solver:
             self.solution.transfers.append(transfer)
         return number
 
-    def _picture(self, a: int, b: int) -> Picture:
+    def _picture(self, key: Any, a: int, b: int) -> Picture:
         plan, group = self.problem.plan, self.problem.group
         of_branch: list[list[Pairs]] = [[] for _ in plan.branches]
         for number in self.lattices:
@@ -300,7 +300,7 @@ class _Solver:
         every = [pairs for found in of_branch for pairs in found]
         if not every:
             return Picture(NOTHING, 0, 0, (), ())
-        cover = least_cover(every, group, *self.problem.weights)
+        cover = self._cover(key, every)
         if self.problem.queries_stay:
             cover = replace(cover, keys=tuple(every_key(every, group)), queries=())
         totals = [sum(pairs.count for pairs in found) for found in of_branch]
@@ -309,6 +309,13 @@ class _Solver:
         keys = self._local_rows(b, cover.keys)
         queries = self._local_rows(a, cover.queries)
         return Picture(Transfer(keys, queries), cover.weight, cover.bound, tuple(map(float, here)), there)
+
+    def _cover(self, key: Any, every: Sequence[Pairs]) -> Cover:
+        """The least cover of all pairs of two ranks, for this solution and those of the same problem that follow."""
+        found, name = self.problem.covers, (tuple(self.lattices), key)
+        if name not in found:
+            found[name] = least_cover(every, self.problem.group, *self.problem.weights)
+        return found[name]
 
     def _local_rows(self, rank: int, nodes: Sequence[tuple[int, Rows]]) -> tuple[HeadRows, ...]:
         return _head_rows(tidied(part for node in nodes for part in self._local_parts(rank, *node)))
@@ -337,16 +344,3 @@ class _Solver:
 def _head_rows(nodes: Iterable[tuple[int, Rows]]) -> tuple[HeadRows, ...]:
     parts = [HeadRows(heads, rows) for heads, rows in grouped(nodes)]
     return tuple(sorted(parts, key=lambda part: (part.heads, part.rows.first, part.rows.step, part.rows.count)))
-
-
-def stretch_pairs(plan: Plan, rows: Rows) -> int:
-    """How many pairs of a plan have both ends in one stretch of tokens."""
-    local = local_plan(plan, rows)
-    if local is None:
-        return sum(
-            pairs.count
-            for b in plan.branches
-            if isinstance(b, Lattice | Columns)
-            for pairs in branch_pairs(b, rows, rows)
-        )
-    return sum(band_count(call.q_len, call.k_len, call.band) * call.copies for call in resolve(local, rows.count))
