@@ -89,10 +89,10 @@ def quantum(plan: Plan, n: int, parts: int) -> int:
 def longer_units(kind: str, plan: Plan, n: int, ranks: int) -> Sequence[int]:
     """Units beyond `quantum` that leave every rank tokens, and none more than a 16th above the mean; ascending.
 
-    They are common multiples of the shortest periods of lattices. Of those that make the longest shard equally long, or
-    longer, only the last is one.
+    They are common multiples of the shortest periods of a plan of lattices. Of two that leave the longest shard equally
+    long the longer one is taken.
     """
-    if kind not in ("contiguous", "zigzag"):
+    if kind not in ("contiguous", "zigzag") or any(isinstance(branch, Tiles) for branch in plan.branches):
         return ()
     parts = 2 * ranks if kind == "zigzag" else ranks
     least, unit, found = quantum(plan, n, parts), 1, dict[int, int]()

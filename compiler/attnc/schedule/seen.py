@@ -110,13 +110,19 @@ def _alike(columns: Array) -> Iterator[tuple[int, Array]]:
     if (columns == columns[:, :1]).all():
         yield 0, np.arange(columns.shape[1])
         return
+    _, first, of = np.unique(_mixed(columns), return_index=True, return_inverse=True)
+    if (columns != columns[:, first[of]]).any():  # two that differ were mixed to one number
+        _, first, of = np.unique(columns, axis=1, return_index=True, return_inverse=True)
+    order = np.argsort(of, kind="stable")
+    groups = np.split(order, np.cumsum(np.bincount(of))[:-1])
+    for number in np.argsort(first).tolist():
+        yield int(first[number]), groups[number]
+
+
+def _mixed(columns: Array) -> NDArray[np.uint64]:
+    """A number for each column; of columns that differ, most likely another."""
     mixed = np.zeros(columns.shape[1], np.uint64)
     for row in columns:
         mixed = (mixed ^ row.astype(np.uint64)) * np.uint64(0x9E3779B97F4A7C15)
         mixed ^= mixed >> np.uint64(29)
-    _, first, of = np.unique(mixed, return_index=True, return_inverse=True)
-    if (columns != columns[:, first[of]]).any():  # two that differ were mixed to one number
-        _, first, of = np.unique(columns, axis=1, return_index=True, return_inverse=True)
-    order = np.argsort(of, kind="stable")
-    for number, places in enumerate(np.split(order, np.cumsum(np.bincount(of))[:-1])):
-        yield int(first[number]), places
+    return mixed
