@@ -1,4 +1,4 @@
-"""Plans of lattices whose shards are no multiples of their periods: against single rows, and with shards cut at them."""
+"""Plans of lattices whose shards are no multiples of their periods, against single rows; and of shards cut at them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from attnc.schedule.solver import solve
 from attnlang import loads
 from attnlang.parallel import simulate
 from attnlang.parallel.dense import positions
-from attnlang.plan import Columns, Lattice, Plan
+from attnlang.plan import Lattice, Plan
 from attnlang.rows import Rows
 from attnlang.runtime.pairs import branch_pairs
 from attnlang.schedule import Placement, RowBytes, Schedule
@@ -132,7 +132,7 @@ def some_placement(random: Random, n: int) -> Placement:
     cuts = sorted([0, n, *random.sample(range(1, n), random.randint(2, 7))])
     if random.random() < 0.5:
         width = random.randint(3, 9)
-        cuts = list(range(0, n, width)) + [n]
+        cuts = [*range(0, n, width), n]
     pieces = [Rows(low, high - low) for low, high in pairwise(cuts)]
     if random.random() < 0.5:
         return Placement("contiguous", n, tuple((piece,) for piece in pieces))
@@ -271,9 +271,7 @@ def test_a_plan_lies_where_another_does() -> None:
             attnc.plan("sliding", n=10**6, ranks=47 if wrong is where else 48, heads=2, placement=wrong)
 
 
-@pytest.mark.parametrize(
-    ("name", "most"), [("longnet", 4000), ("fixed", 200), ("strided", 200), ("scca_fixed", 500)]
-)
+@pytest.mark.parametrize(("name", "most"), [("longnet", 4000), ("fixed", 200), ("strided", 200), ("scca_fixed", 500)])
 def test_few_meetings_of_a_million_tokens_are_solved(name: str, most: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """On 64 ranks of 15,625 tokens each, of which no two begin at the same place of the pattern's period."""
     from attnc.schedule import solver

@@ -138,7 +138,8 @@ class Cells:
 
     head, first, count, step  rows of each cell; those of one stretch have one step
     stretch                   which stretch between two ends of sets a cell is of
-    whole                     how many cells a stretch has if no row of it is missing; their first rows are `unit` apart
+    whole                     how many cells a stretch of whole steps has if no row of it is missing; 0 for shorter ones
+    unit                      what first rows of such a stretch are apart
     within                    (cells, sets)
     """
 
@@ -161,6 +162,7 @@ class Cells:
         """The rows of chosen cells as few progressions: stretches that are chosen wholly, and else class by class."""
         held = np.bincount(self.stretch[chosen], minlength=len(self.whole)) == self.whole
         found: dict[tuple[int, int, int], Rows] = {}  # by head, step, and the row that would follow
+        held &= self.whole > 0
         for i in np.flatnonzero(chosen & held[self.stretch] & self._leads()).tolist():
             size, unit = int(self.whole[self.stretch[i]]), int(self.unit[i])
             count = int(self.count[i : i + size].sum())
@@ -184,7 +186,7 @@ def _append(found: dict[tuple[int, int, int], Rows], head: int, rows: Rows) -> N
 
 def united(nodes: Sequence[Node]) -> list[Node]:
     """The same rows, each once."""
-    cells = cells_of(list(dict.fromkeys(nodes)))
+    cells = cells_of(list(dict.fromkeys(nodes))) if len(nodes) > FEW_SETS else None
     return disjoint(nodes) if cells is None else cells.nodes(np.ones(len(cells.first), bool))
 
 
@@ -221,4 +223,5 @@ def _cells_of_head(head: int, sets: Sequence[Rows]) -> Cells | None:
     same = np.ones(len(row), np.int64)
     columns = {"head": head * same, "step": step * unit * same, "unit": unit * same}
     columns |= {"first": base + row * unit, "count": count, "stretch": of}
-    return Cells(whole=sizes, within=within[some], **{name: column[some] for name, column in columns.items()})
+    whole = np.where(np.diff(cuts) >= step, step, 0)
+    return Cells(whole=whole, within=within[some], **{name: column[some] for name, column in columns.items()})

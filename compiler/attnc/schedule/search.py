@@ -22,6 +22,8 @@ MANY = 64
 
 EVEN = 0.95
 """A contiguous placement whose mean work is above this share of its largest needs no other for balance."""
+NEAR = 32
+"""Of two stretches a rank, those cut at multiples of periods are enough if none is longer by more than a 32nd."""
 SMALL = 4096
 """Up to so many tokens every placement is tried."""
 
@@ -101,12 +103,12 @@ def _placements(
         yield kind, given(where, plan, n, ranks)
         return
     units = longer_units(kind, plan, n, ranks) if where == "auto" else ()
-    if kind == "contiguous" or not units:
+    longer = [(f"{kind} at multiples of {unit:,}", placement(kind, plan, n, ranks, unit)) for unit in units]
+    even = any(max(where.sizes) * ranks * NEAR <= n * (NEAR + 1) for _, where in longer)
+    if kind == "contiguous" or n <= SMALL or not even:
         yield kind, placement(kind, plan, n, ranks)
-    if kind == "contiguous" and not tried[0][1].bytes_total:
-        return
-    for unit in units:
-        yield f"{kind} at multiples of {unit:,}", placement(kind, plan, n, ranks, unit)
+    if kind != "contiguous" or tried[0][1].bytes_total:
+        yield from longer
 
 
 def _of_placement(
