@@ -10,11 +10,13 @@ from typing import Any
 import attnc
 import numpy as np
 import pytest
+from attnc.api import found_schedule
 from attnc.lower import lower
-from attnc.schedule import alike, bicliques, seen
+from attnc.schedule import alike, bicliques, residues, seen
 from attnc.schedule.bicliques import least_of_rectangles, united, without_bands
 from attnc.schedule.counts import stretch_pairs
 from attnc.schedule.placements import ROOM, at_length, longer_units, placement
+from attnc.schedule.search import Found
 from attnc.schedule.seen import Seen
 from attnc.schedule.solution import Problem
 from attnc.schedule.solver import solve
@@ -25,7 +27,7 @@ from attnlang.parallel.dense import positions
 from attnlang.plan import Lattice, Plan
 from attnlang.rows import Rows
 from attnlang.runtime.pairs import branch_pairs
-from attnlang.schedule import Placement, RowBytes, Schedule
+from attnlang.schedule import Placement, RowBytes, Schedule, Transfer
 from tests.parallel.test_covers import least_weight, rows_moved
 from tests.parallel.test_exact import HEAD_DIM, HEADS, check
 from tests.parallel.test_pairs import matrix, some_branch, tokens
@@ -195,6 +197,40 @@ def test_plans_by_what_ranks_see_are_those_of_every_meeting(
     m = pattern.multiplicity(n, HEADS)
     assert by_sight.certificate.minimum == by_sight.certificate.bound == needed(by_sight, m)
     assert simulate(by_sight).pairs == m.sum()
+
+
+@pytest.mark.parametrize("kv_heads", [1, 2, 4])
+@pytest.mark.parametrize("kind", ["contiguous", "zigzag"])
+@pytest.mark.parametrize("text", ["offset(..0 step 9)", "offset(-90.. step 9)", "dilate(7)", TEXTS[3], TEXTS[5]])
+def test_a_kind_of_classes_stands_for_all(text: str, kind: str, kv_heads: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of shards with fewer rows than there are classes, too; queries may be the cheaper side, or stay."""
+    pattern = loads(f"pattern p = {text}")
+    for n, ranks in ((103, 6), (41, 4), (212, 5)):
+        made: list[Found] = []
+        for few in (1, 2**30):
+            monkeypatch.setattr(residues, "FEW_CLASSES", few)
+            made.append(
+                found_schedule(
+                    pattern, n=n, ranks=ranks, heads=HEADS, kv_heads=kv_heads, head_dim=HEAD_DIM, dtype="float64",
+                    placement=kind, gpu="h100", link=None, backward=True, tables=None, objective="time",
+                )
+            )  # fmt: skip
+        by_kind, by_class = (found.schedule for found in made)
+        for a in range(ranks):
+            assert [(b, moved(t)) for b, t in by_kind.peers(a)] == [(b, moved(t)) for b, t in by_class.peers(a)]
+        assert (by_kind.certificate, by_kind.choices) == (by_class.certificate, by_class.choices)
+        assert by_kind.rejected == by_class.rejected
+        for name in ("at_query", "at_key"):
+            assert (getattr(made[0].solution, name) == getattr(made[1].solution, name)).all()
+        assert by_kind.certificate.minimum == needed(by_kind, pattern.multiplicity(n, HEADS))
+
+
+def moved(transfer: Transfer) -> tuple[Any, Any]:
+    """Every row that moves, of keys and of queries."""
+    return tuple(
+        sorted((head, row) for part in side for head in part.heads for row in tokens(part.rows))
+        for side in (transfer.keys, transfer.queries)
+    )
 
 
 def cut_at(text: str, n: int, ranks: int, kind: str = "contiguous") -> tuple[Plan, list[Placement]]:

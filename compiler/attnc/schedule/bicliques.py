@@ -138,8 +138,8 @@ class Cells:
 
     head, first, count, step  rows of each cell; those of one stretch have one step
     stretch                   which stretch between two ends of sets a cell is of
-    whole                     how many cells a stretch of whole steps has if no row of it is missing; 0 for shorter ones
-    unit                      what first rows of such a stretch are apart
+    whole                     how many cells a stretch has if no row of it is missing
+    unit                      what the rows of such a stretch are apart
     within                    (cells, sets)
     """
 
@@ -159,21 +159,22 @@ class Cells:
         return self.within[place], of.reshape(-1)
 
     def nodes(self, chosen: Flags) -> list[Node]:
-        """The rows of chosen cells as few progressions: stretches that are chosen wholly, and else class by class."""
-        held = np.bincount(self.stretch[chosen], minlength=len(self.whole)) == self.whole
+        """The rows of chosen cells as few progressions: stretches where all of a step is chosen, else by class."""
         found: dict[tuple[int, int, int], Rows] = {}  # by head, step, and the row that would follow
-        held &= self.whole > 0
-        for i in np.flatnonzero(chosen & held[self.stretch] & self._leads()).tolist():
-            size, unit = int(self.whole[self.stretch[i]]), int(self.unit[i])
-            count = int(self.count[i : i + size].sum())
-            _append(found, int(self.head[i]), Rows(int(self.first[i]), count, unit))
-        for i in np.flatnonzero(chosen & ~held[self.stretch]).tolist():
+        apart = chosen.copy()
+        held = np.flatnonzero(np.bincount(self.stretch[chosen], minlength=len(self.whole)) == self.whole)
+        lead, sizes = np.searchsorted(self.stretch, held), np.bincount(self.stretch, self.count, len(self.whole))
+        head, first, unit = self.head[lead], self.first[lead], self.unit[lead]
+        size = sizes[held].astype(np.int64)
+        begins = (head[1:] != head[:-1]) | (first[1:] != first[:-1] + size[:-1] * unit[:-1])
+        for run in np.split(np.arange(len(held)), np.flatnonzero(begins) + 1) if len(held) else ():
+            count, i = int(size[run].sum()), run[0]
+            if count * unit[i] >= self.step[lead[i]]:
+                _append(found, int(head[i]), Rows(int(first[i]), count, int(unit[i])))
+                apart &= (self.stretch < held[run[0]]) | (self.stretch > held[run[-1]])
+        for i in np.flatnonzero(apart).tolist():
             _append(found, int(self.head[i]), Rows(int(self.first[i]), int(self.count[i]), int(self.step[i])))
         return [(head, rows) for (head, _, _), rows in found.items()]
-
-    def _leads(self) -> Flags:
-        """Whether a cell is the first of its stretch."""
-        return np.concatenate(([True], self.stretch[1:] != self.stretch[:-1]))
 
 
 def _append(found: dict[tuple[int, int, int], Rows], head: int, rows: Rows) -> None:
@@ -223,5 +224,4 @@ def _cells_of_head(head: int, sets: Sequence[Rows]) -> Cells | None:
     same = np.ones(len(row), np.int64)
     columns = {"head": head * same, "step": step * unit * same, "unit": unit * same}
     columns |= {"first": base + row * unit, "count": count, "stretch": of}
-    whole = np.where(np.diff(cuts) >= step, step, 0)
-    return Cells(whole=whole, within=within[some], **{name: column[some] for name, column in columns.items()})
+    return Cells(whole=sizes, within=within[some], **{name: column[some] for name, column in columns.items()})

@@ -14,13 +14,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from attnc.schedule.alike import UNBOUNDED, reach
+from attnc.schedule.alike import reach
 from attnc.schedule.coarse import coarse, refined
 from attnc.schedule.counts import stretch_pairs
 from attnc.schedule.covers import Cover, at_query_home, every_key, least_cover
 from attnc.schedule.families import Kinds
 from attnc.schedule.progressions import grouped, tidied
 from attnc.schedule.represented import count_meetings, represented
+from attnc.schedule.residues import Residues
 from attnc.schedule.solution import NOTHING, Picture, Problem, Solution
 from attnc.schedule.tiled import Met, Tiled
 from attnlang.parallel.units import inner_rows, owned_pairs
@@ -161,15 +162,8 @@ class _Solver:
             shortest = max(1, min(self.placement.sizes[:-1], default=1))
             plan = self.problem.plan
             reaches = [reach(plan.branches[i]) for i in self.lattices]
-            down = (
-                min(down, max((-(-low // shortest) for low, _ in reaches), default=0))
-                if all(low < UNBOUNDED for low, _ in reaches)
-                else down
-            )
-            up = (
-                min(up, max((-(-high // shortest) for _, high in reaches), default=0))
-                if all(high < UNBOUNDED for _, high in reaches)
-                else up
+            down, up = (
+                min(ranks - 1, -(-max((ends[side] for ends in reaches), default=0) // shortest)) for side in (0, 1)
             )
         return (d for d in range(-down, up + 1) if d)
 
@@ -287,16 +281,16 @@ class _Solver:
 
     def _picture(self, key: Any, a: int, b: int) -> Picture:
         plan, group = self.problem.plan, self.problem.group
-        of_branch: list[list[Pairs]] = [[] for _ in plan.branches]
-        for number in self.lattices:
-            branch = plan.branches[number]
-            assert isinstance(branch, Lattice | Columns)
-            of_branch[number] = [
-                pairs
-                for q in self.placement.chunks[a]
-                for k in self.placement.chunks[b]
-                for pairs in branch_pairs(branch, q, k)
-            ]
+        q_chunks, k_chunks = self.placement.chunks[a], self.placement.chunks[b]
+        classes = {i: Residues.of(plan.branches[i], q_chunks, k_chunks) for i in self.lattices}
+        whole = {i: found for i, found in classes.items() if found is not None and found.kinds}
+        of_branch = [
+            self._pairs(i, a, b) if i in classes and classes[i] is None else [] for i in range(len(plan.branches))
+        ]
+        if len(whole) == 1 and not any(of_branch):
+            return self._of_classes(*whole.popitem(), a, b)
+        for number in whole:
+            of_branch[number] = self._pairs(number, a, b)
         every = [pairs for found in of_branch for pairs in found]
         if not every:
             return Picture(NOTHING, 0, 0, (), ())
@@ -309,6 +303,20 @@ class _Solver:
         keys = self._local_rows(b, cover.keys)
         queries = self._local_rows(a, cover.queries)
         return Picture(Transfer(keys, queries), cover.weight, cover.bound, tuple(map(float, here)), there)
+
+    def _pairs(self, number: int, a: int, b: int) -> list[Pairs]:
+        branch = self.problem.plan.branches[number]
+        assert isinstance(branch, Lattice | Columns)
+        chunks = self.placement.chunks
+        return [pairs for q in chunks[a] for k in chunks[b] for pairs in branch_pairs(branch, q, k)]
+
+    def _of_classes(self, number: int, residues: Residues, a: int, b: int) -> Picture:
+        cover, total, here = residues.cover(self.problem.group, self.problem.weights, self.problem.queries_stay)
+        there = [0.0] * len(self.problem.plan.branches)
+        at = there.copy()
+        at[number], there[number] = float(here), float(total - here)
+        transfer = Transfer(self._local_rows(b, cover.keys), self._local_rows(a, cover.queries))
+        return Picture(transfer, cover.weight, cover.bound, tuple(at), tuple(there))
 
     def _cover(self, key: Any, every: Sequence[Pairs]) -> Cover:
         """The least cover of all pairs of two ranks, for this solution and those of the same problem that follow."""
