@@ -6,7 +6,7 @@ lengths, the same distance as far as the pattern can see) have the same transfer
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from operator import add
 from typing import Any
@@ -19,7 +19,7 @@ from attnc.schedule.coarse import coarse, refined
 from attnc.schedule.counts import stretch_pairs
 from attnc.schedule.covers import Cover, at_query_home, every_key, least_cover
 from attnc.schedule.families import Kinds
-from attnc.schedule.progressions import grouped, tidied
+from attnc.schedule.progressions import head_rows, tidied
 from attnc.schedule.represented import count_meetings, represented
 from attnc.schedule.residues import Residues
 from attnc.schedule.solution import NOTHING, Picture, Problem, Solution
@@ -326,7 +326,7 @@ class _Solver:
         return found[name]
 
     def _local_rows(self, rank: int, nodes: Sequence[tuple[int, Rows]]) -> tuple[HeadRows, ...]:
-        return _head_rows(tidied(part for node in nodes for part in self._local_parts(rank, *node)))
+        return head_rows(tidied(part for node in nodes for part in self._local_parts(rank, *node)))
 
     def _local_parts(self, rank: int, head: int, tokens: Rows) -> Iterator[tuple[int, Rows]]:
         for base, chunk in self.placement.based(rank):
@@ -342,13 +342,8 @@ class _Solver:
 
     def _picture_of(self, met: Met) -> Picture:
         keys, queries = (
-            _head_rows((head, rows) for heads, parts in side for rows in parts for head in heads)
+            head_rows((head, rows) for heads, parts in side for rows in parts for head in heads)
             for side in (met.keys, met.queries)
         )
         transfer = Transfer(keys, queries)
         return Picture(transfer, met.weight, met.bound, met.at_query, met.at_key)
-
-
-def _head_rows(nodes: Iterable[tuple[int, Rows]]) -> tuple[HeadRows, ...]:
-    parts = [HeadRows(heads, rows) for heads, rows in grouped(nodes)]
-    return tuple(sorted(parts, key=lambda part: (part.heads, part.rows.first, part.rows.step, part.rows.count)))
