@@ -24,7 +24,7 @@ from attnc.schedule.solver import solve
 from attnlang import loads
 from attnlang.parallel import simulate
 from attnlang.parallel.dense import positions
-from attnlang.plan import Lattice, Plan
+from attnlang.plan import Band, Columns, Lattice, Plan, Runs
 from attnlang.rows import Rows
 from attnlang.runtime.pairs import branch_pairs
 from attnlang.schedule import Placement, RowBytes, Schedule, Transfer
@@ -151,20 +151,39 @@ def test_meetings_that_see_the_same_have_the_same_pairs(mixing: bool, monkeypatc
     random, alike_ones = Random(7), 0
     for _ in range(120):
         branches = [some_branch(random) for _ in range(random.randint(1, 2))]
-        where = some_placement(random, random.randint(20, 70))
-        ranks = where.ranks
-        m = np.stack([matrix(Plan(3, (branch,)), where.n) for branch in branches])
-        rows = [positions(where, rank) for rank in range(ranks)]
-        a, b = (x.reshape(-1) for x in np.indices((ranks, ranks)))
-        a, b = a[a != b], b[a != b]
-        left = set(range(len(a)))
-        for _, places in Seen(branches, where).groups(a, b):
-            pairs = [np.argwhere(m[:, :, rows[a[i]]][..., rows[b[i]]]).tolist() for i in places]
-            assert all(part == pairs[0] for part in pairs)  # (branch, head, row of a, row of b)
-            left -= set(places.tolist())
-            alike_ones += len(places) - 1
-        assert not any(m[:, :, rows[a[i]]][..., rows[b[i]]].any() for i in left)
-    assert alike_ones > 500, alike_ones
+        alike_ones += check_seen(branches, some_placement(random, random.randint(20, 70)))
+    assert alike_ones > 500
+
+
+@pytest.mark.parametrize("band", [Band(-9, 0), Band(None, -9), Band(-9, None), Band(3, 9), Band(-21, -3)])
+@pytest.mark.parametrize("dilation", [1, 2, 4])
+def test_distances_count_where_a_band_ends(band: Band, dilation: int) -> None:
+    """Ranks two and three apart are cut by it at other rows, though they hold the same residues."""
+    where = Placement("contiguous", 48, tuple((Rows(first, 4),) for first in range(0, 48, 4)))
+    heads, runs = (0, 1, 2), Runs(28, 28, 2)
+    for branch in (
+        Lattice(heads, None, dilation, None, band),
+        Lattice(heads, runs, dilation, (0,) * 3, band),
+        Columns(heads, 2, 0, 1, band),
+    ):
+        assert check_seen([branch], where) > 0
+
+
+def check_seen(branches: list[Lattice | Columns], where: Placement) -> int:
+    """That meetings in a group have the same pairs, and others none; how many need not be solved."""
+    ranks, alike_ones = where.ranks, 0
+    m = np.stack([matrix(Plan(3, (branch,)), where.n) for branch in branches])
+    rows = [positions(where, rank) for rank in range(ranks)]
+    a, b = (x.reshape(-1) for x in np.indices((ranks, ranks)))
+    a, b = a[a != b], b[a != b]
+    left = set(range(len(a)))
+    for _, places in Seen(branches, where).groups(a, b):
+        pairs = [np.argwhere(m[:, :, rows[a[i]]][..., rows[b[i]]]).tolist() for i in places]
+        assert all(part == pairs[0] for part in pairs)  # (branch, head, row of a, row of b)
+        left -= set(places.tolist())
+        alike_ones += len(places) - 1
+    assert not any(m[:, :, rows[a[i]]][..., rows[b[i]]].any() for i in left)
+    return alike_ones
 
 
 def needed(schedule: Schedule, m: np.ndarray) -> int:
@@ -225,7 +244,7 @@ def test_a_kind_of_classes_stands_for_all(text: str, kind: str, kv_heads: int, m
         assert by_kind.certificate.minimum == needed(by_kind, pattern.multiplicity(n, HEADS))
 
 
-def moved(transfer: Transfer) -> tuple[Any, Any]:
+def moved(transfer: Transfer) -> tuple[Any, ...]:
     """Every row that moves, of keys and of queries."""
     return tuple(
         sorted((head, row) for part in side for head in part.heads for row in tokens(part.rows))
