@@ -88,11 +88,14 @@ def test_rectangles_have_the_least_cover_of_their_rows(few: int, monkeypatch: py
 def test_many_kinds_of_steps_are_left_to_others(monkeypatch: pytest.MonkeyPatch) -> None:
     sets = [(0, Rows(0, 3, step)) for step in (2, 3, 5, 7, 11, 13, 17, 19)]
     monkeypatch.setattr(bicliques, "MAX_CELLS", 64)
+    monkeypatch.setattr(bicliques, "FEW_PARTS", 0)
     assert least_of_rectangles([(each, (0, Rows(0, 2))) for each in sets], 1, 1) is None
     assert rows_of(united(sets)) == sorted({(0, row) for _, rows in sets for row in tokens(rows)})
 
 
-def test_a_union_has_every_row_once() -> None:
+@pytest.mark.parametrize("few", [bicliques.FEW_PARTS, 0])
+def test_a_union_has_every_row_once(few: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bicliques, "FEW_PARTS", few)
     random = Random(5)
     for _ in range(200):
         sets = some_sets(random, random.randint(1, 9), 2)

@@ -32,6 +32,8 @@ Cover: TypeAlias = tuple[tuple[Node, ...], tuple[Node, ...], int]
 
 FEW_SETS = 7
 """Of so many sets of one side every choice is weighed."""
+FEW_PARTS = 32
+"""So many sets are made disjoint one after another, which leaves them as they are where that is possible."""
 MAX_CELLS = 2**22
 """So many cells (a residue of the common step, between two ends) times sets are looked at."""
 MAX_CORNERS = 512
@@ -187,7 +189,7 @@ def _append(found: dict[tuple[int, int, int], Rows], head: int, rows: Rows) -> N
 
 def united(nodes: Sequence[Node]) -> list[Node]:
     """The same rows, each once."""
-    cells = cells_of(list(dict.fromkeys(nodes))) if len(nodes) > FEW_SETS else None
+    cells = cells_of(list(dict.fromkeys(nodes))) if len(nodes) > FEW_PARTS else None
     return disjoint(nodes) if cells is None else cells.nodes(np.ones(len(cells.first), bool))
 
 
