@@ -293,6 +293,16 @@ def test_shards_at_multiples_of_a_period_are_chosen_by_time() -> None:
     assert not any("multiples" in a.name for a in none.rejected)
 
 
+def test_two_stretches_a_rank_are_cut_at_multiples_alone_where_these_are_even() -> None:
+    schedule = attnc.plan("fixed", n=10**6, ranks=64, heads=2)
+    assert schedule.placement.kind == "zigzag"
+    assert all(chunk.first % 128 == 0 for chunks in schedule.placement.chunks for chunk in chunks)
+    assert not any(a.name.startswith("zigzag,") for a in schedule.rejected)
+    small = attnc.plan("fixed", n=3000, ranks=4, heads=2)
+    assert all(chunk.first % 128 == 0 for chunks in small.placement.chunks for chunk in chunks)
+    assert any(a.name.startswith("zigzag,") for a in small.rejected)
+
+
 @pytest.mark.parametrize("text", TEXTS[:4])
 @pytest.mark.parametrize("kind", ["contiguous", "zigzag"])
 def test_unequal_shards_compute_the_pattern(text: str, kind: str) -> None:
