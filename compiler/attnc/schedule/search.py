@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -22,8 +22,8 @@ MANY = 64
 
 EVEN = 0.95
 """A contiguous placement whose mean work is above this share of its largest needs no other for balance."""
-NEAR = 32
-"""Of two stretches a rank, those cut at multiples of periods are enough if none is longer by more than a 32nd."""
+NEAR = 8
+"""Two stretches a rank cut elsewhere are tried where those at multiples of periods cost at most an 8th more than the best."""
 SMALL = 4096
 """Up to so many tokens every placement is tried."""
 
@@ -58,9 +58,13 @@ def search(
     link = link or LINKS["nvlink" if ranks <= 8 else "infiniband"]
     row = RowBytes(head_dim, ITEM_SIZES[dtype])
     tried: list[tuple[str, Solution]] = []
+
+    def cost(solution: Solution) -> float:
+        return _seconds(solution, device, link) if objective == "time" else solution.bytes_total
+
     for kind in _kinds(where, ranks, n):
         if where != "auto" or not tried or _worth_trying(kind, tried[0][1]):
-            for name, placed in _placements(where, kind, plan, n, ranks, tried):
+            for name, placed in _placements(where, kind, plan, n, ranks, tried, cost):
                 problem = Problem(plan, placed, kv_heads, row, backward, tables)
                 tried += _of_placement(name, problem, device, link, objective)
     if objective == "time":
@@ -91,24 +95,30 @@ def _kinds(where: str | Placement, ranks: int, n: int) -> Sequence[str]:
 
 
 def _placements(
-    where: str | Placement, kind: str, plan: Plan, n: int, ranks: int, tried: Sequence[tuple[str, Solution]]
-) -> Iterator[tuple[str, Placement]]:
-    """The placements of one kind to be tried, with their names.
+    where: str | Placement, kind: str, plan: Plan, n: int, ranks: int, tried: Sequence[tuple[str, Solution]],
+    cost: Callable[[Solution], float],
+) -> Iterator[tuple[str, Placement]]:  # fmt: skip
+    """The placements of one kind to be tried, with their names; what was found of one is in `tried` before the next.
 
     Where the search is free, and equal shards cut what the pattern repeats, also shards at multiples of its period:
-    more lies within one rank, and less evenly. What they cost decides. (Two stretches a rank are tried at such
-    multiples only: what they are for is balance, and both have that)
+    more lies within one rank, and less evenly. What they cost decides. (Two stretches a rank that are cut elsewhere are
+    long to plan, and hardly better: they are left out where those at multiples are far from the best)
     """
     if isinstance(where, Placement):
         yield kind, given(where, plan, n, ranks)
         return
     units = longer_units(kind, plan, n, ranks) if where == "auto" else ()
     longer = [(f"{kind} at multiples of {unit:,}", placement(kind, plan, n, ranks, unit)) for unit in units]
-    even = any(max(where.sizes) * ranks * NEAR <= n * (NEAR + 1) for _, where in longer)
-    if kind == "contiguous" or n <= SMALL or not even:
+    if kind == "contiguous":
         yield kind, placement(kind, plan, n, ranks)
-    if kind != "contiguous" or tried[0][1].bytes_total:
-        yield from longer
+        yield from longer if tried[0][1].bytes_total else ()
+        return
+    yield from longer
+    best, near = (
+        min((cost(found) for name, found in tried if name.startswith(some)), default=0.0) for some in ("", kind)
+    )
+    if not longer or n <= SMALL or near * NEAR <= best * (NEAR + 1):
+        yield kind, placement(kind, plan, n, ranks)
 
 
 def _of_placement(
