@@ -23,7 +23,7 @@ MANY = 64
 EVEN = 0.95
 """A contiguous placement whose mean work is above this share of its largest needs no other for balance."""
 NEAR = 8
-"""Two stretches a rank cut elsewhere are tried where those at multiples of periods cost at most an 8th more than the best."""
+"""Two stretches a rank cut elsewhere are tried where those at multiples cost at most an 8th more than the best."""
 SMALL = 4096
 """Up to so many tokens every placement is tried."""
 
