@@ -16,7 +16,7 @@ from attnlang.parallel.agreement import When
 from attnlang.parallel.attention import TIMEOUT, DistributedAttention
 from attnlang.parallel.planning import Planner, compiler_part
 from attnlang.plan import Plan
-from attnlang.schedule import Schedule, counted
+from attnlang.schedule import Placement, Schedule, counted
 
 __all__ = ["DistributedAttention", "distribute", "schedule_of", "whole_group"]
 
@@ -133,25 +133,25 @@ def _schedules(
     found: dict[tuple[Any, int], Schedule] = {
         key: plan(part.pattern, heads=part.heads, placement=placement, **sizes) for key, part in distinct.items()
     }
-    kinds = {schedule.placement.kind for schedule in found.values()}
-    return found if len(kinds) == 1 else _on_one_placement(distinct, kinds, plan, sizes)
+    places = {schedule.placement.chunks: schedule.placement for schedule in found.values()}
+    return found if len(places) == 1 else _on_one_placement(distinct, found, list(places.values()), plan, sizes)
 
 
 def _on_one_placement(
-    distinct: dict[tuple[Any, int], PatternAttention], kinds: set[str], plan: Any, sizes: dict[str, Any]
-) -> dict[tuple[Any, int], Schedule]:
-    """Schedules of all patterns on the placement that moves least; contiguous ones are cut at the same tokens."""
+    distinct: dict[tuple[Any, int], PatternAttention], found: dict[tuple[Any, int], Schedule],
+    places: Sequence[Placement], plan: Any, sizes: dict[str, Any],
+) -> dict[tuple[Any, int], Schedule]:  # fmt: skip
+    """Schedules of all patterns on one of the placements that were found for them: the one that moves least."""
     options = [
-        {key: plan(part.pattern, heads=part.heads, placement=kind, **sizes) for key, part in distinct.items()}
-        for kind in sorted(kinds)
+        {
+            key: found[key]
+            if found[key].placement.chunks == where.chunks
+            else plan(part.pattern, heads=part.heads, placement=where, **sizes)
+            for key, part in distinct.items()
+        }
+        for where in places
     ]
-    alike = [option for option in options if len({s.placement.chunks for s in option.values()}) == 1]
-    if not alike:
-        raise ValueError(
-            "the patterns of this model want their shards cut at different tokens: give placement='striped', or an n "
-            "that the number of ranks divides"
-        )
-    return min(alike, key=lambda option: sum(s.certificate.minimum for s in option.values()))
+    return min(options, key=lambda option: sum(s.certificate.minimum for s in option.values()))
 
 
 def _fitting(schedule: Schedule, part: PatternAttention, ranks: int) -> Schedule:

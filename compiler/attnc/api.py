@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from attnc.analysis.report import Report
     from attnc.schedule.search import Found
     from attnlang.nn import PatternAttention
-    from attnlang.schedule import Schedule
+    from attnlang.schedule import Placement, Schedule
 
 
 def _pattern(pattern: Pattern | str | Path, params: dict[str, Argument]) -> Pattern:
@@ -119,7 +119,7 @@ def plan(
     head_dim: int = 64,
     kv_heads: int | None = None,
     dtype: str = "bfloat16",
-    placement: str = "auto",
+    placement: str | Placement = "auto",
     gpu: str = "h100",
     link: str | None = None,
     backward: bool = True,
@@ -132,7 +132,8 @@ def plan(
     ranks      how many ranks hold the sequence; 1 <= ranks <= n
     kv_heads   heads of k and v, as many as of q unless given
     dtype      'bfloat16', 'float16', 'float32' or 'float64': what a row weighs when bytes are counted
-    placement  'contiguous', 'zigzag', 'striped', or 'auto': the one with the least predicted time
+    placement  'contiguous', 'zigzag', 'striped', or 'auto': the one with the least predicted time; or that of another
+               schedule, for tokens to lie as they do there
     gpu, link  what times are predicted for: 'h100', 'h200', 'a100', 'cpu'; 'nvlink' (to 8 ranks, unless given),
                'infiniband' (above), 'pcie', 'ethernet'
     backward   whether to weigh the backward pass too
@@ -149,7 +150,7 @@ def plan(
 
 def found_schedule(
     pattern: Pattern, *, n: int, ranks: int, heads: int, head_dim: int, kv_heads: int | None, dtype: str,
-    placement: str, gpu: str, link: str | None, backward: bool, tables: Mapping[str, ArrayLike] | None,
+    placement: str | Placement, gpu: str, link: str | None, backward: bool, tables: Mapping[str, ArrayLike] | None,
     objective: str = "", backend: str = "auto",
 ) -> Found:  # fmt: skip
     """What `plan` finds, with the solution and the machine that times are predicted for, on kernels of a backend."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -11,6 +12,8 @@ import attnc
 import pytest
 import torch
 import torch.distributed as dist
+from attnc.lower import lower
+from attnc.schedule.placements import at_length, placement
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
@@ -19,7 +22,7 @@ from torch.utils.checkpoint import checkpoint
 from attnlang import load, loads
 from attnlang.diagnostics import AttnError
 from attnlang.nn import PatternAttention
-from attnlang.parallel import WireAudit, distribute, mean_loss, positions, shard, unshard
+from attnlang.parallel import DistributedAttention, WireAudit, distribute, mean_loss, positions, shard, unshard
 from attnlang.parallel.audit import planned
 from attnlang.parallel.choosing import kernel_of
 from attnlang.parallel.wire import RanksDisagreeError
@@ -30,6 +33,7 @@ from tests.strategies import examples, relations
 
 HEADS, HEAD_DIM = 4, 8
 LONGNET = "causal & mix(segment(w) { dilate(r, shift=h) } for w, r in zip([8, 16, 32], [1, 2, 4]))"
+WANTED = ("causal & mix(segment(w) { dilate(r, shift=h) } for w, r in zip([4, 8], [1, 2]))", "causal & window(9)")
 PATTERNS = [LONGNET, "causal", "window(6)", "offset(-5..5) | key(pos < 2) | query(pos < 2)", "all"]
 
 
@@ -77,6 +81,47 @@ def test_equal_to_one_device(ranks: int) -> None:
     assert max(max(found) for found in errors) < 1e-12
 
 
+@pytest.mark.parametrize("unit", [8, 16, 32])
+def test_shards_cut_at_multiples_of_a_period_equal_one_device(unit: int) -> None:
+    """As the search places them: of unequal sizes, the last rank with what is left."""
+    n, ranks = 211, 3
+    plan = at_length(lower(loads(f"pattern p = {LONGNET}"), HEADS), n)
+    where = placement("contiguous", plan, n, ranks, unit)
+    assert len(set(where.sizes)) > 1
+    assert all(chunk.first % unit == 0 for (chunk,) in where.chunks)
+    cases = [planned_for(text, n, ranks, placement=where) for text in (LONGNET, "window(6)")]
+    cases += [planned_for(LONGNET, n, ranks, placement=where, objective="time")]
+    errors = on_ranks(ranks, lambda rank: [compare(rank, *case) for case in cases])
+    assert max(max(found) for found in errors) < 1e-12
+
+
+def test_patterns_that_want_other_cuts_share_one_placement() -> None:
+    """A model's tokens lie in one way for all its layers, whatever is best for each."""
+    n, ranks = 211, 3
+    sizes = {attnc.plan(loads(f"pattern p = {text}"), n=n, ranks=ranks, heads=HEADS, head_dim=HEAD_DIM,
+                        dtype="float64").placement.sizes for text in WANTED}  # fmt: skip
+    assert len(sizes) == 2
+    loss, grads = one_device(n, WANTED)
+
+    def job(rank: int) -> tuple[float, float, int]:
+        torch.manual_seed(0)
+        model = distribute(Model(WANTED), dist.group.WORLD, n=n, head_dim=HEAD_DIM, dtype="float64")
+        places = {part.placement.chunks for part in model.modules() if isinstance(part, DistributedAttention)}
+        wrapped = nn.parallel.DistributedDataParallel(model)
+        group = dist.group.WORLD
+        found = losses_of(
+            wrapped, n, positions(model), lambda x: shard(x, model, 1), lambda x, w: mean_loss(x, w, group)
+        )
+        found.backward()
+        worst = max(float((a - b).abs().max()) for a, b in zip(gradients(model), grads, strict=True))
+        return float(found.detach()), worst, len(places)
+
+    for found, worst, places in on_ranks(ranks, job):
+        assert found == pytest.approx(loss, abs=1e-12)
+        assert worst < 1e-12
+        assert places == 1
+
+
 placements = st.sampled_from(["contiguous", "zigzag", "striped", "auto"])
 random_cases = st.lists(st.tuples(relations, st.integers(12, 40), placements), min_size=6, max_size=6)
 
@@ -85,9 +130,9 @@ random_cases = st.lists(st.tuples(relations, st.integers(12, 40), placements), m
 @examples(6)
 def test_random_patterns_equal_one_device(chosen: list[tuple[str, int, str]], ranks: int) -> None:
     cases: list[tuple[PatternAttention, Schedule]] = []
-    for text, n, placement in chosen:
+    for text, n, kind in chosen:
         with contextlib.suppress(AttnError):  # (has no meaning at this size)
-            cases.append(planned_for(text, n, ranks, placement=placement))
+            cases.append(planned_for(text, n, ranks, placement=kind))
     errors = on_ranks(ranks, lambda rank: [compare(rank, *case) for case in cases])
     assert max(max(found, default=0.0) for found in errors) < 1e-12
 
@@ -95,13 +140,11 @@ def test_random_patterns_equal_one_device(chosen: list[tuple[str, int, str]], ra
 class Model(nn.Module):
     """Two layers on one residual stream, as a language model has them; positions come from outside."""
 
-    def __init__(self, width: int = HEADS * HEAD_DIM) -> None:
+    def __init__(self, texts: Sequence[str] = (LONGNET, "causal & window(9)"), width: int = HEADS * HEAD_DIM) -> None:
         super().__init__()
         self.embed = nn.Embedding(64, width, dtype=torch.float64)
         self.qkv = nn.ModuleList(nn.Linear(width, 3 * width, dtype=torch.float64) for _ in range(2))
-        self.attention = nn.ModuleList(
-            attnc.compile(loads(f"pattern p = {text}"), heads=HEADS) for text in (LONGNET, "causal & window(9)")
-        )
+        self.attention = nn.ModuleList(attnc.compile(loads(f"pattern p = {text}"), heads=HEADS) for text in texts)
         self.out = nn.Linear(width, 31, dtype=torch.float64)
 
     def forward(self, tokens: Tensor, places: Tensor, save: bool = False) -> Tensor:
@@ -126,9 +169,9 @@ def gradients(model: nn.Module) -> list[Tensor]:
     return [p.grad if p.grad is not None else torch.zeros_like(p) for p in model.parameters()]
 
 
-def one_device(n: int) -> tuple[float, list[Tensor]]:
+def one_device(n: int, *texts: Sequence[str]) -> tuple[float, list[Tensor]]:
     torch.manual_seed(0)
-    model = Model()
+    model = Model(*texts)
     loss = losses_of(model, n, torch.arange(n), lambda x: x, lambda x, w: (x * w).sum() / w.sum())
     loss.backward()
     return float(loss.detach()), gradients(model)

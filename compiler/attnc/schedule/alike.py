@@ -9,12 +9,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from attnc.schedule.placements import period
+from attnc.schedule.seen import Seen
 from attnlang.plan import Columns, Lattice
 from attnlang.schedule import Placement
 
 Array = NDArray[Any]
 
 UNBOUNDED = 1 << 60
+FEW_KINDS = 4
+"""From more kinds of ranks on, meetings are told apart by what two ranks see of each other, and not by their kinds."""
 
 
 def reach(branch: object) -> tuple[int, int]:
@@ -39,6 +42,8 @@ class Alike:
         self.placement = placement
         self.whole = _Likeness(branches, placement)
         self.by_reach: dict[tuple[bool, ...], _Likeness] = {(True,) * len(branches): self.whole}
+        stretches = all(chunk.step == 1 for chunks in placement.chunks for chunk in chunks)
+        self.seen = Seen(branches, placement) if branches and stretches and self.whole.count > FEW_KINDS else None
 
     def kind(self, rank: int) -> int:
         """Ranks of one kind hold alike rows."""
@@ -47,6 +52,10 @@ class Alike:
     def groups(self, a: Array, distance: int) -> Iterator[tuple[Any, Array]]:
         """(key, ranks a) of those whose pairs with a + distance look alike."""
         if not len(a):
+            return
+        if self.seen is not None:
+            for key, places in self.seen.groups(a, a + distance):
+                yield key, a[places]
             return
         masks = self._reaching(a, distance)
         for mask, index in _unique(masks):

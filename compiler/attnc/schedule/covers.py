@@ -21,9 +21,10 @@ from typing import TypeAlias
 
 import numpy as np
 
+from attnc.schedule.bicliques import least_of_rectangles, united, without_bands
 from attnc.schedule.flows import least_cover_of_graph
-from attnc.schedule.progressions import Node, Touching
-from attnlang.plan import Band
+from attnc.schedule.progressions import Node, Touching, disjoint
+from attnlang.plan import FULL, Band
 from attnlang.rows import Rows
 from attnlang.runtime.pairs import Pairs, exact, split
 
@@ -67,6 +68,10 @@ _Item: TypeAlias = tuple[int, Rows, Rows, Band]
 
 def cover_of_items(items: Sequence[_Item], query_weight: int, key_weight: int) -> Cover:
     """The cover of (head of q, queries, keys, band) of one head of k, whose own number in the result is 0."""
+    if all(band == FULL for _, _, _, band in items):
+        whole = _of_rectangles(items, query_weight, key_weight)
+        if whole is not None:
+            return whole
     parts = [_of_component(part, query_weight, key_weight) for part in _components(items)]
     return Cover(
         tuple(node for part in parts for node in part.keys),
@@ -102,10 +107,25 @@ def _of_component(items: Sequence[_Item], query_weight: int, key_weight: int) ->
     items = list(dict.fromkeys(items))
     if len(items) == 1 and (simple := _of_one(items[0], query_weight, key_weight)) is not None:
         return simple
+    rectangles = _of_rectangles(items, query_weight, key_weight)
+    if rectangles is not None:
+        return rectangles
     graph = _Blocks.build(items)
     if graph is None:
         return _one_side(items, query_weight, key_weight)
     return graph.cover(query_weight, key_weight)
+
+
+def _of_rectangles(items: Sequence[_Item], query_weight: int, key_weight: int) -> Cover | None:
+    """The least cover where bands hold back few pairs or none."""
+    parts = without_bands([Pairs((head,), q, k, band) for head, q, k, band in items])
+    if parts is None:
+        return None
+    found = least_of_rectangles([((part.heads[0], part.q), (0, part.k)) for part in parts], query_weight, key_weight)
+    if found is None:
+        return None
+    keys, queries, weight = found
+    return Cover(keys, queries, weight, weight)
 
 
 def _of_one(item: _Item, query_weight: int, key_weight: int) -> Cover | None:
@@ -152,21 +172,19 @@ def _taken(needs: Sequence[tuple[int, _Item]]) -> int:
 
 def every_key(pairs: Iterable[Pairs], group: int) -> list[Node]:
     """The rows of k and v of all pairs, each once: what moves where every query stays at home."""
-    return disjoint(dict.fromkeys((head // group, part.k) for part in pairs for head in part.heads))
-
-
-def disjoint(nodes: Iterable[Node]) -> list[Node]:
-    """The same rows, each once."""
-    result: list[Node] = []
-    known = Touching()
-    for head, rows in sorted(dict.fromkeys(nodes), key=lambda node: (node[1].step, node[0], node[1].first)):
-        rest = [rows]
-        for place in known.of(head, rows):
-            rest = [part for rows_left in rest for part in rows_left.minus(result[place][1])]
-        for part in rest:
-            known.add(head, part, len(result))
-            result.append((head, part))
-    return result
+    by_kv: dict[int, dict[Rows, None]] = defaultdict(dict)
+    for part in pairs:
+        for head in part.heads:
+            by_kv[head // group][part.k] = None
+    alike: dict[tuple[Rows, ...], list[int]] = defaultdict(list)
+    for kv_head, rows in by_kv.items():
+        alike[tuple(rows)].append(kv_head)
+    return [
+        (kv_head, part)
+        for rows, kv_heads in alike.items()
+        for _, part in united([(0, each) for each in rows])
+        for kv_head in kv_heads
+    ]
 
 
 _Line: TypeAlias = tuple[int, int]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import pairwise
 from math import lcm
@@ -17,10 +17,12 @@ from attnlang.schedule import Placement, counted
 PLACEMENTS = ("contiguous", "zigzag", "striped")
 SLACK = 64
 """Shards are cut at multiples of a pattern's period where that makes none longer by more than a 64th."""
+ROOM = 16
+"""Where shards may be unequal they are cut at multiples of longer periods too, and none is a 16th above the mean."""
 
 
-def placement(kind: str, plan: Plan, n: int, ranks: int) -> Placement:
-    """A placement of one of the kinds.
+def placement(kind: str, plan: Plan, n: int, ranks: int, unit: int | None = None) -> Placement:
+    """A placement of one of the kinds; stretches are cut at multiples of the unit, or else of `quantum`.
 
     contiguous  rank r holds one stretch, in order
     zigzag      of 2R stretches, rank r holds numbers r and 2R - 1 - r: causal work is balanced
@@ -39,10 +41,10 @@ def placement(kind: str, plan: Plan, n: int, ranks: int) -> Placement:
     if kind == "zigzag":
         if n < 2 * ranks:
             raise ValueError(f"zigzag cuts {n} tokens into {2 * ranks} stretches: use fewer ranks, or 'contiguous'")
-        pieces = _stretches(n, 2 * ranks, quantum(plan, n, 2 * ranks))
+        pieces = _stretches(n, 2 * ranks, unit or quantum(plan, n, 2 * ranks))
         pairs = ((pieces[rank], pieces[2 * ranks - 1 - rank]) for rank in range(ranks))
         return Placement(kind, n, tuple(tuple(piece for piece in pair if piece is not None) for pair in pairs))
-    stretches = _stretches(n, ranks, quantum(plan, n, ranks))
+    stretches = _stretches(n, ranks, unit or quantum(plan, n, ranks))
     return Placement(kind, n, tuple((piece,) for piece in stretches if piece is not None))
 
 
@@ -82,6 +84,47 @@ def quantum(plan: Plan, n: int, parts: int) -> int:
     if shard == int(shard):  # equal shards that some period divides need no rounding
         return int(shard)
     return unit
+
+
+def longer_units(kind: str, plan: Plan, n: int, ranks: int) -> Sequence[int]:
+    """Units beyond `quantum` that leave every rank tokens, and none more than a 16th above the mean; ascending.
+
+    They are common multiples of the shortest periods of a plan of lattices. Of two that leave the longest shard equally
+    long the longer one is taken.
+    """
+    if kind not in ("contiguous", "zigzag") or any(isinstance(branch, Tiles) for branch in plan.branches):
+        return ()
+    parts = 2 * ranks if kind == "zigzag" else ranks
+    least, unit, found = quantum(plan, n, parts), 1, dict[int, int]()
+    for length in sorted({part for branch in plan.branches for part in _periods(branch)}):
+        unit = lcm(unit, length)
+        if -(-n // unit) < parts:
+            break
+        if least % unit == 0:
+            continue
+        longest = max(placement(kind, plan, n, ranks, unit).sizes)
+        if longest * ranks * ROOM <= n * (ROOM + 1):
+            found = {other: size for other, size in found.items() if size < longest} | {unit: longest}
+    return tuple(found)
+
+
+def given(where: Placement, plan: Plan, n: int, ranks: int) -> Placement:
+    """A placement that was found before, for n tokens on so many ranks. Raises ValueError for any other."""
+    if (where.n, where.ranks) != (n, ranks):
+        has = f"{counted(where.n, 'token')} on {counted(where.ranks, 'rank')}"
+        raise ValueError(f"the placement is of {has}, and not of {counted(n, 'token')} on {counted(ranks, 'rank')}")
+    stretches = [chunk for chunks in where.chunks for chunk in chunks]
+    if where.kind == "striped":
+        right = where == placement("striped", plan, n, ranks)
+    else:
+        in_order = stretches if where.kind == "contiguous" else sorted(stretches, key=lambda rows: rows.first)
+        ends = [0, *(rows.last + 1 for rows in in_order)]
+        right = [rows.first for rows in in_order] == ends[:-1] and ends[-1] == n and len(stretches) >= ranks
+        right &= all(rows.step == 1 for rows in stretches)
+        right &= where.kind in PLACEMENTS and max(map(len, where.chunks)) <= 1 + (where.kind == "zigzag")
+    if not right:
+        raise ValueError(f"the placement's chunks are none of kind {where.kind!r}: take it from a schedule")
+    return where
 
 
 def _nests(plan: Plan, branch: Tiles, n: int, most: int) -> Iterator[int]:

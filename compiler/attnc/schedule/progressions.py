@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from attnlang.rows import Rows
+from attnlang.schedule import HeadRows
 
 Node: TypeAlias = tuple[int, Rows]
 """Rows of one head."""
@@ -38,6 +39,20 @@ class Touching:
             else:
                 some = list(by_residue.values())
             yield from (name for of_class in some for kept, name in of_class if kept & rows is not None)
+
+
+def disjoint(nodes: Iterable[Node]) -> list[Node]:
+    """The same rows, each once."""
+    result: list[Node] = []
+    known = Touching()
+    for head, rows in sorted(dict.fromkeys(nodes), key=lambda node: (node[1].step, node[0], node[1].first)):
+        rest = [rows]
+        for place in known.of(head, rows):
+            rest = [part for rows_left in rest for part in rows_left.minus(result[place][1])]
+        for part in rest:
+            known.add(head, part, len(result))
+            result.append((head, part))
+    return result
 
 
 def tidied(nodes: Iterable[Node]) -> list[Node]:
@@ -100,6 +115,12 @@ def grouped(nodes: Iterable[Node]) -> list[tuple[tuple[int, ...], Rows]]:
     for head, rows in nodes:
         found[rows].append(head)
     return [(tuple(sorted(heads)), rows) for rows, heads in found.items()]
+
+
+def head_rows(nodes: Iterable[Node]) -> tuple[HeadRows, ...]:
+    """The same as plain data, in order."""
+    parts = [HeadRows(heads, rows) for heads, rows in grouped(nodes)]
+    return tuple(sorted(parts, key=lambda part: (part.heads, part.rows.first, part.rows.step, part.rows.count)))
 
 
 def stretches_of(ordered: NDArray[np.int64]) -> list[Rows]:

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from attnc.lower import lower
 from attnc.schedule.cost import balance, dense_schemes, times, work_of
-from attnc.schedule.placements import PLACEMENTS, at_length, placement
+from attnc.schedule.placements import PLACEMENTS, at_length, given, longer_units, placement
 from attnc.schedule.solution import Problem, Solution
 from attnc.schedule.solver import solve
 from attnlang.parallel.machines import DEVICES, LINKS, Device, Link, rated
 from attnlang.pattern import Pattern
 from attnlang.plan import Columns, Lattice, Plan
-from attnlang.schedule import ITEM_SIZES, Alternative, RowBytes, Schedule
+from attnlang.schedule import ITEM_SIZES, Alternative, Placement, RowBytes, Schedule
 
 MANY = 64
 """Above so many ranks, placements in several chunks are tried only where they are asked for."""
@@ -22,6 +22,8 @@ MANY = 64
 
 EVEN = 0.95
 """A contiguous placement whose mean work is above this share of its largest needs no other for balance."""
+NEAR = 8
+"""Two stretches a rank cut elsewhere are tried where those at multiples cost at most an 8th more than the best."""
 SMALL = 4096
 """Up to so many tokens every placement is tried."""
 
@@ -37,7 +39,7 @@ class Found:
 
 
 def search(
-    pattern: Pattern, n: int, ranks: int, heads: int, kv_heads: int, head_dim: int, dtype: str, where: str,
+    pattern: Pattern, n: int, ranks: int, heads: int, kv_heads: int, head_dim: int, dtype: str, where: str | Placement,
     device: Device, link: Link | None, backward: bool, tables: Mapping[str, Any], objective: str = "",
     backend: str = "auto",
 ) -> Found:  # fmt: skip
@@ -56,10 +58,15 @@ def search(
     link = link or LINKS["nvlink" if ranks <= 8 else "infiniband"]
     row = RowBytes(head_dim, ITEM_SIZES[dtype])
     tried: list[tuple[str, Solution]] = []
+
+    def cost(solution: Solution) -> float:
+        return _seconds(solution, device, link) if objective == "time" else solution.bytes_total
+
     for kind in _kinds(where, ranks, n):
-        problem = Problem(plan, placement(kind, plan, n, ranks), kv_heads, row, backward, tables)
         if where != "auto" or not tried or _worth_trying(kind, tried[0][1]):
-            tried += _of_placement(problem, device, link, objective)
+            for name, placed in _placements(where, kind, plan, n, ranks, tried, cost):
+                problem = Problem(plan, placed, kv_heads, row, backward, tables)
+                tried += _of_placement(name, problem, device, link, objective)
     if objective == "time":
         tried.sort(key=lambda item: (round(_seconds(item[1], device, link), 12), item[1].bytes_total))
     else:
@@ -77,7 +84,9 @@ def search(
     return Found(schedule, best, device, link)
 
 
-def _kinds(where: str, ranks: int, n: int) -> Sequence[str]:
+def _kinds(where: str | Placement, ranks: int, n: int) -> Sequence[str]:
+    if isinstance(where, Placement):
+        return (where.kind,)
     if where != "auto":
         return (where,)
     if ranks == 1 or ranks > MANY:
@@ -85,17 +94,46 @@ def _kinds(where: str, ranks: int, n: int) -> Sequence[str]:
     return [kind for kind in PLACEMENTS if kind != "zigzag" or n >= 2 * ranks]
 
 
-def _of_placement(problem: Problem, device: Device, link: Link, objective: str) -> list[tuple[str, Solution]]:
+def _placements(
+    where: str | Placement, kind: str, plan: Plan, n: int, ranks: int, tried: Sequence[tuple[str, Solution]],
+    cost: Callable[[Solution], float],
+) -> Iterator[tuple[str, Placement]]:  # fmt: skip
+    """The placements of one kind to be tried, with their names; what was found of one is in `tried` before the next.
+
+    Where the search is free, and equal shards cut what the pattern repeats, also shards at multiples of its period:
+    more lies within one rank, and less evenly. What they cost decides. (Two stretches a rank that are cut elsewhere are
+    long to plan, and hardly better: they are left out where those at multiples are far from the best)
+    """
+    if isinstance(where, Placement):
+        yield kind, given(where, plan, n, ranks)
+        return
+    units = longer_units(kind, plan, n, ranks) if where == "auto" else ()
+    longer = [(f"{kind} at multiples of {unit:,}", placement(kind, plan, n, ranks, unit)) for unit in units]
+    if kind == "contiguous":
+        yield kind, placement(kind, plan, n, ranks)
+        yield from longer if tried[0][1].bytes_total else ()
+        return
+    yield from longer
+    best, near = (
+        min((cost(found) for name, found in tried if name.startswith(some)), default=0.0) for some in ("", kind)
+    )
+    if not longer or n <= SMALL or near * NEAR <= best * (NEAR + 1):
+        yield kind, placement(kind, plan, n, ranks)
+
+
+def _of_placement(
+    name: str, problem: Problem, device: Device, link: Link, objective: str
+) -> list[tuple[str, Solution]]:
     kind = problem.placement.kind
     least = solve(problem)
-    found = [(f"{kind}, each pair at one of its homes, least bytes", least)]
+    found = [(f"{name}, each pair at one of its homes, least bytes", least)]
     if least.queries_in.any():
-        found.append((f"{kind}, each pair where its query lives", solve(replace(problem, queries_stay=True))))
+        found.append((f"{name}, each pair where its query lives", solve(replace(problem, queries_stay=True))))
     chosen = _worth_gathering(problem, device, link, objective) if kind == "contiguous" else ()
     if chosen:
         owned = solve(problem, chosen)
         owned.certificate = least.certificate  # what it is to be measured by: no owners
-        found.append((f"{kind}, {_named(problem.plan, chosen)}", owned))
+        found.append((f"{name}, {_named(problem.plan, chosen)}", owned))
     return found
 
 

@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from attnc.schedule.alike import Alike
+from attnc.schedule.covers import Cover
 from attnc.schedule.families import Kinds, kinds_of
 from attnc.schedule.tiled import Tiled
 from attnlang.plan import Plan, Tiles
@@ -28,6 +30,7 @@ class Problem:
     counted       whether to count the pairs of every rank with itself, too
     known         what was found of tiled branches, for all solutions of one problem
     stand_ins     what was found of them among ranks that stand for others
+    covers        least covers of pairs of ranks under lattices, by branches and by what tells these pairs apart
     """
 
     plan: Plan
@@ -40,6 +43,10 @@ class Problem:
     counted: bool = True
     known: dict[tuple[int, ...], Tiled] = field(default_factory=dict[tuple[int, ...], Tiled], compare=False, repr=False)
     stand_ins: dict[tuple[int, ...], Any] = field(default_factory=dict[tuple[int, ...], Any], compare=False, repr=False)
+    covers: dict[Any, Cover] = field(default_factory=dict[Any, Cover], compare=False, repr=False)
+    _alike: dict[tuple[int, ...], Alike] = field(
+        default_factory=dict[tuple[int, ...], Alike], compare=False, repr=False
+    )
     _kinds: dict[tuple[int, ...], Kinds | None] = field(
         default_factory=dict[tuple[int, ...], Kinds | None], compare=False, repr=False
     )
@@ -53,6 +60,13 @@ class Problem:
             like = next(iter(self.known.values()), None)
             self.known[key] = Tiled(self.plan, branches, self.placement, self.group, self.tables, self.counted, like)
         return self.known[key]
+
+    def alike(self, branches: Sequence[int]) -> Alike:
+        """Which meetings of ranks are alike under branches that are lattices."""
+        key = tuple(branches)
+        if key not in self._alike:
+            self._alike[key] = Alike(tuple(self.plan.branches[i] for i in branches), self.placement)
+        return self._alike[key]
 
     def kinds(self, branches: Sequence[int]) -> Kinds | None:
         """Which meetings of ranks are alike under the tiled branches; None where each is looked at by itself."""

@@ -6,7 +6,7 @@ lengths, the same distance as far as the pattern can see) have the same transfer
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from operator import add
 from typing import Any
@@ -14,19 +14,20 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from attnc.schedule.alike import UNBOUNDED, Alike, reach
+from attnc.schedule.alike import reach
 from attnc.schedule.coarse import coarse, refined
-from attnc.schedule.covers import at_query_home, every_key, least_cover
+from attnc.schedule.counts import stretch_pairs
+from attnc.schedule.covers import Cover, at_query_home, every_key, least_cover
 from attnc.schedule.families import Kinds
-from attnc.schedule.progressions import grouped, tidied
+from attnc.schedule.progressions import head_rows, tidied
 from attnc.schedule.represented import count_meetings, represented
+from attnc.schedule.residues import Residues
 from attnc.schedule.solution import NOTHING, Picture, Problem, Solution
 from attnc.schedule.tiled import Met, Tiled
 from attnlang.parallel.units import inner_rows, owned_pairs
 from attnlang.plan import Branch, Columns, Lattice, Plan
 from attnlang.rows import Rows
-from attnlang.runtime.calls import resolve
-from attnlang.runtime.pairs import Pairs, band_count, branch_pairs, local_plan
+from attnlang.runtime.pairs import Pairs, branch_pairs
 from attnlang.schedule import Certificate, HeadRows, Transfer
 
 Array = NDArray[Any]
@@ -66,7 +67,7 @@ class _Solver:
         self.branches = [i for i in range(len(problem.plan.branches)) if i not in solution.gathered]
         branches = problem.plan.branches
         self.lattices = [i for i in self.branches if isinstance(branches[i], Lattice | Columns)]
-        self.alike = Alike(tuple(branches[i] for i in self.lattices), problem.placement)
+        self.alike = problem.alike(self.lattices)
         self.kinds = problem.kinds(self.branches)
         self.tiled = None if self.kinds is not None else problem.tiled(self.branches)
         self.numbers: dict[Transfer, int] = {}
@@ -161,15 +162,8 @@ class _Solver:
             shortest = max(1, min(self.placement.sizes[:-1], default=1))
             plan = self.problem.plan
             reaches = [reach(plan.branches[i]) for i in self.lattices]
-            down = (
-                min(down, max((-(-low // shortest) for low, _ in reaches), default=0))
-                if all(low < UNBOUNDED for low, _ in reaches)
-                else down
-            )
-            up = (
-                min(up, max((-(-high // shortest) for _, high in reaches), default=0))
-                if all(high < UNBOUNDED for _, high in reaches)
-                else up
+            down, up = (
+                min(ranks - 1, -(-max((ends[side] for ends in reaches), default=0) // shortest)) for side in (0, 1)
             )
         return (d for d in range(-down, up + 1) if d)
 
@@ -180,7 +174,7 @@ class _Solver:
             first = int(queries[0])
             picture = self.pictures.get(key)
             if picture is None:
-                picture = self.pictures[key] = self._picture(first, first + distance)
+                picture = self.pictures[key] = self._picture(key, first, first + distance)
             if picture.transfer is NOTHING:
                 continue
             if self.kinds is not None:
@@ -285,22 +279,22 @@ class _Solver:
             self.solution.transfers.append(transfer)
         return number
 
-    def _picture(self, a: int, b: int) -> Picture:
+    def _picture(self, key: Any, a: int, b: int) -> Picture:
         plan, group = self.problem.plan, self.problem.group
-        of_branch: list[list[Pairs]] = [[] for _ in plan.branches]
-        for number in self.lattices:
-            branch = plan.branches[number]
-            assert isinstance(branch, Lattice | Columns)
-            of_branch[number] = [
-                pairs
-                for q in self.placement.chunks[a]
-                for k in self.placement.chunks[b]
-                for pairs in branch_pairs(branch, q, k)
-            ]
+        q_chunks, k_chunks = self.placement.chunks[a], self.placement.chunks[b]
+        classes = {i: Residues.of(plan.branches[i], q_chunks, k_chunks) for i in self.lattices}
+        whole = {i: found for i, found in classes.items() if found is not None and found.kinds}
+        of_branch = [
+            self._pairs(i, a, b) if i in classes and classes[i] is None else [] for i in range(len(plan.branches))
+        ]
+        if len(whole) == 1 and not any(of_branch):
+            return self._of_classes(*whole.popitem(), a, b)
+        for number in whole:
+            of_branch[number] = self._pairs(number, a, b)
         every = [pairs for found in of_branch for pairs in found]
         if not every:
             return Picture(NOTHING, 0, 0, (), ())
-        cover = least_cover(every, group, *self.problem.weights)
+        cover = self._cover(key, every)
         if self.problem.queries_stay:
             cover = replace(cover, keys=tuple(every_key(every, group)), queries=())
         totals = [sum(pairs.count for pairs in found) for found in of_branch]
@@ -310,8 +304,35 @@ class _Solver:
         queries = self._local_rows(a, cover.queries)
         return Picture(Transfer(keys, queries), cover.weight, cover.bound, tuple(map(float, here)), there)
 
+    def _pairs(self, number: int, a: int, b: int) -> list[Pairs]:
+        branch = self.problem.plan.branches[number]
+        assert isinstance(branch, Lattice | Columns)
+        chunks = self.placement.chunks
+        return [pairs for q in chunks[a] for k in chunks[b] for pairs in branch_pairs(branch, q, k)]
+
+    def _of_classes(self, number: int, residues: Residues, a: int, b: int) -> Picture:
+        cover, total, here = residues.cover(self.problem.group, self.problem.weights, self.problem.queries_stay)
+        there = [0.0] * len(self.problem.plan.branches)
+        at = there.copy()
+        at[number], there[number] = float(here), float(total - here)
+        transfer = Transfer(self._local_rows(b, cover.keys), self._local_rows(a, cover.queries))
+        return Picture(transfer, cover.weight, cover.bound, tuple(at), tuple(there))
+
+    def _cover(self, key: Any, every: Sequence[Pairs]) -> Cover:
+        """The least cover of all pairs of two ranks, for this solution and those of the same problem that follow."""
+        found, name = self.problem.covers, (tuple(self.lattices), key)
+        if name not in found:
+            found[name] = least_cover(every, self.problem.group, *self.problem.weights)
+        return found[name]
+
     def _local_rows(self, rank: int, nodes: Sequence[tuple[int, Rows]]) -> tuple[HeadRows, ...]:
-        return _head_rows(tidied((head, self.placement.local(rank, tokens)) for head, tokens in nodes))
+        return head_rows(tidied(part for node in nodes for part in self._local_parts(rank, *node)))
+
+    def _local_parts(self, rank: int, head: int, tokens: Rows) -> Iterator[tuple[int, Rows]]:
+        for base, chunk in self.placement.based(rank):
+            part = tokens & chunk
+            if part is not None:
+                yield head, chunk.numbered(part, base)
 
     def _tiled(self, tiled: Tiled, a: int, b: int) -> Picture:
         met = tiled.between(a, b, self.problem.weights, self.problem.queries_stay)
@@ -321,26 +342,8 @@ class _Solver:
 
     def _picture_of(self, met: Met) -> Picture:
         keys, queries = (
-            _head_rows((head, rows) for heads, parts in side for rows in parts for head in heads)
+            head_rows((head, rows) for heads, parts in side for rows in parts for head in heads)
             for side in (met.keys, met.queries)
         )
         transfer = Transfer(keys, queries)
         return Picture(transfer, met.weight, met.bound, met.at_query, met.at_key)
-
-
-def _head_rows(nodes: Iterable[tuple[int, Rows]]) -> tuple[HeadRows, ...]:
-    parts = [HeadRows(heads, rows) for heads, rows in grouped(nodes)]
-    return tuple(sorted(parts, key=lambda part: (part.heads, part.rows.first, part.rows.step, part.rows.count)))
-
-
-def stretch_pairs(plan: Plan, rows: Rows) -> int:
-    """How many pairs of a plan have both ends in one stretch of tokens."""
-    local = local_plan(plan, rows)
-    if local is None:
-        return sum(
-            pairs.count
-            for b in plan.branches
-            if isinstance(b, Lattice | Columns)
-            for pairs in branch_pairs(b, rows, rows)
-        )
-    return sum(band_count(call.q_len, call.k_len, call.band) * call.copies for call in resolve(local, rows.count))

@@ -1,0 +1,369 @@
+"""Plans of lattices whose shards are no multiples of their periods, against single rows; and of shards cut at them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import pairwise
+from random import Random
+from typing import Any
+
+import attnc
+import numpy as np
+import pytest
+from attnc.api import found_schedule
+from attnc.lower import lower
+from attnc.schedule import alike, bicliques, residues, seen
+from attnc.schedule.bicliques import least_of_rectangles, united, without_bands
+from attnc.schedule.counts import stretch_pairs
+from attnc.schedule.placements import ROOM, at_length, longer_units, placement
+from attnc.schedule.search import Found
+from attnc.schedule.seen import Seen
+from attnc.schedule.solution import Problem
+from attnc.schedule.solver import solve
+
+from attnlang import loads
+from attnlang.parallel import simulate
+from attnlang.parallel.dense import positions
+from attnlang.plan import Band, Columns, Lattice, Plan, Runs
+from attnlang.rows import Rows
+from attnlang.runtime.pairs import branch_pairs
+from attnlang.schedule import Placement, RowBytes, Schedule, Transfer
+from tests.parallel.test_covers import least_weight, rows_moved
+from tests.parallel.test_exact import HEAD_DIM, HEADS, check
+from tests.parallel.test_pairs import matrix, some_branch, tokens
+
+TEXTS = [
+    "causal & mix(segment(w) { dilate(r, shift=h) } for w, r in zip([8, 16, 32], [1, 2, 3]))",
+    "mix(segment(w) { dilate(r, shift=h) } for w, r in zip([12, 36], [2, 6]))",
+    "causal & (segment(12) | key(pos % 12 >= 10))",
+    "causal & (offset(-9..0) | offset(..0 step 9))",
+    "offset(-5..5 step 5) + segment(7)",
+    "heads(0..H//2) { window(9) } | heads(H//2..H) { causal & offset(..0 step 5) }",
+]
+
+
+def rows_of(nodes: Any) -> list[tuple[int, int]]:
+    """Every row as often as it is there."""
+    return sorted((head, row) for head, rows in nodes for row in tokens(rows))
+
+
+def some_sets(random: Random, count: int, heads: int) -> list[tuple[int, Rows]]:
+    steps = random.choice([[1], [1, 2], [1, 4], [2, 3, 6], [1, 5, 7]])
+    return [
+        (random.randrange(heads), Rows(random.randint(0, 30), random.randint(1, 14), random.choice(steps)))
+        for _ in range(count)
+    ]
+
+
+@pytest.mark.parametrize("few", [bicliques.FEW_SETS, 0])
+def test_rectangles_have_the_least_cover_of_their_rows(few: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And of the least ones that with the most keys, whichever way it is found."""
+    random = Random(few)
+    for _ in range(60):
+        q_sets = some_sets(random, random.randint(1, 5), 2)
+        k_sets = [(0, rows) for _, rows in some_sets(random, random.randint(1, 5), 1)]
+        rectangles = [(random.choice(q_sets), random.choice(k_sets)) for _ in range(random.randint(1, 7))]
+        weights = random.randint(1, 5), random.randint(1, 5)
+        held = np.zeros((2, 200, 200), bool)
+        for (head, q), (_, k) in rectangles:
+            held[head][np.ix_(sorted(tokens(q)), sorted(tokens(k)))] = True
+        monkeypatch.setattr(bicliques, "FEW_SETS", few)
+        found = least_of_rectangles(rectangles, *weights)
+        assert found is not None
+        keys, queries, weight = found
+        k_rows, q_rows = rows_of(keys), rows_of(queries)
+        assert len(set(k_rows)) == len(k_rows)
+        assert len(set(q_rows)) == len(q_rows)
+        assert weight == len(q_rows) * weights[0] + len(k_rows) * weights[1] == least_weight(held, *weights)
+        for head, row in q_rows:
+            held[head, row] = False
+        held[:, :, [row for _, row in k_rows]] = False
+        assert not held.any()
+        monkeypatch.setattr(bicliques, "FEW_SETS", 0 if few else 7)
+        again = least_of_rectangles(rectangles, *weights)
+        assert again is not None
+        assert (rows_of(again[0]), rows_of(again[1]), again[2]) == (k_rows, q_rows, weight)
+
+
+def test_many_kinds_of_steps_are_left_to_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    sets = [(0, Rows(0, 3, step)) for step in (2, 3, 5, 7, 11, 13, 17, 19)]
+    monkeypatch.setattr(bicliques, "MAX_CELLS", 64)
+    monkeypatch.setattr(bicliques, "FEW_PARTS", 0)
+    assert least_of_rectangles([(each, (0, Rows(0, 2))) for each in sets], 1, 1) is None
+    assert rows_of(united(sets)) == sorted({(0, row) for _, rows in sets for row in tokens(rows)})
+
+
+@pytest.mark.parametrize("few", [bicliques.FEW_PARTS, 0])
+def test_a_union_has_every_row_once(few: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bicliques, "FEW_PARTS", few)
+    random = Random(5)
+    for _ in range(200):
+        sets = some_sets(random, random.randint(1, 9), 2)
+        assert rows_of(united(sets)) == sorted({(head, row) for head, rows in sets for row in tokens(rows)})
+
+
+def test_a_union_is_few_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bicliques, "FEW_PARTS", 0)
+    assert len(united([(0, Rows(120 + i, 6, 128)) for i in range(8)])) == 8
+    assert united([(0, Rows(5 + i, 6 + (i < 50), 128)) for i in range(128)]) == [(0, Rows(5, 6 * 128 + 50))]
+    assert united([(0, Rows(0, 9, 2)), (0, Rows(18, 4, 2)), (0, Rows(26, 1))]) == [(0, Rows(0, 14, 2))]
+
+
+def test_bands_are_few_rectangles_with_the_same_pairs(monkeypatch: pytest.MonkeyPatch) -> None:
+    random, refused = Random(3), 0
+    monkeypatch.setattr(bicliques, "MAX_CORNERS", 6)
+    for _ in range(200):
+        branch, n = some_branch(random), random.randint(4, 60)
+        cut = random.randint(1, n - 1)
+        sides = [Rows(0, cut), Rows(cut, n - cut)]
+        random.shuffle(sides)
+        pairs = list(branch_pairs(branch, *sides))
+        parts = without_bands(pairs)
+        if parts is None:
+            refused += 1
+            continue
+        before, after = np.zeros((3, n, n), int), np.zeros((3, n, n), int)
+        for part, m in [*((part, before) for part in pairs), *((part, after) for part in parts)]:
+            for q in tokens(part.q):
+                m[list(part.heads), q] += [k in part.k and k - q in part.band for k in range(n)]
+        assert all(part.band == bicliques.FULL for part in parts)
+        assert (before == after).all()
+    assert 0 < refused < 100
+
+
+def test_pairs_of_a_stretch_are_counted_by_formula() -> None:
+    random = Random(1)
+    for _ in range(300):
+        branches, n = tuple(some_branch(random) for _ in range(2)), random.randint(1, 60)
+        plan, first = Plan(3, branches), random.randint(0, 40)
+        m = matrix(plan, first + n)[:, first:, first:]
+        assert stretch_pairs(plan, Rows(first, n)) == m.sum(), (plan, first, n)
+
+
+def some_placement(random: Random, n: int) -> Placement:
+    cuts = sorted([0, n, *random.sample(range(1, n), random.randint(2, 7))])
+    if random.random() < 0.5:
+        width = random.randint(3, 9)
+        cuts = [*range(0, n, width), n]
+    pieces = [Rows(low, high - low) for low, high in pairwise(cuts)]
+    if random.random() < 0.5:
+        return Placement("contiguous", n, tuple((piece,) for piece in pieces))
+    pieces = pieces[: len(pieces) // 2 * 2]
+    pairs = zip(pieces[: len(pieces) // 2], pieces[::-1], strict=False)
+    return Placement("zigzag", pieces[-1].last + 1, tuple(pairs))
+
+
+@pytest.mark.parametrize("mixing", [True, False])
+def test_meetings_that_see_the_same_have_the_same_pairs(mixing: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where every meeting is mixed to one number."""
+    if not mixing:
+        monkeypatch.setattr(seen, "_mixed", lambda columns: np.zeros(columns.shape[1], np.uint64))
+    random, alike_ones = Random(7), 0
+    for _ in range(120):
+        branches = [some_branch(random) for _ in range(random.randint(1, 2))]
+        alike_ones += check_seen(branches, some_placement(random, random.randint(20, 70)))
+    assert alike_ones > 500
+
+
+@pytest.mark.parametrize("band", [Band(-9, 0), Band(None, -9), Band(-9, None), Band(3, 9), Band(-21, -3)])
+@pytest.mark.parametrize("dilation", [1, 2, 4])
+def test_distances_count_where_a_band_ends(band: Band, dilation: int) -> None:
+    """Ranks two and three apart are cut by it at other rows, though they hold the same residues."""
+    where = Placement("contiguous", 48, tuple((Rows(first, 4),) for first in range(0, 48, 4)))
+    heads, runs = (0, 1, 2), Runs(28, 28, 2)
+    for branch in (
+        Lattice(heads, None, dilation, None, band),
+        Lattice(heads, runs, dilation, (0,) * 3, band),
+        Columns(heads, 2, 0, 1, band),
+    ):
+        assert check_seen([branch], where) > 0
+
+
+def check_seen(branches: list[Lattice | Columns], where: Placement) -> int:
+    """That meetings in a group have the same pairs, and others none; how many need not be solved."""
+    ranks, alike_ones = where.ranks, 0
+    m = np.stack([matrix(Plan(3, (branch,)), where.n) for branch in branches])
+    rows = [positions(where, rank) for rank in range(ranks)]
+    a, b = (x.reshape(-1) for x in np.indices((ranks, ranks)))
+    a, b = a[a != b], b[a != b]
+    left = set(range(len(a)))
+    for _, places in Seen(branches, where).groups(a, b):
+        pairs = [np.argwhere(m[:, :, rows[a[i]]][..., rows[b[i]]]).tolist() for i in places]
+        assert all(part == pairs[0] for part in pairs)  # (branch, head, row of a, row of b)
+        left -= set(places.tolist())
+        alike_ones += len(places) - 1
+    assert not any(m[:, :, rows[a[i]]][..., rows[b[i]]].any() for i in left)
+    return alike_ones
+
+
+def needed(schedule: Schedule, m: np.ndarray) -> int:
+    row, group = schedule.row_bytes, schedule.group
+    weights = row.query(backward=True), row.key(backward=True)
+    rows = [positions(schedule.placement, rank) for rank in range(schedule.ranks)]
+    return sum(
+        least_weight(m[i : i + group, rows[a]][:, :, rows[b]] > 0, *weights)
+        for a in range(schedule.ranks)
+        for b in range(schedule.ranks)
+        for i in range(0, schedule.heads, group)
+        if a != b
+    )
+
+
+@pytest.mark.parametrize("kind", ["contiguous", "zigzag"])
+@pytest.mark.parametrize("text", TEXTS)
+def test_plans_by_what_ranks_see_are_those_of_every_meeting(
+    text: str, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pattern, n, ranks = loads(f"pattern p = {text}"), 103, 6
+    made: list[Schedule] = []
+    for few in (0, 2**30):
+        monkeypatch.setattr(alike, "FEW_KINDS", few)
+        made.append(attnc.plan(pattern, n=n, ranks=ranks, heads=HEADS, kv_heads=2, placement=kind))
+    by_sight, by_kind = made
+    for a in range(ranks):
+        assert list(by_sight.peers(a)) == list(by_kind.peers(a))
+    assert (by_sight.certificate, by_sight.rejected) == (by_kind.certificate, by_kind.rejected)
+    m = pattern.multiplicity(n, HEADS)
+    assert by_sight.certificate.minimum == by_sight.certificate.bound == needed(by_sight, m)
+    assert simulate(by_sight).pairs == m.sum()
+
+
+@pytest.mark.parametrize("kv_heads", [1, 2, 4])
+@pytest.mark.parametrize("kind", ["contiguous", "zigzag"])
+@pytest.mark.parametrize("text", ["offset(..0 step 9)", "offset(-90.. step 9)", "dilate(7)", TEXTS[3], TEXTS[5]])
+def test_a_kind_of_classes_stands_for_all(text: str, kind: str, kv_heads: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of shards with fewer rows than there are classes, too; queries may be the cheaper side, or stay."""
+    pattern = loads(f"pattern p = {text}")
+    for n, ranks in ((103, 6), (41, 4), (212, 5)):
+        made: list[Found] = []
+        for few in (1, 2**30):
+            monkeypatch.setattr(residues, "FEW_CLASSES", few)
+            made.append(
+                found_schedule(
+                    pattern, n=n, ranks=ranks, heads=HEADS, kv_heads=kv_heads, head_dim=HEAD_DIM, dtype="float64",
+                    placement=kind, gpu="h100", link=None, backward=True, tables=None, objective="time",
+                )
+            )  # fmt: skip
+        by_kind, by_class = (found.schedule for found in made)
+        for a in range(ranks):
+            assert [(b, moved(t)) for b, t in by_kind.peers(a)] == [(b, moved(t)) for b, t in by_class.peers(a)]
+        assert (by_kind.certificate, by_kind.choices) == (by_class.certificate, by_class.choices)
+        assert by_kind.rejected == by_class.rejected
+        for name in ("at_query", "at_key"):
+            assert (getattr(made[0].solution, name) == getattr(made[1].solution, name)).all()
+        assert by_kind.certificate.minimum == needed(by_kind, pattern.multiplicity(n, HEADS))
+
+
+def moved(transfer: Transfer) -> tuple[Any, ...]:
+    """Every row that moves, of keys and of queries."""
+    return tuple(
+        sorted((head, row) for part in side for head in part.heads for row in tokens(part.rows))
+        for side in (transfer.keys, transfer.queries)
+    )
+
+
+def cut_at(text: str, n: int, ranks: int, kind: str = "contiguous") -> tuple[Plan, list[Placement]]:
+    plan = at_length(lower(loads(f"pattern p = {text}"), HEADS), n)
+    return plan, [placement(kind, plan, n, ranks, unit) for unit in longer_units(kind, plan, n, ranks)]
+
+
+@pytest.mark.parametrize("kind", ["contiguous", "zigzag"])
+def test_longer_units_cut_between_periods_and_leave_every_rank_tokens(kind: str) -> None:
+    random, tried = Random(2), 0
+    for _ in range(200):
+        n, ranks = random.randint(200, 2000), random.randint(2, 9)
+        plan, found = cut_at(random.choice(TEXTS), n, ranks, kind)
+        for unit, where in zip(longer_units(kind, plan, n, ranks), found, strict=True):
+            tried += 1
+            pieces = sorted((piece for chunks in where.chunks for piece in chunks), key=lambda piece: piece.first)
+            assert [piece.first for piece in pieces] == [0, *(piece.last + 1 for piece in pieces[:-1])]
+            assert pieces[-1].last == n - 1
+            assert all(piece.first % unit == 0 for piece in pieces)
+            assert len(pieces) == ranks * len(where.chunks[0])
+            assert ROOM * max(where.sizes) * ranks <= (ROOM + 1) * n
+    assert tried > 50
+    assert longer_units("contiguous", *cut_at("segment(64)", 64 * 19, 20)[:1], 64 * 19, 20) == ()  # one would have none
+
+
+def test_shards_at_multiples_of_a_period_are_chosen_by_time() -> None:
+    """Segments that lie within one rank need no other; where shards were too unequal they are not tried."""
+    text = "causal & mix(segment(w) { dilate(r, shift=h) } for w, r in zip([8, 16], [1, 2]))"
+    schedule = attnc.plan(loads(f"pattern p = {text}"), n=1000, ranks=6, heads=HEADS)
+    assert schedule.placement.sizes == (160, 176, 160, 176, 160, 168)
+    assert not schedule.transfers
+    assert schedule.choices == ("local: nothing moves",) * 2
+    moved = {a.name.partition(",")[0]: a.bytes_total for a in schedule.rejected}
+    assert moved["contiguous"] > moved["contiguous at multiples of 8"] > 0
+    given = attnc.plan(loads(f"pattern p = {text}"), n=1000, ranks=6, heads=HEADS, placement="contiguous")
+    assert max(given.placement.sizes) - min(given.placement.sizes) == 1
+    none = attnc.plan(loads("pattern p = segment(300)"), n=1000, ranks=6, heads=HEADS)
+    assert max(none.placement.sizes) - min(none.placement.sizes) <= 1
+    assert not any("multiples" in a.name for a in none.rejected)
+
+
+def test_two_stretches_a_rank_are_cut_at_multiples_alone_where_these_are_far_from_the_best() -> None:
+    for name, is_tried in (("fixed", True), ("longnet", False)):
+        schedule = attnc.plan(name, n=10**6, ranks=64, heads=2)
+        named = {a.name.partition(",")[0] for a in schedule.rejected}
+        assert ("zigzag" in named or set(schedule.placement.sizes) == {15625}) == is_tried
+        assert any("zigzag at multiples of" in each for each in named)
+    small = attnc.plan(loads("pattern p = causal & (segment(16) | key(pos % 16 >= 14))"), n=610, ranks=4, heads=1)
+    named = {a.name.partition(",")[0] for a in small.rejected}
+    assert {"contiguous", "contiguous at multiples of 16", "zigzag"} <= named
+    assert "zigzag at multiples of 16" in named or small.placement.kind == "zigzag"
+
+
+@pytest.mark.parametrize("text", TEXTS[:4])
+@pytest.mark.parametrize("kind", ["contiguous", "zigzag"])
+def test_unequal_shards_compute_the_pattern(text: str, kind: str) -> None:
+    """On the placements that are tried, with owners and without."""
+    n, ranks = 211, 3
+    pattern, (plan, found) = loads(f"pattern p = {text}"), cut_at(text, n, ranks, kind)
+    assert found
+    where = found[-1]
+    assert len(set(where.sizes)) > 1
+    problem = Problem(plan, where, 2, RowBytes(HEAD_DIM, 8))
+    owned = [number for number, branch in enumerate(plan.branches) if isinstance(branch, Lattice)]
+    m = pattern.multiplicity(n, HEADS)
+    for gathered in ([], owned) if kind == "contiguous" else ([],):
+        schedule = solve(problem, gathered).schedule(dtype="float64")
+        check(pattern, schedule, n, 2, {})
+        assert simulate(schedule).pairs == m.sum()
+        if not gathered:
+            assert schedule.certificate.minimum == schedule.certificate.bound == needed(schedule, m)
+
+
+def test_a_plan_lies_where_another_does() -> None:
+    where = attnc.plan("longnet", n=10**6, ranks=48, heads=2).placement
+    schedule = attnc.plan("sliding", n=10**6, ranks=48, heads=2, placement=where)
+    assert schedule.placement == where
+    assert rows_moved(schedule)[0] == 47 * 4095 * 2
+    mixed = replace(where, chunks=(where.chunks[1], where.chunks[0], *where.chunks[2:]))
+    for wrong, message in (
+        (where, "48 ranks, and not of 1,000,000 tokens on 47 ranks"),
+        (mixed, "none of kind 'contiguous'"),
+        (replace(where, kind="striped"), "none of kind 'striped'"),
+        (replace(where, kind="diagonal"), "none of kind 'diagonal'"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            attnc.plan("sliding", n=10**6, ranks=47 if wrong is where else 48, heads=2, placement=wrong)
+
+
+@pytest.mark.parametrize(("name", "most"), [("longnet", 4000), ("fixed", 200), ("strided", 200), ("scca_fixed", 500)])
+def test_few_meetings_of_a_million_tokens_are_solved(name: str, most: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On 64 ranks of 15,625 tokens each, of which no two begin at the same place of the pattern's period."""
+    from attnc.schedule import solver
+
+    solved = 0
+
+    def counted(*args: Any) -> Any:
+        nonlocal solved
+        solved += 1
+        return cover(*args)
+
+    cover = solver.least_cover
+    monkeypatch.setattr(solver, "least_cover", counted)
+    schedule = attnc.plan(name, n=10**6, ranks=64, heads=2, placement="contiguous")
+    assert set(schedule.placement.sizes) == {15625}
+    assert schedule.certificate.exact
+    assert 0 < solved < most
