@@ -53,7 +53,7 @@ def represented(problem: Problem, branches: tuple[int, ...], kinds: Kinds, besid
         return problem.stand_ins[branches]
     labels = kinds.copy() if beside is None else together(kinds, beside)
     np.fill_diagonal(labels, 0)
-    labels, first = _in_order(labels)
+    labels, first = in_order(labels)
     own = kinds.diagonal()
     own_kinds, own_ranks = np.unique(own, return_index=True)
     ranks = sorted({rank for pair in first for rank in pair} | set(own_ranks.tolist()))
@@ -70,7 +70,7 @@ def represented(problem: Problem, branches: tuple[int, ...], kinds: Kinds, besid
     return found
 
 
-def _in_order(labels: Kinds) -> tuple[Kinds, tuple[tuple[int, int], ...]]:
+def in_order(labels: Kinds) -> tuple[Kinds, tuple[tuple[int, int], ...]]:
     """Labels numbered from 1 in the order in which they come, row by row; and where each comes first."""
     flat, size = labels.reshape(-1), int(labels.max(initial=0)) + 1
     place = np.full(size, -1, np.int64)

@@ -6,7 +6,7 @@ lengths, the same distance as far as the pattern can see) have the same transfer
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from operator import add
 from typing import Any
@@ -18,7 +18,9 @@ from attnc.schedule.alike import UNBOUNDED, Alike, reach
 from attnc.schedule.coarse import coarse, refined
 from attnc.schedule.covers import at_query_home, every_key, least_cover
 from attnc.schedule.families import Kinds
-from attnc.schedule.progressions import grouped, tidied
+from attnc.schedule.pictures import head_rows, picture_of
+from attnc.schedule.progressions import tidied
+from attnc.schedule.ragged import ragged_meetings
 from attnc.schedule.represented import count_meetings, represented
 from attnc.schedule.solution import NOTHING, Picture, Problem, Solution
 from attnc.schedule.tiled import Met, Tiled
@@ -221,6 +223,11 @@ class _Solver:
 
     def _represented(self, kinds: Kinds) -> None:
         """One meeting of each kind is covered for all of them."""
+        ragged = ragged_meetings(self.problem, self.branches, kinds)
+        if ragged is not None:
+            self.solution.local += ragged.local
+            self._count_labels(ragged.labels, [picture_of(met) for met in ragged.met])
+            return
         found = represented(self.problem, tuple(self.branches), kinds, self.which_beside)
         if self.problem.counted:
             self.solution.local += found.local
@@ -311,26 +318,13 @@ class _Solver:
         return Picture(Transfer(keys, queries), cover.weight, cover.bound, tuple(map(float, here)), there)
 
     def _local_rows(self, rank: int, nodes: Sequence[tuple[int, Rows]]) -> tuple[HeadRows, ...]:
-        return _head_rows(tidied((head, self.placement.local(rank, tokens)) for head, tokens in nodes))
+        return head_rows(tidied((head, self.placement.local(rank, tokens)) for head, tokens in nodes))
 
     def _tiled(self, tiled: Tiled, a: int, b: int) -> Picture:
         met = tiled.between(a, b, self.problem.weights, self.problem.queries_stay)
         if id(met) not in self.of_tiles:
-            self.of_tiles[id(met)] = met, self._picture_of(met)
+            self.of_tiles[id(met)] = met, picture_of(met)
         return self.of_tiles[id(met)][1]
-
-    def _picture_of(self, met: Met) -> Picture:
-        keys, queries = (
-            _head_rows((head, rows) for heads, parts in side for rows in parts for head in heads)
-            for side in (met.keys, met.queries)
-        )
-        transfer = Transfer(keys, queries)
-        return Picture(transfer, met.weight, met.bound, met.at_query, met.at_key)
-
-
-def _head_rows(nodes: Iterable[tuple[int, Rows]]) -> tuple[HeadRows, ...]:
-    parts = [HeadRows(heads, rows) for heads, rows in grouped(nodes)]
-    return tuple(sorted(parts, key=lambda part: (part.heads, part.rows.first, part.rows.step, part.rows.count)))
 
 
 def stretch_pairs(plan: Plan, rows: Rows) -> int:

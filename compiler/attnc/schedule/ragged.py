@@ -1,0 +1,329 @@
+"""Meetings of ranks on a grid whose last axis is cut anywhere: among rows between the cuts, among tokens beside them.
+
+grid(r, c) { p * t }, where t looks a few columns to either side, and every column sees itself:
+
+    columns   0 . . . . . . | cut | . . . . . . | cut | . . . . c
+              middle         window    middle    window    middle
+
+Between two cuts a rank holds the same rows in every column: a cover of these rows, in each column, covers all pairs
+there. Beside a cut, in a window, tokens are covered as they are. No two of these parts have a token in common, so that
+their least covers add up to what no cover of the whole can undercut: the pairs that a column has with itself are a copy
+of those among rows, and those in a window are a part of all. Where the outermost columns of a window, as many as t
+looks far, are covered as the columns beyond them are, pairs across its end are covered as well. Then what was put
+together covers everything and is the least. A window grows until that is so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from attnc.schedule.coarse import without_last
+from attnc.schedule.columns import Columns, Span
+from attnc.schedule.families import Kinds
+from attnc.schedule.flows import least_cover_of_graph
+from attnc.schedule.lines import rows_of
+from attnc.schedule.meetings import Met, Moved
+from attnc.schedule.quotient import quotient
+from attnc.schedule.represented import in_order
+from attnc.schedule.solution import Problem
+from attnlang.parallel.dense import alike_heads, scope_of
+from attnlang.pattern import algebra
+from attnlang.pattern.expr import Scope
+from attnlang.pattern.pointwise import multiplicity_at
+from attnlang.plan import Tiles
+from attnlang.rows import Rows
+
+Array = NDArray[np.int64]
+Flags = NDArray[np.bool_]
+
+MAX_ROWS = 2**14
+"""How many pairs of rows two ranks have at most."""
+MAX_EDGES = 2**20
+"""How many pairs of tokens a window has at most."""
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class _Side:
+    """What one rank holds: tokens first..end - 1, of rows from `row` on."""
+
+    first: int
+    end: int
+    width: int
+
+    @staticmethod
+    def of(chunk: Rows, width: int) -> _Side:
+        return _Side(chunk.first, chunk.first + chunk.count, width)
+
+    @property
+    def rows(self) -> Array:
+        return np.arange(self.first // self.width, (self.end - 1) // self.width + 1)
+
+    def held(self, columns: Array) -> Flags:
+        """(rows, columns): whether it holds the token there."""
+        token = self.rows[:, None] * self.width + columns
+        return (token >= self.first) & (token < self.end)
+
+    def span(self, row: int) -> Span:
+        """The columns that it holds of a row."""
+        start = row * self.width
+        return max(self.first - start, 0), min(self.end - start, self.width)
+
+    def spans(self) -> list[tuple[int, Span]]:
+        """All of its rows, and what it holds of them."""
+        return [(row, self.span(row)) for row in self.rows.tolist()]
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class _Cover:
+    """Chosen tokens of a, and of b, by (row, column); and all tokens of b that have a partner."""
+
+    queries: Flags
+    keys: Flags
+    every: Flags
+
+
+class Ragged:
+    """A grid with narrow last axis that all heads share, one stretch of tokens a rank."""
+
+    def __init__(self, problem: Problem, branch: int, rows: algebra.Grid, columns: Columns, scope: Scope) -> None:
+        self._placement = problem.placement
+        self._plan = problem.plan
+        self._group = problem.group
+        query, key = problem.weights
+        self._weights = query * problem.group, key
+        self._branch = branch
+        self._relation = rows
+        self._columns = columns
+        self._scope = scope
+        self._covers: dict[Hashable, _Cover | None] = {}
+
+    def pairs(self, rank: int) -> int:
+        """How many pairs a rank has with itself, over all heads."""
+        side = _Side.of(self._placement.chunks[rank][0], self._columns.width)
+        return self._count(side, self._times(side, side), side.spans(), side) * self._plan.heads
+
+    def met(self, a: int, b: int, queries_stay: bool) -> Met | None:
+        """The least cover of the pairs with queries at a and keys at b; None where it is not found so."""
+        width, reach = self._columns.width, self._columns.reach
+        q, k = (_Side.of(self._placement.chunks[rank][0], width) for rank in (a, b))
+        if len(q.rows) * len(k.rows) > MAX_ROWS:
+            return None
+        times = self._times(q, k)
+        margin = 2 * reach + 1
+        while 4 * margin <= width:
+            found = self._put_together(q, k, times > 0, margin)
+            if found is not None:
+                return self._as_met(q, k, times, found, queries_stay)
+            margin *= 2
+        return None
+
+    def _times(self, q: _Side, k: _Side) -> Array:
+        """How often rows of queries see rows of keys."""
+        n = self._placement.n // self._columns.width
+        shape = len(q.rows), len(k.rows)
+        rows, keys = (np.broadcast_to(each, shape) for each in (q.rows[:, None], k.rows[None, :]))
+        return np.asarray(multiplicity_at(self._relation, rows, keys, n, {**self._scope, "n": n}), np.int64)
+
+    # covers of parts ------------------------------------------------------------------------------------------------
+
+    def _put_together(self, q: _Side, k: _Side, seen: Flags, margin: int) -> list[tuple[Span, _Cover]] | None:
+        """The covers of all parts, from column to column; None where two beside one another do not fit."""
+        windows = self._windows(q, k, margin)
+        ends = [0, *(end for window in windows for end in window), self._columns.width]
+        found: list[tuple[Span, _Cover]] = []
+        for number, span in enumerate(pairwise(ends)):
+            if span[0] == span[1]:
+                continue
+            cover = self._window(q, k, seen, span) if number % 2 else self._middle(q, k, seen, span)
+            if cover is None or (found and not self._fit(found[-1][1], cover)):
+                return None
+            found.append((span, cover))
+        return found
+
+    def _windows(self, q: _Side, k: _Side, margin: int) -> list[Span]:
+        """Columns beside the cuts, apart from one another by more than a column looks."""
+        width = self._columns.width
+        cuts = sorted({end % width for side in (q, k) for end in (side.first, side.end)} - {0})
+        found: list[Span] = []
+        for cut in cuts:
+            low, high = max(0, cut - margin), min(width, cut + margin)
+            if found and low - found[-1][1] <= margin:
+                low = found.pop()[0]
+            found.append((low, high))
+        if found and found[0][0] <= margin:
+            found[0] = 0, found[0][1]
+        if found and width - found[-1][1] <= margin:
+            found[-1] = found[-1][0], width
+        return found
+
+    def _fit(self, one: _Cover, other: _Cover) -> bool:
+        """Whether columns on either side of an end, as many as a column looks far, are covered alike."""
+        reach = self._columns.reach
+        edges = (
+            np.concatenate((left[:, -reach:], right[:, :reach]), 1)
+            for left, right in ((one.queries, other.queries), (one.keys, other.keys))
+        )
+        return all(bool((edge == edge[:, :1]).all()) for edge in edges)
+
+    def _middle(self, q: _Side, k: _Side, seen: Flags, span: Span) -> _Cover | None:
+        """Columns of which each rank holds the same rows: as one, of which all others are copies."""
+        column, itself = np.array([span[0]]), np.zeros(1, np.int64)
+        return self._covered(seen, q.held(column), k.held(column), itself, itself)
+
+    def _window(self, q: _Side, k: _Side, seen: Flags, span: Span) -> _Cover | None:
+        columns = np.arange(*span)
+        return self._covered(seen, q.held(columns), k.held(columns), *self._columns.within(*span))
+
+    def _covered(self, seen: Flags, of_q: Flags, of_k: Flags, c: Array, d: Array) -> _Cover | None:
+        """The least cover of tokens (row, column) that are held, of which rows and columns see one another."""
+        name = seen.shape, of_q.shape, of_k.shape, *(x.tobytes() for x in (seen, of_q, of_k, c, d))
+        if name not in self._covers:
+            self._covers[name] = self._cover(seen, of_q, of_k, c, d)
+        return self._covers[name]
+
+    def _cover(self, seen: Flags, of_q: Flags, of_k: Flags, c: Array, d: Array) -> _Cover | None:
+        rows, keys = np.nonzero(seen)
+        if len(rows) * len(c) > MAX_EDGES:
+            return None
+        held = of_q[rows[:, None], c] & of_k[keys[:, None], d]
+        pair, edge = np.nonzero(held)
+        q_of, k_of = (
+            of[pair] * flags.shape[1] + column[edge] for of, flags, column in ((rows, of_q, c), (keys, of_k, d))
+        )
+        weights = [np.full(flags.size, weight) for flags, weight in zip((of_q, of_k), self._weights, strict=True)]
+        chosen = least_cover_of_graph(*weights, q_of, k_of, from_keys=True)
+        every = np.zeros(of_k.size, bool)
+        every[k_of] = True
+        return _Cover(chosen[0].reshape(of_q.shape), chosen[1].reshape(of_k.shape), every.reshape(of_k.shape))
+
+    # what is found --------------------------------------------------------------------------------------------------
+
+    def _as_met(self, q: _Side, k: _Side, times: Array, parts: _Parts, queries_stay: bool) -> Met:
+        weight = self._weight(parts)
+        keys = _tokens(k, [(span, cover.every if queries_stay else cover.keys) for span, cover in parts])
+        queries = np.zeros((0, 2), np.int64) if queries_stay else _tokens(q, [(s, cover.queries) for s, cover in parts])
+        total = at_query = self._count(q, times, k.spans(), k)
+        if len(queries):
+            at_query = self._count(q, times, list(_by_row(keys, k.width)), k)
+        heads = self._plan.heads
+        return Met(
+            _moved(keys - k.first, heads // self._group),
+            _moved(queries - q.first, heads),
+            weight * (heads // self._group),
+            weight * (heads // self._group),
+            self._of_branch(at_query * heads),
+            self._of_branch((total - at_query) * heads),
+        )
+
+    def _of_branch(self, pairs: int) -> tuple[float, ...]:
+        return tuple(float(pairs) * (number == self._branch) for number in range(len(self._plan.branches)))
+
+    def _weight(self, parts: _Parts) -> int:
+        """What the parts weigh, for one head of k: columns of a middle are as many as it has."""
+        query, key = self._weights
+        total = 0
+        for (low, high), cover in parts:
+            copies = (high - low) // cover.queries.shape[1]
+            total += copies * (int(cover.queries.sum()) * query + int(cover.keys.sum()) * key)
+        return total
+
+    def _count(self, q: _Side, times: Array, keys: Sequence[tuple[int, Span]], k: _Side) -> int:
+        """The pairs of all queries with keys given by row and columns."""
+        total = 0
+        for row, span in keys:
+            of_row = times[:, row - k.rows[0]]
+            for place in np.flatnonzero(of_row).tolist():
+                total += int(of_row[place]) * self._columns.count(q.span(int(q.rows[place])), span)
+        return total
+
+
+_Parts: TypeAlias = Sequence[tuple[Span, _Cover]]
+
+
+def _tokens(side: _Side, parts: Sequence[tuple[Span, Flags]]) -> Array:
+    """Chosen tokens of all parts as stretches (first, last)."""
+    found = [np.zeros((0, 2), np.int64)]
+    for (low, high), chosen in parts:
+        row, column = np.nonzero(chosen)
+        first = side.rows[row] * side.width + low + column
+        wide = (high - low) // chosen.shape[1]
+        found.append(np.stack([first, first + wide - 1], 1))
+    return np.concatenate(found)
+
+
+def _by_row(ends: Array, width: int) -> Iterator[tuple[int, Span]]:
+    """Stretches of tokens, each within one row, as columns of that row."""
+    for first, last in ends.tolist():
+        row = first // width
+        yield row, (first - row * width, last + 1 - row * width)
+
+
+def _moved(ends: Array, heads: int) -> Moved:
+    return ((tuple(range(heads)), rows_of(ends)),) if len(ends) else ()
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Meetings:
+    """What all meetings of a plan have: `labels` of ordered pairs of ranks, 0 where they have no pairs, and by label
+    from 1 what is found; how many pairs each rank has with itself.
+    """
+
+    labels: Kinds
+    met: tuple[Met, ...]
+    local: Array
+
+
+def ragged_meetings(problem: Problem, branches: Sequence[int], kinds: Kinds) -> Meetings | None:
+    """All meetings by their kinds; None where a plan is no such grid, or one of its meetings is not covered so."""
+    grid = _ragged(problem, branches)
+    if grid is None:
+        return None
+    own, labels = kinds.diagonal(), kinds.copy()
+    np.fill_diagonal(labels, 0)
+    labels, first = in_order(labels)
+    met: list[Met] = []
+    name = np.zeros(len(first) + 1, np.int32)
+    for label, (a, b) in enumerate(first, 1):
+        found = grid.met(a, b, problem.queries_stay)
+        if found is None:
+            return None
+        if found.weight:
+            met.append(found)
+            name[label] = len(met)
+    own_kinds, ranks, of = np.unique(own, return_index=True, return_inverse=True)
+    local = np.array([grid.pairs(rank) for rank in ranks.tolist()], np.int64) if problem.counted else own_kinds * 0
+    return Meetings(name[labels], tuple(met), local[of])
+
+
+def _ragged(problem: Problem, branches: Sequence[int]) -> Ragged | None:
+    """A plan of one grid that all heads share, of which the last axis is narrow and sees itself."""
+    if tuple(branches) != (0,):
+        return None
+    if (0,) not in problem.ragged:
+        problem.ragged[0,] = _made(problem, 0)
+    return problem.ragged[0,]
+
+
+def _made(problem: Problem, number: int) -> Ragged | None:
+    plan, n = problem.plan, problem.placement.n
+    branch = plan.branches[number]
+    if not isinstance(branch, Tiles) or not isinstance(branch.relation, algebra.Grid):
+        return None
+    alike = alike_heads(branch)
+    if len(alike) > 1 or len(alike[0]) < plan.heads:
+        return None
+    scope = scope_of(plan, n, alike[0][0], problem.tables)
+    if quotient(branch.relation, n, scope) is not None:
+        return None
+    found = without_last(branch.relation, n, alike[0][0], plan.heads, scope)
+    if found is None:
+        return None
+    rows, width, pairs = found
+    columns = Columns.of(branch.relation.bodies[-1], width, pairs, scope)
+    return None if columns is None else Ragged(problem, number, rows, columns, scope)
