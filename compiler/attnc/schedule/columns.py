@@ -47,6 +47,11 @@ class Columns:
     def width(self) -> int:
         return len(self.times)
 
+    def between(self, c: Array, d: Array) -> Array:
+        """How often each column c sees the column d beside it."""
+        far = d - c
+        return np.where(abs(far) <= self.reach, self.times[c, np.clip(far, -self.reach, self.reach) + self.reach], 0)
+
     def count(self, c: Span, d: Span) -> int:
         """How many pairs some columns have with others as keys."""
         if d[0] >= d[1]:

@@ -23,20 +23,14 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from attnc.schedule.coarse import without_last
 from attnc.schedule.columns import Columns, Span
-from attnc.schedule.families import Kinds
 from attnc.schedule.flows import least_cover_of_graph
 from attnc.schedule.lines import rows_of
 from attnc.schedule.meetings import Met, Moved
-from attnc.schedule.quotient import quotient
-from attnc.schedule.represented import in_order
 from attnc.schedule.solution import Problem
-from attnlang.parallel.dense import alike_heads, scope_of
 from attnlang.pattern import algebra
 from attnlang.pattern.expr import Scope
 from attnlang.pattern.pointwise import multiplicity_at
-from attnlang.plan import Tiles
 from attnlang.rows import Rows
 
 Array = NDArray[np.int64]
@@ -91,17 +85,20 @@ class _Cover:
 class Ragged:
     """A grid with narrow last axis that all heads share, one stretch of tokens a rank."""
 
-    def __init__(self, problem: Problem, branch: int, rows: algebra.Grid, columns: Columns, scope: Scope) -> None:
+    def __init__(
+        self, problem: Problem, branch: int, rows: algebra.Grid | Columns, columns: Columns, scope: Scope
+    ) -> None:
         self._placement = problem.placement
         self._plan = problem.plan
         self._group = problem.group
         query, key = problem.weights
         self._weights = query * problem.group, key
         self._branch = branch
-        self._relation = rows
+        self._rows = rows
         self._columns = columns
         self._scope = scope
         self._covers: dict[Hashable, _Cover | None] = {}
+        self._parts: dict[Hashable, _Parts | None] = {}
 
     def pairs(self, rank: int) -> int:
         """How many pairs a rank has with itself, over all heads."""
@@ -110,29 +107,38 @@ class Ragged:
 
     def met(self, a: int, b: int, queries_stay: bool) -> Met | None:
         """The least cover of the pairs with queries at a and keys at b; None where it is not found so."""
-        width, reach = self._columns.width, self._columns.reach
+        width = self._columns.width
         q, k = (_Side.of(self._placement.chunks[rank][0], width) for rank in (a, b))
         if len(q.rows) * len(k.rows) > MAX_ROWS:
             return None
         times = self._times(q, k)
-        margin = 2 * reach + 1
-        while 4 * margin <= width:
-            found = self._put_together(q, k, times > 0, margin)
-            if found is not None:
-                return self._as_met(q, k, times, found, queries_stay)
-            margin *= 2
-        return None
+        name = q.first % width, q.end - q.first, k.first % width, k.end - k.first, times.tobytes()
+        if name not in self._parts:
+            self._parts[name] = self._covering(q, k, times > 0)
+        parts = self._parts[name]
+        return None if parts is None else self._as_met(q, k, times, parts, queries_stay)
 
     def _times(self, q: _Side, k: _Side) -> Array:
         """How often rows of queries see rows of keys."""
-        n = self._placement.n // self._columns.width
         shape = len(q.rows), len(k.rows)
         rows, keys = (np.broadcast_to(each, shape) for each in (q.rows[:, None], k.rows[None, :]))
-        return np.asarray(multiplicity_at(self._relation, rows, keys, n, {**self._scope, "n": n}), np.int64)
+        if isinstance(self._rows, Columns):
+            return self._rows.between(rows, keys)
+        n = self._placement.n // self._columns.width
+        return np.asarray(multiplicity_at(self._rows, rows, keys, n, {**self._scope, "n": n}), np.int64)
 
     # covers of parts ------------------------------------------------------------------------------------------------
 
-    def _put_together(self, q: _Side, k: _Side, seen: Flags, margin: int) -> list[tuple[Span, _Cover]] | None:
+    def _covering(self, q: _Side, k: _Side, seen: Flags) -> _Parts | None:
+        margin = 2 * self._columns.reach + 1
+        while 4 * margin <= self._columns.width:
+            found = self._put_together(q, k, seen, margin)
+            if found is not None:
+                return found
+            margin *= 2
+        return None
+
+    def _put_together(self, q: _Side, k: _Side, seen: Flags, margin: int) -> _Parts | None:
         """The covers of all parts, from column to column; None where two beside one another do not fit."""
         windows = self._windows(q, k, margin)
         ends = [0, *(end for window in windows for end in window), self._columns.width]
@@ -266,64 +272,3 @@ def _by_row(ends: Array, width: int) -> Iterator[tuple[int, Span]]:
 
 def _moved(ends: Array, heads: int) -> Moved:
     return ((tuple(range(heads)), rows_of(ends)),) if len(ends) else ()
-
-
-@dataclass(frozen=True, eq=False, slots=True)
-class Meetings:
-    """What all meetings of a plan have: `labels` of ordered pairs of ranks, 0 where they have no pairs, and by label
-    from 1 what is found; how many pairs each rank has with itself.
-    """
-
-    labels: Kinds
-    met: tuple[Met, ...]
-    local: Array
-
-
-def ragged_meetings(problem: Problem, branches: Sequence[int], kinds: Kinds) -> Meetings | None:
-    """All meetings by their kinds; None where a plan is no such grid, or one of its meetings is not covered so."""
-    grid = _ragged(problem, branches)
-    if grid is None:
-        return None
-    own, labels = kinds.diagonal(), kinds.copy()
-    np.fill_diagonal(labels, 0)
-    labels, first = in_order(labels)
-    met: list[Met] = []
-    name = np.zeros(len(first) + 1, np.int32)
-    for label, (a, b) in enumerate(first, 1):
-        found = grid.met(a, b, problem.queries_stay)
-        if found is None:
-            return None
-        if found.weight:
-            met.append(found)
-            name[label] = len(met)
-    own_kinds, ranks, of = np.unique(own, return_index=True, return_inverse=True)
-    local = np.array([grid.pairs(rank) for rank in ranks.tolist()], np.int64) if problem.counted else own_kinds * 0
-    return Meetings(name[labels], tuple(met), local[of])
-
-
-def _ragged(problem: Problem, branches: Sequence[int]) -> Ragged | None:
-    """A plan of one grid that all heads share, of which the last axis is narrow and sees itself."""
-    if tuple(branches) != (0,):
-        return None
-    if (0,) not in problem.ragged:
-        problem.ragged[0,] = _made(problem, 0)
-    return problem.ragged[0,]
-
-
-def _made(problem: Problem, number: int) -> Ragged | None:
-    plan, n = problem.plan, problem.placement.n
-    branch = plan.branches[number]
-    if not isinstance(branch, Tiles) or not isinstance(branch.relation, algebra.Grid):
-        return None
-    alike = alike_heads(branch)
-    if len(alike) > 1 or len(alike[0]) < plan.heads:
-        return None
-    scope = scope_of(plan, n, alike[0][0], problem.tables)
-    if quotient(branch.relation, n, scope) is not None:
-        return None
-    found = without_last(branch.relation, n, alike[0][0], plan.heads, scope)
-    if found is None:
-        return None
-    rows, width, pairs = found
-    columns = Columns.of(branch.relation.bodies[-1], width, pairs, scope)
-    return None if columns is None else Ragged(problem, number, rows, columns, scope)

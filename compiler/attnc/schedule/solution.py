@@ -28,7 +28,7 @@ class Problem:
     counted       whether to count the pairs of every rank with itself, too
     known         what was found of tiled branches, for all solutions of one problem
     stand_ins     what was found of them among ranks that stand for others
-    ragged        the grid that they are, where its last axis is narrow
+    grids         what they are as grids with a narrow last axis (`attnc.schedule.grids`)
     """
 
     plan: Plan
@@ -41,7 +41,7 @@ class Problem:
     counted: bool = True
     known: dict[tuple[int, ...], Tiled] = field(default_factory=dict[tuple[int, ...], Tiled], compare=False, repr=False)
     stand_ins: dict[tuple[int, ...], Any] = field(default_factory=dict[tuple[int, ...], Any], compare=False, repr=False)
-    ragged: dict[tuple[int, ...], Any] = field(default_factory=dict[tuple[int, ...], Any], compare=False, repr=False)
+    grids: dict[tuple[int, ...], Any] = field(default_factory=dict[tuple[int, ...], Any], compare=False, repr=False)
     _kinds: dict[tuple[int, ...], Kinds | None] = field(
         default_factory=dict[tuple[int, ...], Kinds | None], compare=False, repr=False
     )

@@ -18,9 +18,9 @@ from attnc.schedule.alike import UNBOUNDED, Alike, reach
 from attnc.schedule.coarse import coarse, refined
 from attnc.schedule.covers import at_query_home, every_key, least_cover
 from attnc.schedule.families import Kinds
+from attnc.schedule.grids import grid_of
 from attnc.schedule.pictures import head_rows, picture_of
 from attnc.schedule.progressions import tidied
-from attnc.schedule.ragged import ragged_meetings
 from attnc.schedule.represented import count_meetings, represented
 from attnc.schedule.solution import NOTHING, Picture, Problem, Solution
 from attnc.schedule.tiled import Met, Tiled
@@ -69,7 +69,9 @@ class _Solver:
         branches = problem.plan.branches
         self.lattices = [i for i in self.branches if isinstance(branches[i], Lattice | Columns)]
         self.alike = Alike(tuple(branches[i] for i in self.lattices), problem.placement)
-        self.kinds = problem.kinds(self.branches)
+        self.grid = grid_of(problem, self.branches)
+        known = None if self.grid is None else self.grid.kinds
+        self.kinds = problem.kinds(self.branches) if known is None else known
         self.tiled = None if self.kinds is not None else problem.tiled(self.branches)
         self.numbers: dict[Transfer, int] = {}
         self.moved: dict[int, _Moved] = {}
@@ -223,10 +225,11 @@ class _Solver:
 
     def _represented(self, kinds: Kinds) -> None:
         """One meeting of each kind is covered for all of them."""
-        ragged = ragged_meetings(self.problem, self.branches, kinds)
-        if ragged is not None:
-            self.solution.local += ragged.local
-            self._count_labels(ragged.labels, [picture_of(met) for met in ragged.met])
+        queries_stay, counted = self.problem.queries_stay, self.problem.counted
+        of_grid = self.grid and self.grid.meetings(kinds, queries_stay=queries_stay, counted=counted)
+        if of_grid is not None:
+            self.solution.local += of_grid.local
+            self._count_labels(of_grid.labels, [picture_of(met) for met in of_grid.met])
             return
         found = represented(self.problem, tuple(self.branches), kinds, self.which_beside)
         if self.problem.counted:
