@@ -18,8 +18,6 @@ Span: TypeAlias = tuple[int, int]
 
 MAX_TABLE = 2**22
 """Of so many pairs of columns an axis is asked."""
-NARROW = 16
-"""It is at least so many times as long as it looks far."""
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -36,7 +34,7 @@ class Columns:
     def of(body: algebra.Relation, width: int, pairs: int, scope: Scope) -> Columns | None:
         """Those of a relation that has so many pairs, all of them within some reach; None for what looks far."""
         reach = 1
-        while NARROW * reach <= width and (2 * reach + 1) * width <= MAX_TABLE:
+        while reach < 2 * width and (2 * reach + 1) * width <= MAX_TABLE:
             times = _times(body, width, reach, {**scope, "n": width})
             if int(times.sum()) == pairs:
                 return Columns(reach, times, np.concatenate(([0], np.cumsum(times.sum(1)))))

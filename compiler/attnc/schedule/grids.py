@@ -19,7 +19,7 @@ from attnc.schedule.columns import Columns
 from attnc.schedule.families import MANY_RANKS, Kinds
 from attnc.schedule.meetings import Met
 from attnc.schedule.quotient import quotient
-from attnc.schedule.ragged import Ragged
+from attnc.schedule.ragged import Ragged, is_narrow, margin_of
 from attnc.schedule.represented import in_order
 from attnc.schedule.solution import Problem
 from attnlang.diagnostics import AttnError
@@ -98,7 +98,7 @@ def _grid(problem: Problem, number: int) -> Grid | None:
         return None
     found = without_last(branch.relation, n, alike[0][0], plan.heads, scope)
     columns = None if found is None else Columns.of(branch.relation.bodies[-1], *found[1:], scope)
-    if found is None or columns is None:
+    if found is None or columns is None or not is_narrow(columns, margin_of(columns)):
         return None
     rows = _one_axis(found[0], n // columns.width, plan.heads, scope)
     kinds = None if rows is None else _kinds(rows, columns, where)

@@ -130,8 +130,8 @@ class Ragged:
     # covers of parts ------------------------------------------------------------------------------------------------
 
     def _covering(self, q: _Side, k: _Side, seen: Flags) -> _Parts | None:
-        margin = 2 * self._columns.reach + 1
-        while 4 * margin <= self._columns.width:
+        margin = margin_of(self._columns)
+        while is_narrow(self._columns, margin):
             found = self._put_together(q, k, seen, margin)
             if found is not None:
                 return found
@@ -247,6 +247,16 @@ class Ragged:
             for place in np.flatnonzero(of_row).tolist():
                 total += int(of_row[place]) * self._columns.count(q.span(int(q.rows[place])), span)
         return total
+
+
+def margin_of(columns: Columns) -> int:
+    """How many columns a window has to either side of a cut at first: more than twice as many as a column looks."""
+    return 2 * columns.reach + 1
+
+
+def is_narrow(columns: Columns, margin: int) -> bool:
+    """Whether such a window leaves half of the columns between them, or more."""
+    return 4 * margin <= columns.width
 
 
 _Parts: TypeAlias = Sequence[tuple[Span, _Cover]]
