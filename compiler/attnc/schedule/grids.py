@@ -3,12 +3,15 @@
 Two meetings are of one kind where both ranks begin at the same columns as the two others, hold as many tokens, and
 their rows see one another as the others' do. On a grid of two axes that is read off: where ranks begin, and a table of
 which rows see which. On one of more the pattern's terms say it (`attnc.schedule.families`).
+
+Beside such a grid others may stand, `|` between them: axial attention is met by its columns wherever two ranks have no
+row in common, which is nearly everywhere.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,12 +23,13 @@ from attnc.schedule.families import MANY_RANKS, Kinds
 from attnc.schedule.meetings import Met
 from attnc.schedule.quotient import quotient
 from attnc.schedule.ragged import Ragged, is_narrow, margin_of
-from attnc.schedule.represented import in_order
 from attnc.schedule.solution import Problem
 from attnlang.diagnostics import AttnError
 from attnlang.parallel.dense import alike_heads, scope_of
 from attnlang.pattern import algebra
 from attnlang.pattern.expr import Scope
+from attnlang.pattern.values import grid_sizes
+from attnlang.pattern.walk import free_names_of
 from attnlang.plan import Tiles
 from attnlang.schedule import Placement
 
@@ -36,43 +40,22 @@ MAX_MET = 2**21
 
 
 @dataclass(frozen=True, eq=False, slots=True)
-class Meetings:
-    """What all meetings of a plan have.
-
-    labels  of ordered pairs of ranks; 0 where they have no pairs
-    met     what is found of each label, from 1
-    local   how many pairs each rank has with itself
-    """
-
-    labels: Kinds
-    met: tuple[Met, ...]
-    local: Array
-
-
-@dataclass(frozen=True, eq=False, slots=True)
 class Grid:
     """A plan of one such grid, and the kinds of its meetings where they can be read off."""
 
     ragged: Ragged
     kinds: Kinds | None
 
-    def meetings(self, kinds: Kinds, *, queries_stay: bool, counted: bool) -> Meetings | None:
-        """All meetings by their kinds; None where one is not covered among rows and windows."""
-        labels = kinds.copy()
-        np.fill_diagonal(labels, 0)
-        labels, first = in_order(labels)
-        met: list[Met] = []
-        name = np.zeros(len(first) + 1, np.int32)
-        for label, (a, b) in enumerate(first, 1):
-            found = self.ragged.met(a, b, queries_stay)
-            if found is None:
-                return None
-            if found.weight:
-                met.append(found)
-                name[label] = len(met)
+    def meetings(self, first: Sequence[tuple[int, int]], *, queries_stay: bool) -> dict[int, Met]:
+        """What is found between these ranks, by number from 1; the others are not covered among rows and windows."""
+        found = ((label, self.ragged.met(a, b, queries_stay)) for label, (a, b) in enumerate(first, 1))
+        return {label: met for label, met in found if met is not None}
+
+    def local(self, kinds: Kinds) -> Array | None:
+        """How many pairs each rank has with itself; None where that is not found."""
         _, ranks, of = np.unique(kinds.diagonal(), return_index=True, return_inverse=True)
-        pairs = [self.ragged.pairs(rank) if counted else 0 for rank in ranks.tolist()]
-        return Meetings(name[labels], tuple(met), np.array(pairs, np.int64)[of])
+        pairs = [self.ragged.pairs(rank) for rank in ranks.tolist()]
+        return None if None in pairs else np.array(pairs, np.int64)[of]
 
 
 def grid_of(problem: Problem, branches: Sequence[int]) -> Grid | None:
@@ -88,21 +71,43 @@ def _grid(problem: Problem, number: int) -> Grid | None:
     branch = plan.branches[number]
     if where.ranks < MANY_RANKS or any(len(chunks) != 1 or chunks[0].step > 1 for chunks in where.chunks):
         return None
-    if not isinstance(branch, Tiles) or not isinstance(branch.relation, algebra.Grid):
+    if not isinstance(branch, Tiles):
         return None
     alike = alike_heads(branch)
     if len(alike) > 1 or len(alike[0]) < plan.heads:
         return None
-    scope = scope_of(plan, n, alike[0][0], problem.tables)
-    if quotient(branch.relation, n, scope) is not None:
+    head, scope = alike[0][0], scope_of(plan, n, alike[0][0], problem.tables)
+    parts = _grids(branch.relation)
+    if not _are_alike(parts, n, scope) or quotient(branch.relation, n, scope) is not None:
         return None
-    found = without_last(branch.relation, n, alike[0][0], plan.heads, scope)
-    columns = None if found is None else Columns.of(branch.relation.bodies[-1], *found[1:], scope)
-    if found is None or columns is None or not is_narrow(columns, margin_of(columns)):
-        return None
-    rows = _one_axis(found[0], n // columns.width, plan.heads, scope)
-    kinds = None if rows is None else _kinds(rows, columns, where)
-    return Grid(Ragged(problem, number, rows or found[0], columns, scope), kinds)
+    for place, part in enumerate(parts):
+        found = without_last(part, n, head, plan.heads, scope)
+        columns = None if found is None else Columns.of(part.bodies[-1], *found[1:], scope)
+        if found is None or columns is None or not is_narrow(columns, margin_of(columns)):
+            continue
+        others = tuple(replace(found[0], bodies=other.bodies[:-1]) for other in (*parts[:place], *parts[place + 1 :]))
+        rows = None if others else _one_axis(found[0], n // columns.width, plan.heads, scope)
+        kinds = None if rows is None else _kinds(rows, columns, where)
+        return Grid(Ragged(problem, number, rows or found[0], columns, scope, others), kinds)
+    return None
+
+
+def _grids(relation: algebra.Relation) -> list[algebra.Grid]:
+    """The grids that a relation is the union of; none where it is anything else."""
+    match relation:
+        case algebra.Grid():
+            return [relation]
+        case algebra.Union(left, right):
+            found = _grids(left), _grids(right)
+            return [*found[0], *found[1]] if all(found) else []
+        case _:
+            return []
+
+
+def _are_alike(parts: Sequence[algebra.Grid], n: int, scope: Scope) -> bool:
+    """Whether grids have one and the same sizes, whatever N is."""
+    sizes = {tuple(grid_sizes(part.sizes, n, {**scope, "n": n}, part.span)) for part in parts}
+    return len(sizes) == 1 and not any("N" in free_names_of(part) for part in parts)
 
 
 def _one_axis(rows: algebra.Grid, size: int, heads: int, scope: Scope) -> Columns | None:

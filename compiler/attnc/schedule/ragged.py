@@ -23,6 +23,7 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from attnc.analysis.boxes import Counter, NoTermError, TooManyError
 from attnc.schedule.columns import Columns, Span
 from attnc.schedule.flows import least_cover_of_graph
 from attnc.schedule.lines import rows_of
@@ -31,6 +32,7 @@ from attnc.schedule.solution import Problem
 from attnlang.pattern import algebra
 from attnlang.pattern.expr import Scope
 from attnlang.pattern.pointwise import multiplicity_at
+from attnlang.plan import Tiles
 from attnlang.rows import Rows
 
 Array = NDArray[np.int64]
@@ -83,11 +85,16 @@ class _Cover:
 
 
 class Ragged:
-    """A grid with narrow last axis that all heads share, one stretch of tokens a rank."""
+    """A grid with narrow last axis that all heads share, one stretch of tokens a rank.
+
+    others  the rows of other grids of the same sizes, of which it is the union with this one. What covers a part of the
+            pairs, and the others too, is the least for all: two ranks are met where that is so
+    """
 
     def __init__(
-        self, problem: Problem, branch: int, rows: algebra.Grid | Columns, columns: Columns, scope: Scope
-    ) -> None:
+        self, problem: Problem, branch: int, rows: algebra.Grid | Columns, columns: Columns, scope: Scope,
+        others: tuple[algebra.Grid, ...] = (),
+    ) -> None:  # fmt: skip
         self._placement = problem.placement
         self._plan = problem.plan
         self._group = problem.group
@@ -97,35 +104,58 @@ class Ragged:
         self._rows = rows
         self._columns = columns
         self._scope = scope
+        self.others = others
+        self._counter = Counter({name: content for name, content in scope.items() if name not in ("N", "H", "h")})
         self._covers: dict[Hashable, _Cover | None] = {}
         self._parts: dict[Hashable, _Parts | None] = {}
 
-    def pairs(self, rank: int) -> int:
-        """How many pairs a rank has with itself, over all heads."""
-        side = _Side.of(self._placement.chunks[rank][0], self._columns.width)
-        return self._count(side, self._times(side, side), side.spans(), side) * self._plan.heads
+    def pairs(self, rank: int) -> int | None:
+        """How many pairs a rank has with itself, over all heads; None where they are too many to count."""
+        chunk = self._placement.chunks[rank][0]
+        side = _Side.of(chunk, self._columns.width)
+        if self.others:
+            counted = self._counted(chunk, chunk)
+            return None if counted is None else counted * self._plan.heads
+        return self._count(side, self._times(self._rows, side, side), side.spans(), side) * self._plan.heads
 
     def met(self, a: int, b: int, queries_stay: bool) -> Met | None:
         """The least cover of the pairs with queries at a and keys at b; None where it is not found so."""
-        width = self._columns.width
-        q, k = (_Side.of(self._placement.chunks[rank][0], width) for rank in (a, b))
+        width, chunks = self._columns.width, (self._placement.chunks[a][0], self._placement.chunks[b][0])
+        q, k = (_Side.of(chunk, width) for chunk in chunks)
         if len(q.rows) * len(k.rows) > MAX_ROWS:
             return None
-        times = self._times(q, k)
+        times = self._times(self._rows, q, k)
         name = q.first % width, q.end - q.first, k.first % width, k.end - k.first, times.tobytes()
         if name not in self._parts:
             self._parts[name] = self._covering(q, k, times > 0)
         parts = self._parts[name]
-        return None if parts is None else self._as_met(q, k, times, parts, queries_stay)
+        beside = [seen for seen in (self._times(rows, q, k) > 0 for rows in self.others) if seen.any()]
+        if parts is None or not beside:
+            return None if parts is None else self._as_met(q, k, times, parts, queries_stay)
+        if not all(_covers_rows(q, k, parts, seen, queries_stay) for seen in beside):
+            return None
+        total = self._counted(*chunks)
+        return None if total is None else self._as_met(q, k, times, parts, queries_stay, total)
 
-    def _times(self, q: _Side, k: _Side) -> Array:
+    def _counted(self, q: Rows, k: Rows) -> int | None:
+        """All pairs between two stretches, those of the others, too."""
+        relation = self._plan.branches[self._branch]
+        assert isinstance(relation, Tiles)
+        try:
+            return self._counter.rectangle(
+                relation.relation, self._placement.n, relation.heads[0], self._plan.heads, q, k
+            )
+        except (NoTermError, TooManyError):
+            return None
+
+    def _times(self, relation: algebra.Grid | Columns, q: _Side, k: _Side) -> Array:
         """How often rows of queries see rows of keys."""
         shape = len(q.rows), len(k.rows)
         rows, keys = (np.broadcast_to(each, shape) for each in (q.rows[:, None], k.rows[None, :]))
-        if isinstance(self._rows, Columns):
-            return self._rows.between(rows, keys)
+        if isinstance(relation, Columns):
+            return relation.between(rows, keys)
         n = self._placement.n // self._columns.width
-        return np.asarray(multiplicity_at(self._rows, rows, keys, n, {**self._scope, "n": n}), np.int64)
+        return np.asarray(multiplicity_at(relation, rows, keys, n, {**self._scope, "n": n}), np.int64)
 
     # covers of parts ------------------------------------------------------------------------------------------------
 
@@ -210,13 +240,17 @@ class Ragged:
 
     # what is found --------------------------------------------------------------------------------------------------
 
-    def _as_met(self, q: _Side, k: _Side, times: Array, parts: _Parts, queries_stay: bool) -> Met:
+    def _as_met(
+        self, q: _Side, k: _Side, times: Array, parts: _Parts, queries_stay: bool, of_all: int | None = None
+    ) -> Met | None:
+        """What is chosen, as rows of both ranks; `of_all`: how many pairs there are, where others stand beside."""
         weight = self._weight(parts)
         keys = _tokens(k, [(span, cover.every if queries_stay else cover.keys) for span, cover in parts])
         queries = np.zeros((0, 2), np.int64) if queries_stay else _tokens(q, [(s, cover.queries) for s, cover in parts])
-        total = at_query = self._count(q, times, k.spans(), k)
-        if len(queries):
-            at_query = self._count(q, times, list(_by_row(keys, k.width)), k)
+        if of_all is not None and len(queries) and len(keys):
+            return None  # of the others' pairs it is not known at which home they are
+        total = self._count(q, times, k.spans(), k) if of_all is None else of_all
+        at_query = self._count(q, times, list(_by_row(keys, k.width)), k) if len(queries) else total
         heads = self._plan.heads
         return Met(
             _moved(keys - k.first, heads // self._group),
@@ -247,6 +281,24 @@ class Ragged:
             for place in np.flatnonzero(of_row).tolist():
                 total += int(of_row[place]) * self._columns.count(q.span(int(q.rows[place])), span)
         return total
+
+
+def _covers_rows(q: _Side, k: _Side, parts: _Parts, seen: Flags, queries_stay: bool) -> bool:
+    """Whether of rows that see one another one is chosen wholly; where queries stay, that of the keys."""
+    if queries_stay:
+        return not (seen & ~_whole(k, [(span, cover.every) for span, cover in parts])).any()
+    of_q, of_k = (
+        _whole(side, [(span, cover.queries if side is q else cover.keys) for span, cover in parts]) for side in (q, k)
+    )
+    return not (seen & ~of_q[:, None] & ~of_k).any()
+
+
+def _whole(side: _Side, parts: Sequence[tuple[Span, Flags]]) -> Flags:
+    """Rows of which everything that is held is chosen."""
+    found = np.ones(len(side.rows), bool)
+    for (low, _), chosen in parts:
+        found &= (chosen | ~side.held(low + np.arange(chosen.shape[1]))).all(1)
+    return found
 
 
 def margin_of(columns: Columns) -> int:
