@@ -24,6 +24,7 @@ from attnc.schedule.meetings import Met
 from attnc.schedule.quotient import quotient
 from attnc.schedule.ragged import Ragged, is_narrow, margin_of
 from attnc.schedule.solution import Problem
+from attnc.schedule.straddled import Straddled, straddled
 from attnlang.diagnostics import AttnError
 from attnlang.parallel.dense import alike_heads, scope_of
 from attnlang.pattern import algebra
@@ -58,11 +59,11 @@ class Grid:
         return None if None in pairs else np.array(pairs, np.int64)[of]
 
 
-def grid_of(problem: Problem, branches: Sequence[int]) -> Grid | None:
-    """The plan as such a grid; None for few ranks, and where it is none."""
+def grid_of(problem: Problem, branches: Sequence[int]) -> Grid | Straddled | None:
+    """The plan as such a grid, or as segments across edges; None for few ranks, and where it is neither."""
     name = tuple(branches)
     if name not in problem.grids:
-        problem.grids[name] = _grid(problem, *name) if len(name) == 1 else None
+        problem.grids[name] = (_grid(problem, *name) or straddled(problem, *name)) if len(name) == 1 else None
     return problem.grids[name]
 
 
