@@ -16,6 +16,7 @@ import resource
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from itertools import chain
 from typing import Any
 
@@ -23,6 +24,7 @@ import attnc
 import numpy as np
 
 import attnlang
+from attnlang.exchanges import Exchanges
 from attnlang.pattern.library import library_names
 from attnlang.schedule import Schedule
 
@@ -59,7 +61,7 @@ def at_length(name: str, n: int) -> tuple[dict[str, Any], int]:
 def digest(schedule: Schedule) -> str:
     """The same of equal schedules, without JSON of millions of exchanges."""
     found = hashlib.sha256()
-    data = Schedule(**{**{name: getattr(schedule, name) for name in schedule.__dataclass_fields__}, "exchanges": ()})
+    data = replace(schedule, exchanges=Exchanges())
     found.update(json.dumps(data.to_json(), sort_keys=True).encode())
     for of_rank in schedule.exchanges:
         found.update(np.fromiter(chain.from_iterable(of_rank), np.int64).tobytes() + b"|")

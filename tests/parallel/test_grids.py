@@ -114,7 +114,7 @@ def test_covers_by_columns_are_the_least(text: str, group: int, monkeypatch: pyt
     for _ in range(6):
         m, problem = meetings(text, random, group)
         grid = grids.grid_of(problem, (0,))
-        assert grid is not None
+        assert isinstance(grid, Grid)
         for a, (q,) in enumerate(problem.placement.chunks):
             assert grid.ragged.pairs(a) == 2 * m[q.first : q.last + 1, q.first : q.last + 1].sum()
             for b, (k,) in enumerate(problem.placement.chunks):
@@ -154,7 +154,7 @@ def test_kinds_that_are_read_off_have_the_same_pairs(text: str, monkeypatch: pyt
     for _ in range(12):
         m, problem = meetings(text, random, 1)
         grid = grids.grid_of(problem, (0,))
-        assert grid is not None
+        assert isinstance(grid, Grid)
         assert grid.kinds is not None
         known: dict[int, np.ndarray] = {}
         for (a, b), kind in np.ndenumerate(grid.kinds):
@@ -168,7 +168,7 @@ def test_what_does_not_fit_is_planned_by_tokens(monkeypatch: pytest.MonkeyPatch)
     pattern = loads(f"pattern p = {GRIDS[0]}")
     every = found(pattern, 768, 7)
     made = by_columns(monkeypatch)
-    monkeypatch.setattr(ragged.Ragged, "_fit", lambda *_: False)
+    monkeypatch.setattr(ragged.Ragged, "_fit", lambda *_: False)  # pyright: ignore[reportUnknownLambdaType]
     mine = found(pattern, 768, 7)
     assert made
     assert mine.schedule == every.schedule

@@ -29,6 +29,7 @@ from attnlang.diagnostics import AttnError
 from attnlang.parallel.dense import alike_heads, scope_of
 from attnlang.pattern import algebra
 from attnlang.pattern.expr import Scope
+from attnlang.pattern.tables import Content
 from attnlang.pattern.values import grid_sizes
 from attnlang.pattern.walk import free_names_of
 from attnlang.plan import Tiles
@@ -87,7 +88,7 @@ def _grid(problem: Problem, number: int) -> Grid | None:
         if found is None or columns is None or not is_narrow(columns, margin_of(columns)):
             continue
         others = tuple(replace(found[0], bodies=other.bodies[:-1]) for other in (*parts[:place], *parts[place + 1 :]))
-        rows = None if others else _one_axis(found[0], n // columns.width, plan.heads, scope)
+        rows = None if others else _one_axis(found[0], n // columns.width, head, plan.heads, scope)
         kinds = None if rows is None else _kinds(rows, columns, where)
         return Grid(Ragged(problem, number, rows or found[0], columns, scope, others), kinds)
     return None
@@ -111,16 +112,17 @@ def _are_alike(parts: Sequence[algebra.Grid], n: int, scope: Scope) -> bool:
     return len(sizes) == 1 and not any("N" in free_names_of(part) for part in parts)
 
 
-def _one_axis(rows: algebra.Grid, size: int, heads: int, scope: Scope) -> Columns | None:
+def _one_axis(rows: algebra.Grid, size: int, head: int, heads: int, scope: Scope) -> Columns | None:
     """Which rows see which, where these are one narrow axis."""
-    if len(rows.bodies) > 1:
+    body, *others = rows.bodies
+    if others:
         return None
-    tables = {name: content for name, content in scope.items() if name not in ("N", "H", "h")}
+    tables = {name: content for name, content in scope.items() if isinstance(content, Content)}
     try:
-        counted = Counter(tables).count(rows.bodies[0], size, scope["h"], heads)
+        counted = Counter(tables).count(body, size, head, heads)
     except (NoTermError, TooManyError, AttnError):
         return None
-    return Columns.of(rows.bodies[0], size, counted.bag, scope) if counted.exact else None
+    return Columns.of(body, size, counted.bag, scope) if counted.exact else None
 
 
 def _kinds(rows: Columns, columns: Columns, where: Placement) -> Kinds | None:

@@ -45,7 +45,7 @@ class Axis:
     shift: int
     classes: int
 
-    def of(self, tokens: Array) -> Array:
+    def of(self, tokens: NDArray[Any]) -> NDArray[Any]:
         """The class of each token on this axis."""
         return (tokens // self.stride % self.size + self.shift) // self.unit % self.classes
 
@@ -66,10 +66,10 @@ class Quotient:
         """The class of each token."""
         found = np.zeros(len(tokens), np.int64)
         largest = max(*(max(axis.size, axis.unit, axis.shift) * axis.stride for axis in self.axes), 0)
-        if largest < SMALL and int(tokens.max(initial=0)) < SMALL:
-            tokens = tokens.astype(np.int32)  # which are divided in half the time
+        fits = largest < SMALL and int(tokens.max(initial=0)) < SMALL
+        short = tokens.astype(np.int32) if fits else tokens  # which are divided in half the time
         for axis in self.axes:
-            found = found * axis.classes + axis.of(tokens)
+            found = found * axis.classes + axis.of(short)
         return found
 
 

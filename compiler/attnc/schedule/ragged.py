@@ -32,6 +32,7 @@ from attnc.schedule.solution import Problem
 from attnlang.pattern import algebra
 from attnlang.pattern.expr import Scope
 from attnlang.pattern.pointwise import multiplicity_at
+from attnlang.pattern.tables import Content
 from attnlang.plan import Tiles
 from attnlang.rows import Rows
 
@@ -105,7 +106,7 @@ class Ragged:
         self._columns = columns
         self._scope = scope
         self.others = others
-        self._counter = Counter({name: content for name, content in scope.items() if name not in ("N", "H", "h")})
+        self._counter = Counter({name: each for name, each in scope.items() if isinstance(each, Content)})
         self._covers: dict[Hashable, _Cover | None] = {}
         self._parts: dict[Hashable, _Parts | None] = {}
 
@@ -232,8 +233,9 @@ class Ragged:
         q_of, k_of = (
             of[pair] * flags.shape[1] + column[edge] for of, flags, column in ((rows, of_q, c), (keys, of_k, d))
         )
-        weights = [np.full(flags.size, weight) for flags, weight in zip((of_q, of_k), self._weights, strict=True)]
-        chosen = least_cover_of_graph(*weights, q_of, k_of, from_keys=True)
+        of_query, of_key = self._weights
+        q_weights, k_weights = np.full(of_q.size, of_query), np.full(of_k.size, of_key)
+        chosen = least_cover_of_graph(q_weights, k_weights, q_of, k_of, from_keys=True)
         every = np.zeros(of_k.size, bool)
         every[k_of] = True
         return _Cover(chosen[0].reshape(of_q.shape), chosen[1].reshape(of_k.shape), every.reshape(of_k.shape))

@@ -83,10 +83,11 @@ class Across:
             sides.append(found)
         every = np.arange(width)
         itself = np.broadcast_to(evaluator.at(term, every, every), width)
-        alone = Across(width, *sides, np.zeros(1, np.int64))
+        down, up = sides
+        alone = Across(width, down, up, np.zeros(1, np.int64))
         one = np.ones(width, np.int64)
         grown = np.cumsum(itself + alone.pairs(every, one, every))
-        return Across(width, *sides, np.concatenate(([0], grown)))
+        return Across(width, down, up, np.concatenate(([0], grown)))
 
     @property
     def period(self) -> int:
@@ -174,7 +175,7 @@ class Straddled:
             times = np.stack([(each.down if down else each.up)[of] for each in heads], 1)  # (edges, heads, q, k)
             times = times * (q_count[:, None, :, None] > 0) * (k_count[:, None, None, :] > 0)
             queries, keys = self._cover(times, q_count, k_count)
-            every = (times > 0).any((1, 2))
+            every: Flags = np.any(times > 0, axis=(1, 2))
             for number in np.flatnonzero(every.any(1)).tolist():
                 sent = every[number] if queries_stay else keys[number]
                 shipped = queries[number] & (not queries_stay)
