@@ -153,6 +153,8 @@ class Sorted:
     def rows(self, rank: int, parts: tuple[Rows, ...]) -> tuple[Rows, ...]:
         """Sorted rows of a rank as those that they are, in few progressions."""
         name = rank, parts
+        if name not in self._known and sum(part.count for part in parts) == self._placement.sizes[rank]:
+            self._known[name] = (Rows(0, self._placement.sizes[rank]),)
         if name not in self._known:
             chosen = np.zeros(self._placement.sizes[rank], bool)
             chosen[self._order(rank)[np.concatenate([numbers(part) for part in parts])]] = True
