@@ -164,3 +164,11 @@ def test_sda_on_2048_ranks() -> None:
             least += int(np.minimum(queries * query, keys * key).sum())
     assert solution.certificate.minimum == solution.certificate.bound == least
     assert ((solution.which >= 0).sum(1) <= 1).all()
+
+
+def test_long_segments_on_few_ranks() -> None:
+    """Followed token by token they would be too many."""
+    solution = found(load("sda"), 10**6, 64).solution
+    assert solution.certificate.exact
+    assert (solution.which >= 0).sum() == 63  # no edge of 15,625 r tokens is one of a segment
+    assert found(load("sda"), 2**20, 64).schedule.certificate.minimum == 0

@@ -41,6 +41,8 @@ from attnlang.schedule import Placement
 Array = NDArray[np.int64]
 Flags = NDArray[np.bool_]
 
+LONG = 2**12
+"""Segments of so many tokens are not followed token by token, on however few ranks."""
 MOST_CLASSES = 32
 """So many residues are classes of their own at most."""
 
@@ -251,9 +253,9 @@ class _Parts:
 
 
 def straddled(problem: Problem, number: int) -> Straddled | None:
-    """A plan of one branch of such segments; None for few ranks, and where it is none."""
+    """A plan of one branch of such segments; None for short ones on few ranks, and where it is none."""
     branch, where = problem.plan.branches[number], problem.placement
-    if where.ranks < MANY_RANKS or any(len(chunks) != 1 or chunks[0].step > 1 for chunks in where.chunks):
+    if any(len(chunks) != 1 or chunks[0].step > 1 for chunks in where.chunks):
         return None
     if not isinstance(branch, Tiles) or not isinstance(branch.relation, algebra.Segment):
         return None
@@ -267,6 +269,8 @@ def straddled(problem: Problem, number: int) -> Straddled | None:
         if any(isinstance(each, Content) for each in scope.values()):
             return None
         width = at_least_one(integer(relation.width, scope), "segment width", relation.width.span)
+        if where.ranks < MANY_RANKS and width < LONG:
+            return None
         sizes.add((width, integer(relation.shift, scope) % width))
         try:
             whole, inner = (
