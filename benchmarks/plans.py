@@ -29,15 +29,10 @@ from attnlang.pattern.library import library_names
 from attnlang.schedule import Schedule
 
 CUBES = ("natten3d", "natten_video", "sta")
-TILE = (6, 8, 8)
-"""The tile of `sta`: sides are multiples of it, so that its length is the nearest that has such sides."""
 
 
-def sides(n: int, dimensions: int, unit: tuple[int, ...]) -> tuple[int, ...]:
-    """The most equal sides, ascending but for their units, of a product that is n; near n with units."""
-    if any(size > 1 for size in unit):
-        root = round(n ** (1 / dimensions))
-        return tuple(max(1, round(root / size)) * size for size in unit)
+def sides(n: int, dimensions: int) -> tuple[int, ...]:
+    """The most equal sides of a product that is n."""
     found: list[int] = []
     for left in range(dimensions, 1, -1):
         root = round(n ** (1 / left))
@@ -47,13 +42,21 @@ def sides(n: int, dimensions: int, unit: tuple[int, ...]) -> tuple[int, ...]:
     return (*found, n)
 
 
+def tiled_sides(n: int) -> tuple[int, int, int]:
+    """Frames, rows and columns of near n tokens that tiles of 6 x 8 x 8 fill: 960 x 1024 x 1024 of 10^9."""
+    side = max(8, 2 ** round(np.log2(n) / 3))
+    frames = n / side**2
+    unit = 60 if frames >= 60 else 6
+    return max(1, round(frames / unit)) * unit, side, side
+
+
 def at_length(name: str, n: int) -> tuple[dict[str, Any], int]:
     """Parameters of a pattern at a length, and the length, for grids whose sides are parameters."""
     if name in CUBES:
-        shape = sides(n, 3, TILE if name == "sta" else (1, 1, 1))
+        shape = tiled_sides(n) if name == "sta" else sides(n, 3)
         return dict(zip(("frames", "rows", "cols"), shape, strict=True)), int(np.prod(shape))
     if "rows" in dict(attnlang.load(name).parameters):
-        rows, cols = sorted(sides(n, 2, (1, 1)), reverse=True)
+        rows, cols = sorted(sides(n, 2), reverse=True)
         return {"rows": rows, "cols": cols}, n
     return {}, n
 
