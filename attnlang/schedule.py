@@ -12,12 +12,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-from bisect import bisect_right
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any
 
+from attnlang.exchanges import Exchanges
 from attnlang.plan import Plan
 from attnlang.rows import Rows
 
@@ -103,14 +103,6 @@ class Transfer:
     @property
     def query_rows(self) -> int:
         return sum(part.count for part in self.queries)
-
-
-class Exchange(NamedTuple):
-    """One transfer, by its number, for all ranks b from first to last. (A schedule can hold millions.)"""
-
-    first: int
-    last: int
-    transfer: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,7 +205,7 @@ class Schedule:
     dtype: str = "bfloat16"
     backward: bool = True
     transfers: tuple[Transfer, ...] = ()
-    exchanges: tuple[tuple[Exchange, ...], ...] = ()
+    exchanges: Exchanges = field(default_factory=Exchanges)
     gathered: tuple[int, ...] = ()
     tables: tuple[tuple[str, Any], ...] = ()
     pattern: str = ""
@@ -245,11 +237,8 @@ class Schedule:
 
     def transfer(self, a: int, b: int) -> Transfer | None:
         """The transfer for queries at a and keys at b; None where nothing moves between them."""
-        exchanges = self.exchanges[a] if self.exchanges else ()
-        place = bisect_right(exchanges, b, key=lambda exchange: exchange.first) - 1
-        if place < 0 or b > exchanges[place].last:
-            return None
-        return self.transfers[exchanges[place].transfer]
+        number = self.exchanges.transfer(a, b) if self.exchanges else None
+        return None if number is None else self.transfers[number]
 
     def peers(self, a: int) -> Iterator[tuple[int, Transfer]]:
         """Every rank b, in order, with which queries of a have something to do, and the transfer."""
@@ -277,7 +266,7 @@ class Schedule:
             "transfers": [
                 {"keys": _head_rows_json(t.keys), "queries": _head_rows_json(t.queries)} for t in self.transfers
             ],
-            "exchanges": [[[e.first, e.last, e.transfer] for e in exchanges] for exchanges in self.exchanges],
+            "exchanges": [list(map(list, of_rank)) for of_rank in self.exchanges],
             "gathered": list(self.gathered),
             "tables": dict(self.tables),
         }
@@ -306,7 +295,7 @@ class Schedule:
             data["dtype"],
             data["backward"],
             tuple(Transfer(_head_rows(t["keys"]), _head_rows(t["queries"])) for t in data["transfers"]),
-            tuple(tuple(Exchange(*e) for e in exchanges) for exchanges in data["exchanges"]),
+            Exchanges.of(data["exchanges"]),
             tuple(data["gathered"]),
             tuple((name, _tuples(content)) for name, content in data["tables"].items()),
             data["pattern"],

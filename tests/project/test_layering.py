@@ -26,6 +26,7 @@ LAYERS = [
     "pattern",
     "rows",
     "plan",
+    "exchanges",
     "schedule",
     "runtime",
     "nn",

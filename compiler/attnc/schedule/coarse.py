@@ -52,7 +52,7 @@ def coarse(problem: Problem) -> Coarse | None:
         relations: set[algebra.Relation] = set()
         for heads in alike_heads(branch):
             scope = scope_of(plan, n, heads[0], problem.tables)
-            part = _without_last(branch.relation, n, heads[0], plan.heads, scope)
+            part = without_last(branch.relation, n, heads[0], plan.heads, scope)
             if part is None:
                 return None
             relations.add(part[0])
@@ -87,7 +87,7 @@ def _of(problem: Problem, plan: Plan, where: Placement) -> Problem:
     return replace(kept, queries_stay=problem.queries_stay)
 
 
-def _without_last(
+def without_last(
     relation: algebra.Grid, n: int, head: int, heads: int, scope: Mapping[str, Any]
 ) -> tuple[algebra.Grid, int, int] | None:
     """A grid without its last axis, the size of that, and its pairs; None where not all of it see themselves."""

@@ -81,6 +81,20 @@ def alike_of(kv_head: int, group: int, between: Between) -> Alike:
     return tuple((*content, tuple(places)) for content, places in found.items())
 
 
+def heads_alike(heads: int, group: int, between: Between) -> dict[Alike, list[int]]:
+    """Heads of k by the pairs of the heads of q that share them, without those that have none."""
+    everywhere = all(len(part.heads) == heads for part in between.tiles)
+    if everywhere and all(len(of) == heads for _, of, _ in between.lattices):
+        alike = alike_of(0, group, between)
+        return {alike: list(range(heads // group))} if alike else {}
+    found: dict[Alike, list[int]] = {}
+    for kv_head in range(heads // group):
+        alike = alike_of(kv_head, group, between)
+        if alike:
+            found.setdefault(alike, []).append(kv_head)
+    return found
+
+
 def within(ends: Array, parts: Sequence[HeadRows], head: int) -> bool:
     """Whether stretches of rows of a head, (first, last) of each, lie in the longest stretch among some rows of it."""
     stretches = [part.rows for part in parts if head in part.heads and part.rows.step == 1]

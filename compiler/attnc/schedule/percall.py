@@ -35,4 +35,4 @@ def schedule_on(
     found = solution.schedule(
         dtype=dtype, pattern=pattern, tables=tuple(sorted((name, content) for name, content in tables.items()))
     )
-    return replace(found, placement=where, exchanges=(*found.exchanges, *((),) * (where.ranks - held)))
+    return replace(found, placement=where, exchanges=found.exchanges.and_idle(where.ranks - held))

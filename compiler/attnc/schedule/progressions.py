@@ -12,7 +12,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from attnlang.rows import Rows
-from attnlang.schedule import HeadRows
 
 Node: TypeAlias = tuple[int, Rows]
 """Rows of one head."""
@@ -115,12 +114,6 @@ def grouped(nodes: Iterable[Node]) -> list[tuple[tuple[int, ...], Rows]]:
     for head, rows in nodes:
         found[rows].append(head)
     return [(tuple(sorted(heads)), rows) for rows, heads in found.items()]
-
-
-def head_rows(nodes: Iterable[Node]) -> tuple[HeadRows, ...]:
-    """The same as plain data, in order."""
-    parts = [HeadRows(heads, rows) for heads, rows in grouped(nodes)]
-    return tuple(sorted(parts, key=lambda part: (part.heads, part.rows.first, part.rows.step, part.rows.count)))
 
 
 def stretches_of(ordered: NDArray[np.int64]) -> list[Rows]:

@@ -6,7 +6,7 @@ them meets another for all that meet alike. What is found there holds of the oth
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,19 +47,30 @@ class Represented:
         return self.among[a], self.among[b]
 
 
-def represented(problem: Problem, branches: tuple[int, ...], kinds: Kinds, beside: Kinds | None) -> Represented:
-    """The tiled branches by the kinds of meetings; `beside`: which lattices stand beside them, where any do."""
-    if branches in problem.stand_ins:
-        return problem.stand_ins[branches]
+def labelled(kinds: Kinds, beside: Kinds | None = None) -> tuple[Kinds, tuple[tuple[int, int], ...]]:
+    """Meetings of different ranks by label, from 1; and the first of each.
+
+    beside  which lattices stand beside the tiles of a kind, where any do
+    """
     labels = kinds.copy() if beside is None else together(kinds, beside)
     np.fill_diagonal(labels, 0)
-    labels, first = _in_order(labels)
+    return _in_order(labels)
+
+
+def represented(
+    problem: Problem, branches: tuple[int, ...], kinds: Kinds, beside: Kinds | None, done: Collection[int] = ()
+) -> Represented:
+    """The tiled branches by the kinds of meetings; `done`: labels of which no more is to be known."""
+    if branches in problem.stand_ins:
+        return problem.stand_ins[branches]
+    labels, first = labelled(kinds, beside)
     own = kinds.diagonal()
     own_kinds, own_ranks = np.unique(own, return_index=True)
-    ranks = sorted({rank for pair in first for rank in pair} | set(own_ranks.tolist()))
+    asked = [pair for label, pair in enumerate(first, 1) if label not in done]
+    ranks = sorted({rank for pair in asked for rank in pair} | set(own_ranks.tolist()))
     among = {rank: number for number, rank in enumerate(ranks)}
     wanted = np.zeros((len(ranks), len(ranks)), bool)
-    for a, b in first:
+    for a, b in asked:
         wanted[among[a], among[b]] = True
     where = problem.placement
     part = Placement(where.kind, where.n, tuple(where.chunks[rank] for rank in ranks))

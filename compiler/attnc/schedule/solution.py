@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import gc
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -15,8 +14,9 @@ from attnc.schedule.alike import Alike
 from attnc.schedule.covers import Cover
 from attnc.schedule.families import Kinds, kinds_of
 from attnc.schedule.tiled import Tiled
+from attnlang.exchanges import Exchanges
 from attnlang.plan import Plan, Tiles
-from attnlang.schedule import Certificate, Exchange, Placement, RowBytes, Schedule, Transfer
+from attnlang.schedule import Certificate, Placement, RowBytes, Schedule, Transfer
 
 Array = NDArray[Any]
 NOTHING = Transfer((), ())
@@ -31,6 +31,7 @@ class Problem:
     known         what was found of tiled branches, for all solutions of one problem
     stand_ins     what was found of them among ranks that stand for others
     covers        least covers of pairs of ranks under lattices, by branches and by what tells these pairs apart
+    grids         what they are as grids with a narrow last axis (`attnc.schedule.grids`)
     """
 
     plan: Plan
@@ -47,6 +48,7 @@ class Problem:
     _alike: dict[tuple[int, ...], Alike] = field(
         default_factory=dict[tuple[int, ...], Alike], compare=False, repr=False
     )
+    grids: dict[tuple[int, ...], Any] = field(default_factory=dict[tuple[int, ...], Any], compare=False, repr=False)
     _kinds: dict[tuple[int, ...], Kinds | None] = field(
         default_factory=dict[tuple[int, ...], Kinds | None], compare=False, repr=False
     )
@@ -143,28 +145,11 @@ class Solution:
         )
         return int(max(received.max(initial=0), sent.max(initial=0)))
 
-    def exchanges(self) -> tuple[tuple[Exchange, ...], ...]:
-        """The transfers of each rank by ranges of ranks."""
-        collects = gc.isenabled()
-        gc.disable()  # millions of tuples, none of them in a circle, are looked through again and again otherwise
-        try:
-            return tuple(tuple(_ranges(self.which[a])) for a in range(self.problem.placement.ranks))
-        finally:
-            if collects:
-                gc.enable()
-
     def schedule(self, **more: Any) -> Schedule:
         """The solution as plain data."""
         problem = self.problem
         return Schedule(
             problem.plan, problem.placement, problem.kv_heads, problem.row.head_dim, backward=problem.backward,
-            transfers=tuple(self.transfers), exchanges=self.exchanges(), gathered=self.gathered,
+            transfers=tuple(self.transfers), exchanges=Exchanges.of_matrix(self.which), gathered=self.gathered,
             certificate=self.certificate, **more,
         )  # fmt: skip
-
-
-def _ranges(row: Array) -> Iterator[Exchange]:
-    first = np.concatenate(([0], np.flatnonzero(np.diff(row)) + 1))
-    last = np.append(first[1:], len(row)) - 1
-    some = row[first] >= 0
-    return map(Exchange, *(side[some].tolist() for side in (first, last, row[first])))

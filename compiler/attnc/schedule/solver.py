@@ -19,8 +19,10 @@ from attnc.schedule.coarse import coarse, refined
 from attnc.schedule.counts import stretch_pairs
 from attnc.schedule.covers import Cover, at_query_home, every_key, least_cover
 from attnc.schedule.families import Kinds
-from attnc.schedule.progressions import head_rows, tidied
-from attnc.schedule.represented import count_meetings, represented
+from attnc.schedule.grids import grid_of
+from attnc.schedule.pictures import head_rows, picture_of
+from attnc.schedule.progressions import tidied
+from attnc.schedule.represented import Represented, count_meetings, labelled, represented
 from attnc.schedule.residues import Residues
 from attnc.schedule.solution import NOTHING, Picture, Problem, Solution
 from attnc.schedule.tiled import Met, Tiled
@@ -68,7 +70,9 @@ class _Solver:
         branches = problem.plan.branches
         self.lattices = [i for i in self.branches if isinstance(branches[i], Lattice | Columns)]
         self.alike = problem.alike(self.lattices)
-        self.kinds = problem.kinds(self.branches)
+        self.grid = grid_of(problem, self.branches)
+        known = None if self.grid is None else self.grid.kinds
+        self.kinds = problem.kinds(self.branches) if known is None else known
         self.tiled = None if self.kinds is not None else problem.tiled(self.branches)
         self.numbers: dict[Transfer, int] = {}
         self.moved: dict[int, _Moved] = {}
@@ -215,13 +219,33 @@ class _Solver:
 
     def _represented(self, kinds: Kinds) -> None:
         """One meeting of each kind is covered for all of them."""
-        found = represented(self.problem, tuple(self.branches), kinds, self.which_beside)
+        done, local = self._by_columns(kinds)
+        pictures = {label: picture_of(met) for label, met in done.items() if met.weight}
+        labels, first = labelled(kinds, self.which_beside)
+        if local is None or len(done) < len(first):
+            found = represented(self.problem, tuple(self.branches), kinds, self.which_beside, done)
+            local = found.local
+            pictures |= self._among(found, [label for label in range(1, len(first) + 1) if label not in done])
         if self.problem.counted:
-            self.solution.local += found.local
+            self.solution.local += local
+        some = sorted(pictures)
+        name = np.zeros(len(first) + 1, np.int32)  # what may have pairs as far as its term says need have none
+        name[some] = np.arange(1, len(some) + 1)
+        self._count_labels(name[labels], [pictures[label] for label in some])
+
+    def _by_columns(self, kinds: Kinds) -> tuple[dict[int, Met], Array | None]:
+        """Meetings on a grid by label, and the pairs of each rank with itself, as far as they are found so."""
+        if self.grid is None:
+            return {}, None
+        met = self.grid.meetings(labelled(kinds)[1], queries_stay=self.problem.queries_stay)
+        return met, self.grid.local(kinds)
+
+    def _among(self, found: Represented, labels: Sequence[int]) -> dict[int, Picture]:
+        """Meetings by label, planned among the ranks that stand for others."""
         pictures: dict[int, Picture] = {}
         left: list[int] = []
-        for label, (a, b) in enumerate(found.first, 1):
-            place = found.place(label)
+        for label in labels:
+            place, (a, b) = found.place(label), found.first[label - 1]
             number = 0 if self.which_beside is None else int(self.which_beside[a, b])
             both = self._covering(found.tiled, self.beside[number - 1], *place) if number else None
             if both is not None:
@@ -229,12 +253,7 @@ class _Solver:
             elif number or found.tiled.has[place]:
                 left.append(label)
         found.tiled.cover(self.problem.weights, [found.place(label) for label in left])
-        for label in left:
-            pictures[label] = self._tiled(found.tiled, *found.place(label))
-        some = sorted(pictures)
-        name = np.zeros(len(found.first) + 1, np.int32)  # what may have pairs as far as its term says need have none
-        name[some] = np.arange(1, len(some) + 1)
-        self._count_labels(name[found.labels], [pictures[label] for label in some])
+        return pictures | {label: self._tiled(found.tiled, *found.place(label)) for label in left}
 
     def _count_labels(self, labels: Kinds, pictures: Sequence[Picture]) -> None:
         """What `_count` counts, of all meetings at once: `pictures` by label, from 1."""
@@ -337,13 +356,5 @@ class _Solver:
     def _tiled(self, tiled: Tiled, a: int, b: int) -> Picture:
         met = tiled.between(a, b, self.problem.weights, self.problem.queries_stay)
         if id(met) not in self.of_tiles:
-            self.of_tiles[id(met)] = met, self._picture_of(met)
+            self.of_tiles[id(met)] = met, picture_of(met)
         return self.of_tiles[id(met)][1]
-
-    def _picture_of(self, met: Met) -> Picture:
-        keys, queries = (
-            head_rows((head, rows) for heads, parts in side for rows in parts for head in heads)
-            for side in (met.keys, met.queries)
-        )
-        transfer = Transfer(keys, queries)
-        return Picture(transfer, met.weight, met.bound, met.at_query, met.at_key)

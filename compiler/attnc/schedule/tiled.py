@@ -22,13 +22,12 @@ from attnc.schedule.folds import Folder
 from attnc.schedule.joint import Joined, Order, Placed, joined, put_back
 from attnc.schedule.lines import Strided
 from attnc.schedule.meetings import (
-    Alike,
     Between,
     Homes,
     Met,
     TilesBetween,
-    alike_of,
     count_homes,
+    heads_alike,
     job_of,
     name_of,
     namer,
@@ -214,11 +213,9 @@ class Tiled:
         """Find the least covers of these pairs of ranks, many at once."""
         jobs: dict[Any, Job] = {}
         for a, b in meetings:
-            between = self._between(a, b)
-            for kv_head in range(self.plan.heads // self.group):
-                alike = alike_of(kv_head, self.group, between)
+            for alike in heads_alike(self.plan.heads, self.group, self._between(a, b)):
                 key = name_of(alike, weights)
-                if alike and key not in self._covers and key not in jobs:
+                if key not in self._covers and key not in jobs:
                     jobs[key] = job_of(alike)
         least = least_covers(list(jobs.values()), *weights)
         mixed = [number for number, chosen in enumerate(least) if chosen.queries]
@@ -325,12 +322,7 @@ class Tiled:
         queries: dict[tuple[Rows, ...], list[int]] = {}
         weight = bound = 0
         here, there = [0.0] * len(self.plan.branches), [0.0] * len(self.plan.branches)
-        groups: dict[Alike, list[int]] = {}
-        for kv_head in range(self.plan.heads // self.group):
-            groups.setdefault(alike_of(kv_head, self.group, between), []).append(kv_head)
-        for alike, kv_heads in groups.items():
-            if not alike:
-                continue
+        for alike, kv_heads in heads_alike(self.plan.heads, self.group, between).items():
             chosen, every = self._covers[name_of(alike, weights)]
             sent, shipped = (every, ()) if queries_stay else (chosen.keys, chosen.queries)
             firsts = [kv_head * self.group for kv_head in kv_heads]
