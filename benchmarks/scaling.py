@@ -293,7 +293,7 @@ def plot(files: tuple[Path, ...], output: Path) -> None:
 @click.option("--backend", default="auto", show_default=True, help="What runs a rank's own rows: auto, triton, sdpa.")
 @click.option("--limit", default=540.0, show_default=True, help="Seconds after which no further row is begun.")
 @click.option("--repeats", default=10, show_default=True)
-@click.option("--steps", default=4, show_default=True, help="Steps of a sample, which follow one another.")
+@click.option("--steps", default=8, show_default=True, help="Steps of a sample, which follow one another.")
 @click.option("--device", default="auto", help="cuda, cpu, or auto.")
 @click.option("--gpu", default="h100", show_default=True, help="What predictions are made for.")
 @click.option("--link", default="nvlink", show_default=True, help="What predictions are made for.")
