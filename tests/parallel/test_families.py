@@ -23,11 +23,18 @@ from attnc.schedule.families import Families, TooUnlikeError, together
 from attnc.schedule.folds import Folder
 from attnc.schedule.lines import Meeting
 from attnc.schedule.placements import placement
-from attnc.schedule.search import Found
+from attnc.schedule.search import (
+    DEVICES,
+    Found,
+    _of_placement,  # pyright: ignore[reportPrivateUsage] - what the search weighs against one another
+)
+from attnc.schedule.solution import Problem
 
 from attnlang import Pattern, load, loads
 from attnlang.parallel import simulate
+from attnlang.parallel.machines import LINKS
 from attnlang.rows import Rows
+from attnlang.schedule import RowBytes
 from tests.parallel.test_covers import least_weight
 from tests.parallel.test_exact import HEAD_DIM, check
 
@@ -317,3 +324,15 @@ def test_shares_of_one_job_take_no_digits_from_another(monkeypatch: pytest.Monke
     apart = job(((0, 3), [[7, 7, 5, 7]]), ((1,), [[4, 4, 2, 4]]), ((2,), [[3, 3, 0, 1]]))
     assert shares.one_sided([crowded, apart], 52, 32) == ["keys", ""]
     assert [chosen.weight for chosen in least_covers([crowded, apart], 52, 32)] == [256, 200]
+
+
+def test_where_queries_stay_the_least_is_that_of_all_plans() -> None:
+    """Keys of a lattice may cover tiles beside it whose least cover with them weighs more than the lattice's."""
+    pattern = loads("pattern p = offset(12.. step 7) + segment(35) { pairs((q - k) % 4 == h % 4) }")
+    plan = lower(pattern, 2)
+    problem = Problem(plan, placement("contiguous", plan, 808, 56), 2, RowBytes(HEAD_DIM, 8))
+    least, stay = (s for _, s in _of_placement("contiguous", problem, DEVICES["h100"], LINKS["nvlink"], "bytes")[:2])
+    assert least.queries_in.any()
+    assert not stay.queries_in.any()
+    assert stay.certificate == least.certificate
+    assert stay.bytes_total >= least.bytes_total == least.certificate.minimum

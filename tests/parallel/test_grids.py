@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
 from random import Random
 
@@ -13,6 +14,7 @@ from attnc.schedule.columns import Columns
 from attnc.schedule.flows import least_cover_of_graph
 from attnc.schedule.grids import Grid
 from attnc.schedule.solution import Problem
+from attnc.schedule.solver import solve
 
 from attnlang import load, loads
 from attnlang.parallel import simulate
@@ -162,6 +164,25 @@ def test_kinds_that_are_read_off_have_the_same_pairs(text: str, monkeypatch: pyt
             held = m[q.first : q.last + 1, k.first : k.last + 1]
             assert kind or not held.any()
             assert not kind or np.array_equal(known.setdefault(int(kind), held), held)
+
+
+@pytest.mark.parametrize("first", [False, True])
+def test_where_queries_stay_other_meetings_are_left(first: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of unions, columns cover other meetings there: what one solution of a problem left out the other looks at."""
+    text = "grid(13, 48) { causal * (offset(-1..0) + offset(0..1)) } | grid(13, 48) { self * all }"
+    by_columns(monkeypatch)
+    pattern, random, mixed = loads(f"pattern p = {text}"), Random(7), 0
+    for _ in range(12):
+        cuts = [0, *sorted(random.sample(range(1, 624), 2)), 624]
+        where = Placement("contiguous", 624, tuple((Rows(low, high - low),) for low, high in pairwise(cuts)))
+        problem = Problem(lower(pattern, 1), where, 1, RowBytes(8, 8), queries_stay=first)
+        other = replace(problem, queries_stay=not first)
+        _, mine = solve(problem), solve(other)
+        every = solve(replace(other, known={}, stand_ins={}, covers={}, grids={}))
+        assert mine.schedule() == every.schedule()
+        assert simulate(mine.schedule()).pairs == pattern.multiplicity(624, 1).sum()
+        mixed += bool(problem.stand_ins)
+    assert mixed
 
 
 def test_what_does_not_fit_is_planned_by_tokens(monkeypatch: pytest.MonkeyPatch) -> None:

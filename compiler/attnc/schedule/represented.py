@@ -33,6 +33,7 @@ class Represented:
     first   of each label from 1 on, the first ordered pair of ranks, queries first
     among   the number of each rank among those that are looked at
     local   how many pairs each rank has with itself
+    done    labels that were not looked at, because what they need was known
     """
 
     tiled: Tiled
@@ -40,6 +41,7 @@ class Represented:
     first: tuple[tuple[int, int], ...]
     among: dict[int, int]
     local: Array
+    done: frozenset[int]
 
     def place(self, label: int) -> tuple[int, int]:
         """The meeting of a label by the numbers of its ranks among those that are looked at."""
@@ -61,8 +63,9 @@ def represented(
     problem: Problem, branches: tuple[int, ...], kinds: Kinds, beside: Kinds | None, done: Collection[int] = ()
 ) -> Represented:
     """The tiled branches by the kinds of meetings; `done`: labels of which no more is to be known."""
-    if branches in problem.stand_ins:
-        return problem.stand_ins[branches]
+    kept = problem.stand_ins.get(branches)
+    if kept is not None and kept.done.issubset(done):  # where queries stay, other meetings are known without it
+        return kept
     labels, first = labelled(kinds, beside)
     own = kinds.diagonal()
     own_kinds, own_ranks = np.unique(own, return_index=True)
@@ -77,7 +80,7 @@ def represented(
     tiled = Tiled(problem.plan, branches, part, problem.group, problem.tables, problem.counted, wanted=wanted)
     of_kind = np.zeros(int(own_kinds.max(initial=0)) + 1, np.int64)
     of_kind[own_kinds] = [tiled.local[among[rank]] for rank in own_ranks.tolist()]
-    found = problem.stand_ins[branches] = Represented(tiled, labels, first, among, of_kind[own])
+    found = problem.stand_ins[branches] = Represented(tiled, labels, first, among, of_kind[own], frozenset(done))
     return found
 
 

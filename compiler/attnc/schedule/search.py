@@ -128,7 +128,9 @@ def _of_placement(
     least = solve(problem)
     found = [(f"{name}, each pair at one of its homes, least bytes", least)]
     if least.queries_in.any():
-        found.append((f"{name}, each pair where its query lives", solve(replace(problem, queries_stay=True))))
+        stay = solve(replace(problem, queries_stay=True))
+        stay.certificate = least.certificate  # lattices whose keys cover tiles beside them are not weighed with these
+        found.append((f"{name}, each pair where its query lives", stay))
     chosen = _worth_gathering(problem, device, link, objective) if kind == "contiguous" else ()
     if chosen:
         owned = solve(problem, chosen)
