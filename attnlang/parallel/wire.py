@@ -43,10 +43,8 @@ def drive(steps: Steps, group: dist.ProcessGroup, hosts: Hosts, timeout: timedel
         inbox = None
         room: Tensor | None = None
         if isinstance(step, Start):
-            before()
-            room = step.data.new_empty(
-                sum(step.receives)
-            )  # (no memory is a RuntimeError too, but no rank is lost by it)
+            before()  # (and what memory there is not for is a RuntimeError as well, but no rank is lost by that)
+            room = step.data.new_empty(sum(step.receives))
         try:
             if isinstance(step, Start) and room is not None:
                 pending.append((_started(step, room, group), room))
