@@ -41,11 +41,13 @@ def drive(steps: Steps, group: dist.ProcessGroup, hosts: Hosts, timeout: timedel
         except StopIteration as end:
             return end.value
         inbox = None
+        room: Tensor | None = None
         if isinstance(step, Start):
-            before()
+            before()  # (and what memory there is not for is a RuntimeError as well, but no rank is lost by that)
+            room = step.data.new_empty(sum(step.receives))
         try:
-            if isinstance(step, Start):
-                pending.append(_started(step, group))
+            if isinstance(step, Start) and room is not None:
+                pending.append((_started(step, room, group), room))
                 hosts.exchanges += 1
             else:
                 work, inbox = pending.pop(0)
@@ -55,12 +57,8 @@ def drive(steps: Steps, group: dist.ProcessGroup, hosts: Hosts, timeout: timedel
             raise _lost(group, error) from error
 
 
-def _started(start: Start, group: dist.ProcessGroup) -> tuple[Any, Tensor]:
-    arrived = start.data.new_empty(sum(start.receives))
-    work = dist.all_to_all_single(
-        arrived, start.data, list(start.receives), list(start.sends), group=group, async_op=True
-    )
-    return work, arrived
+def _started(start: Start, room: Tensor, group: dist.ProcessGroup) -> Any:
+    return dist.all_to_all_single(room, start.data, list(start.receives), list(start.sends), group=group, async_op=True)
 
 
 def _wait(work: Any, group: dist.ProcessGroup, timeout: timedelta) -> None:

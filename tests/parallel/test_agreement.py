@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import sys
 import tempfile
 from datetime import timedelta
 from typing import Any
@@ -15,7 +16,7 @@ import torch
 import torch.distributed as dist
 
 from attnlang import load
-from attnlang.parallel import agreement, distribute
+from attnlang.parallel import agreement, distribute, wire
 from attnlang.parallel.agreement import FAULT, Hosts, disagreement, hosts_of
 from attnlang.parallel.planning import KEPT
 from attnlang.parallel.rank import RankWork
@@ -162,6 +163,44 @@ def test_all_ranks_may_fail_in_the_middle_of_a_call_and_go_on() -> None:
         with pytest.raises(MemoryError), mock.patch.object(RankWork, "forward", side_effect=MemoryError):
             world.plain(*world.rows())
         return world.right()
+
+    assert on_ranks(2, job) == [True, True]
+
+
+def test_where_there_is_no_room_for_what_arrives_memory_is_named_and_no_rank_is_lost() -> None:
+    def job(rank: int) -> bool:
+        world = World.of(dist.group.WORLD)
+        new_empty = torch.Tensor.new_empty
+
+        def short(self: torch.Tensor, *size: Any, **kinds: Any) -> torch.Tensor:
+            if sys._getframe(1).f_globals["__name__"] == wire.__name__:  # pyright: ignore[reportPrivateUsage]
+                raise torch.OutOfMemoryError("no room for this")
+            return new_empty(self, *size, **kinds)
+
+        with pytest.raises(torch.OutOfMemoryError), mock.patch.object(torch.Tensor, "new_empty", short):
+            world.plain(*world.rows())
+        out = world.plain(*(rows := world.rows()))
+        with pytest.raises(torch.OutOfMemoryError), mock.patch.object(torch.Tensor, "new_empty", short):
+            torch.autograd.grad(out.sum(), rows)
+        return world.right()
+
+    assert on_ranks(2, job) == [True, True]
+
+
+def test_the_first_call_may_be_one_of_a_compiled_model() -> None:
+    """What hosts do is not traced: not how they connect, nor what they plan."""
+
+    def job(rank: int) -> bool:
+        world = World.of(dist.group.WORLD)
+        rows = world.rows()
+
+        def layer(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+            return world.plain(2 * q, k, v).sin()
+
+        model = torch.compile(layer, backend="eager")
+        found = torch.autograd.grad(model(*rows).sum(), rows)
+        expected = torch.autograd.grad(layer(*rows).sum(), rows)
+        return all(torch.equal(a, b) for a, b in zip(found, expected, strict=True)) and world.right()
 
     assert on_ranks(2, job) == [True, True]
 
