@@ -70,4 +70,4 @@ def fills_the_gpu(backend: str, q: Tensor) -> bool:
         return False
     from attnlang.runtime.triton import specialised
 
-    return specialised.available(q.device)
+    return specialised.available(q.device) and q.size(-1) in specialised.HEAD_DIMS

@@ -21,7 +21,8 @@ CARRIED = 330
 class Shape:
     """What launches are made for: length, heads of q and of k and v, rows of a tile on each side.
 
-    nest  whether nested lattices become one launch
+    nest     whether nested lattices become one launch
+    squares  whether work is cut into squares, each level's at its own step: then nesting costs no masked pairs
     """
 
     n: int
@@ -30,6 +31,7 @@ class Shape:
     fixed: int
     streamed: int
     nest: bool = True
+    squares: bool = False
 
     @property
     def group(self) -> int:
@@ -59,7 +61,7 @@ def _nests(chain: Sequence[Lattice], shape: Shape) -> bool:
     residues = last.dilation
     if width_of(first) % residues or width_of(first) // residues < shape.fixed or shape.streamed % residues:
         return False
-    if first.band == CAUSAL and not _pays(chain, shape):
+    if first.band == CAUSAL and not shape.squares and not _pays(chain, shape):
         return False
     return all(_inside(fine, coarse, shape) for fine, coarse in pairwise(chain))
 
