@@ -35,7 +35,7 @@ CASES: dict[Kind, Case] = {
 
 def shapes() -> Iterator[tuple[Mode, int, str, Kind, Config]]:
     """Each that is different, by mode, head dimension, dtype and kind."""
-    for tables, dtype in ((HALF, "bfloat16"), (FLOAT, "float32")):
+    for tables, dtype in ((HALF, "bfloat16"), (HALF, "float16"), (FLOAT, "float32")):
         for mode, dim in tables:
             for kind in KINDS:
                 of = mode, dim, getattr(torch, dtype), kind
