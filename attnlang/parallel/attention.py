@@ -82,7 +82,7 @@ class DistributedAttention(nn.Module):
         """Which rank of the mesh this is."""
         return dist.get_rank(self.group)
 
-    @torch.compiler.disable(reason="hosts plan and compare notes")  # pyright: ignore[reportUntypedFunctionDecorator]
+    @torch.compiler.disable(reason="hosts plan and compare notes")  # pyright: ignore[reportUntypedFunctionDecorator] - torch has no types for it
     def forward(
         self,
         q: Tensor,

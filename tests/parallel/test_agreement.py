@@ -91,7 +91,7 @@ def test_ranks_that_would_compare_at_other_calls_are_told() -> None:
 
 def test_when_to_compare_has_two_names() -> None:
     def job(rank: int) -> None:
-        distribute(attnc.compile(load("causal"), heads=HEADS), None, n=N, agree="never")  # pyright: ignore
+        distribute(attnc.compile(load("causal"), heads=HEADS), None, n=N, agree="never")  # pyright: ignore[reportArgumentType] - refused
 
     ((ok, text),) = outcomes(1, job)
     assert not ok
@@ -173,7 +173,7 @@ def test_where_there_is_no_room_for_what_arrives_memory_is_named_and_no_rank_is_
         new_empty = torch.Tensor.new_empty
 
         def short(self: torch.Tensor, *size: Any, **kinds: Any) -> torch.Tensor:
-            if sys._getframe(1).f_globals["__name__"] == wire.__name__:  # pyright: ignore[reportPrivateUsage]
+            if sys._getframe(1).f_globals["__name__"] == wire.__name__:  # pyright: ignore[reportPrivateUsage] - who asks
                 raise torch.OutOfMemoryError("no room for this")
             return new_empty(self, *size, **kinds)
 

@@ -324,12 +324,8 @@ def attend(
     matrices = ((xs0, xs1, xs2, xs3, xs4, xs5), (ys0, ys1, ys2, ys3, ys4, ys5), log_m)
     work = (table, pieces)
     tensors = (q, out, lse, acc0, q_stride, out_stride, query_heads, n, scale)
-    if CONSUMERS == 1:
-        gl.warp_specialize(
-            [(consume, (tensors, work, ring, q_room, lo, hi, 0, D, S, STAGES, BIASED, HAS_LO, HAS_HI, WIDE, Q_SHARED, UNDER)),
-             (load, (matrices, work, ring, S, STAGES, PARTS, BIASED))],
-            [1], [LOADER_REGISTERS])  # fmt: skip
-    elif CONSUMERS == 2:
+    gl.static_assert(CONSUMERS >= 2 and CONSUMERS <= 4)
+    if CONSUMERS == 2:
         gl.warp_specialize(
             [(consume, (tensors, work, ring, q_room, lo, hi, 0, D, S, STAGES, BIASED, HAS_LO, HAS_HI, WIDE, Q_SHARED, UNDER)),
              (consume, (tensors, work, ring, q_room, lo, hi, 1, D, S, STAGES, BIASED, HAS_LO, HAS_HI, WIDE, Q_SHARED, UNDER)),

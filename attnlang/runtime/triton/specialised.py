@@ -73,12 +73,12 @@ class Split:
 
 Way: TypeAlias = Literal["nested", "full", "causal", "window", "short"]
 """Lattices in one another; one lattice without an end, with one, or in a window; and pieces of little work each."""
-WINDOW = Split(4, 64, 10, 96, q_shared=True, under=True)
+FOUR = Split(4, 64, 10, 96, q_shared=True, under=True)
 TABLE: dict[tuple[int, Way], Split] = {
     (64, "nested"): Split(2, 128, 2, 168),
-    (64, "full"): WINDOW,
-    (64, "causal"): WINDOW,
-    (64, "window"): WINDOW,
+    (64, "full"): FOUR,
+    (64, "causal"): FOUR,
+    (64, "window"): FOUR,
     (64, "short"): Split(2, 64, 5, 80, q_shared=True, under=True),
     (128, "nested"): Split(2, 128, 2, 168, q_shared=True),
     (128, "full"): Split(2, 128, 2, 168, q_shared=True),
@@ -93,7 +93,7 @@ SHORT = 448
 BESIDES = 4
 """Tiles that take as long as what begins and ends a piece."""
 IDLE = 1.15
-"""How many times as many rows as there are a program may be made for, before smaller programs are faster."""
+"""How many times the rows of small programs larger ones may be made for, before small ones are faster."""
 
 
 def split_for(plan: Plan, n: int, dim: int) -> Split:
