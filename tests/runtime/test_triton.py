@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -20,7 +21,7 @@ from attnlang.runtime import triton
 from attnlang.runtime.expected import NAMES
 from attnlang.runtime.triton.launches import CARRY, FINAL, Launch, column_rows, launches, runs_of
 from attnlang.runtime.triton.nesting import Shape
-from attnlang.runtime.triton.tuning import FLOAT, HALF, KINDS, LIST_BLOCK, fitting, kind_of, padded, table
+from attnlang.runtime.triton.tuning import FLOAT, HALF, KINDS, LIST_BLOCK, Config, fitting, kind_of, padded, table
 
 sys.path.insert(0, str(Path(__file__).parent))
 from triton_cases import CASES
@@ -182,6 +183,25 @@ def test_a_small_gpu_gets_smaller_tiles() -> None:
     first = table("forward", 256, torch.float16, "causal")
     small = fitting(first, "forward", 256, torch.float16, 99 * 1024)
     assert small.shared_bytes(256, 2, "forward") <= 99 * 1024 < first.shared_bytes(256, 2, "forward")
+
+
+@needs_triton
+@pytest.mark.parametrize("streamed", [16, 32, 64])
+def test_every_tile_of_a_ring_begins_where_a_tensor_map_may_write(streamed: int) -> None:
+    from attnlang.runtime.triton.matrices import MAP_BYTES, Form, Matrix
+    from attnlang.runtime.triton.ready import Attend, Options
+
+    shape = Config(64, streamed, 4, 3)
+    options = Options(configs=(("key gradient", shape),), descriptors=True)
+    form = Form((1, 2, 256, 128), (65536, 32768, 128, 1), torch.float16)
+    two = form, form
+    attend = Attend("key gradient", two, two, two, 0.1, shape, options, Shape(256, 2, 2, 64, streamed, True), True)
+    made = attend.ready(Plan(2, (Lattice((0, 1), band=CAUSAL),)), None, torch.device("cpu"))
+    found = [x for step in made.steps for x in step.call.arguments if isinstance(x, Matrix)]
+    assert found
+    for matrix in found:
+        size = 4 if len(matrix.block) == 1 else 2
+        assert math.prod(matrix.block) * size % MAP_BYTES == 0
 
 
 def test_padding_and_kinds() -> None:

@@ -19,6 +19,8 @@ from triton.tools.tensor_descriptor import TensorDescriptor
 
 from attnlang.runtime.triton.nesting import MOST_PARTS
 
+MAP_BYTES = 128
+"""What a tensor map copies begins at a multiple of so many bytes of shared memory."""
 Place: TypeAlias = tuple[int, int, int, int]
 """How far to move for each batch item and head: tokens, tokens, columns, columns."""
 

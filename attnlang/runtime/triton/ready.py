@@ -19,7 +19,7 @@ from attnlang.runtime.triton import kernels, rows, streams
 from attnlang.runtime.triton.gradients import Build
 from attnlang.runtime.triton.kept import Call, Pointer, launch
 from attnlang.runtime.triton.launches import Launch, Mode, column_rows
-from attnlang.runtime.triton.matrices import Form, Matrices, Matrix, matrices, plane_size, planes
+from attnlang.runtime.triton.matrices import MAP_BYTES, Form, Matrices, Matrix, matrices, plane_size, planes
 from attnlang.runtime.triton.nesting import MOST_PARTS, Shape
 from attnlang.runtime.triton.prepared import Contents, Prepared, Work, work
 from attnlang.runtime.triton.specialised import Split
@@ -284,5 +284,7 @@ class Attend:
         starts = (launch.first, launch.period if launch.count > 1 else 0)
         if seen is None or any(start % (4 * rate) for rate in rates for start in starts):
             return plain, size, False
+        if self.config.streamed * torch.float32.itemsize < MAP_BYTES:
+            return plain, size, False  # (the second of them in a ring of such tiles would begin where none may)
         whole, tile = (len(rates) * size,), (self.config.streamed,)
         return tuple(Matrix(number, whole, (1,), tile) for number in (LSE, DELTA)), size, True
