@@ -9,7 +9,8 @@
 
 Every rank first runs its own number of tokens alone, without a word to the others: the slowest of them is what one GPU
 takes. Efficiency is that time over the time of all ranks together on R times the tokens, corrected for pairs where a
-pattern has more of them a token on the longer sequence. A sample is `--steps` steps that follow one another, as in
+pattern has more of them a token on the longer sequence. Samples of both are taken in turn: a GPU that has worked for a
+minute is some per cent slower than one that begins. A sample is `--steps` steps that follow one another, as in
 training: the host prepares one while the GPU runs the one before. LongNet with segments up to the whole sequence has a
 segment of 2048 tokens, one of a rank's tokens, and one of all; alone, of an R-th of its tokens and of all. Rows are
 printed, and the result file is written, as they come; after `--limit` seconds no other row is begun.
@@ -22,7 +23,7 @@ import os
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -57,19 +58,25 @@ def patterns(each: int, n: int, ranks: int) -> dict[str, Pattern]:
 
 def seconds(function: Callable[[], object], device: str, repeats: int, steps: int = 1) -> float:
     """Median seconds of a step, of `steps` that follow one another, all ranks starting together; the slowest rank's."""
-    samples: list[float] = []
+    return in_turn([function], device, repeats, steps)[0]
+
+
+def in_turn(functions: Sequence[Callable[[], object]], device: str, repeats: int, steps: int) -> list[float]:
+    """The same of several functions, a sample of each in turn, so that all meet the GPU as warm as the others do."""
+    samples: list[list[float]] = [[] for _ in functions]
     for number in range(repeats + 2):
-        synchronize(device)
-        dist.barrier()
-        start = time.perf_counter()
-        for _ in range(steps):
-            function()
-        synchronize(device)
-        if number >= 2:
-            samples.append((time.perf_counter() - start) / steps)
-    slowest = torch.tensor(statistics.median(samples), dtype=torch.float64, device=device)
+        for function, found in zip(functions, samples, strict=True):
+            synchronize(device)
+            dist.barrier()
+            start = time.perf_counter()
+            for _ in range(steps):
+                function()
+            synchronize(device)
+            if number >= 2:
+                found.append((time.perf_counter() - start) / steps)
+    slowest = torch.tensor([statistics.median(found) for found in samples], dtype=torch.float64, device=device)
     dist.all_reduce(slowest, dist.ReduceOp.MAX)
-    return float(slowest)
+    return slowest.tolist()
 
 
 def runs(module: torch.nn.Module, tensors: list[Tensor]) -> dict[str, Callable[[], object]]:
@@ -91,10 +98,15 @@ def made(heads: int, tokens: int, head_dim: int, device: str, dtype: torch.dtype
 
 @dataclass
 class Alone:
-    """What one device takes for its own tokens, and how many pairs it computes."""
+    """What one device takes for its own tokens, and how many pairs it computes.
+
+    passes   to be run in turn with those of all ranks, on the same tensors; none for another number of tokens
+    """
 
     seconds: dict[str, float]
     pairs: int
+    passes: dict[str, Callable[[], object]]
+    tensors: list[Tensor]
 
 
 class Results:
@@ -145,7 +157,7 @@ def measured(name: str, n: int, each: int, options: dict[str, Any], alone: Alone
     )  # fmt: skip
     schedule: Schedule = found.schedule
     module = distribute(attnc.compile(pattern, heads=heads, backend=options["backend"]), None, schedule=schedule)
-    tensors = made(heads, schedule.placement.sizes[rank], dim, device, dtype)
+    tensors = alone.tensors or made(heads, schedule.placement.sizes[rank], dim, device, dtype)
     result: dict[str, Any] = {"pattern": pattern.call, "n": n, "ranks": ranks, "choices": list(schedule.choices)}
     passes = runs(module, tensors)
     with WireAudit() as seen:
@@ -153,6 +165,11 @@ def measured(name: str, n: int, each: int, options: dict[str, Any], alone: Alone
     moved = torch.tensor([seen.sent(rank), *planned(schedule, rank, 1, dtype, dim, backward=True)], device=device)
     dist.all_reduce(moved)
     result["bytes_on_the_wire"], result["bytes_planned"] = int(moved[0]), int(moved[1])
+    result["seconds"] = {}
+    for what, run in passes.items():
+        both = [run, alone.passes[what]] if alone.passes else [run]
+        result["seconds"][what], *rest = in_turn(both, device, options["repeats"], options["steps"])
+        alone.seconds.update({what: value for value in rest})  # noqa: B035 - one at most
     for named, machine_ in (
         ("predicted", found.device),
         ("predicted_from_one_gpu", like_one(found.device, dim, alone)),
@@ -160,15 +177,13 @@ def measured(name: str, n: int, each: int, options: dict[str, Any], alone: Alone
         forward, backward = times(found.solution, machine_, found.link)
         result[named] = {"forward": forward.seconds, "forward_backward": forward.seconds + backward.seconds}
     result["rates"] = found.device.source
-    result["seconds"] = {
-        what: seconds(run, device, options["repeats"], options["steps"]) for what, run in passes.items()
-    }
     if options["trace"] is not None:
         trace(pattern, passes, options)
     result["pairs"] = sum(int(getattr(found.solution, part).sum()) for part in ("local", "at_query", "at_key", "owned"))
-    if n == each * ranks:
+    if alone.passes:
         share = result["pairs"] / ranks / alone.pairs
-        result["efficiency"] = {what: alone.seconds[what] * share / value for what, value in result["seconds"].items()}
+        result["seconds_alone"] = dict(alone.seconds)
+        result["efficiency"] = {what: value * share / result["seconds"][what] for what, value in alone.seconds.items()}
     data = like_an_exchange(schedule, rank, tensors[0])
 
     def exchange() -> None:
@@ -250,16 +265,20 @@ def benchmark(options: dict[str, Any], strong: int, with_longest: bool, results:
     ranks, each, device = dist.get_world_size(), options["tokens"], options["device"]
     heads, dim, dtype = options["heads"], options["head_dim"], options["dtype"]
     alone: dict[str, Alone] = {}
+    tensors = made(heads, each, dim, device, dtype)
     for name, pattern in patterns(each, each, ranks).items():
         module = attnc.compile(pattern, heads=heads, backend=options["backend"])
-        passes = runs(module, made(heads, each, dim, device, dtype))
+        passes = runs(module, tensors)
         took = {what: seconds(run, device, options["repeats"], options["steps"]) for what, run in passes.items()}
-        alone[name] = Alone(took, attnc.report(pattern, n=each, heads=heads, head_dim=dim, dependency=False).bag)
-        results.add("one_gpu", name, {**took, "pairs": alone[name].pairs})
+        pairs = attnc.report(pattern, n=each, heads=heads, head_dim=dim, dependency=False).bag
+        alone[name] = Alone(took, pairs, passes, tensors)
+        results.add("one_gpu", name, {**took, "pairs": pairs})
+    del tensors
     for kind, n in (("weak", each * ranks), ("strong", strong)):
         for name in patterns(each, n, ranks) if n else ():
             if not results.time_is_up(f"{kind} {name}", device):
                 results.add(kind, name, measured(name, n, each, options, alone[name]))
+        alone = {name: replace(one, passes={}, tensors=[]) for name, one in alone.items()}
     if with_longest:
         longest(options, results)
 

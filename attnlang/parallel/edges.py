@@ -17,6 +17,7 @@ from torch import Tensor
 
 from attnlang.parallel.choosing import kernel_of
 from attnlang.parallel.engine import Partial, Work, first_of_stretch, run, run_backward, take
+from attnlang.parallel.lanes import Lane
 from attnlang.runtime.kernels import Kernel
 from attnlang.runtime.merge import accumulator_dtype, merge_
 
@@ -93,7 +94,11 @@ class Edges:
         ]
         self._sends = [_Rows(rows_, rows) for rows_ in key_rows]
         self._returns = [
-            [_stretch_or_rows(part) for part in torch.searchsorted(self._keys.rows, rows_).split(list(counts))]
+            [
+                _stretch_or_rows(part)
+                for part in torch.searchsorted(self._keys.rows, rows_).split([count for count in counts if count])
+                if len(part)
+            ]
             for rows_, counts in zip(key_rows, key_parts, strict=True)
         ]
 
@@ -118,15 +123,23 @@ class Edges:
         return (work, rows, kernel) if kernel.windows or work.call.full or work.call.causal else None
 
     def merge_(
-        self, out: Tensor, lse: Tensor, q: Tensor, k: Tensor, v: Tensor, scale: float, backend: str = "auto"
-    ) -> None:
-        """Merge what the rows meet in keys (B, R, D) that came into out (B, H, C, D) and lse (B, H, C)."""
+        self, out: Tensor, lse: Tensor, q: Tensor, k: Tensor, v: Tensor, scale: float, backend: str = "auto",
+        lane: Lane | None = None,
+    ) -> None:  # fmt: skip
+        """Merge what the rows meet in keys (B, R, D) that came into out (B, H, C, D) and lse (B, H, C).
+
+        What can be computed without out and lse runs in the lane, if one is given.
+        """
         if not self._work:
             return
         if (found := self._in_place(q, k, backend)) is not None:
             work, rows, kernel = found
             k_, v_ = (take(x, work.k, work.k_first) for x in (k, v))
-            merge_(out[:, :, rows], lse[:, :, rows], *kernel.forward(q[:, :, rows], k_, v_, work.call, scale))
+            lane = lane or Lane(q.device)
+            with lane.running():
+                part, part_lse = kernel.forward(q[:, :, rows], k_, v_, work.call, scale)
+            lane.join(part, part_lse)
+            merge_(out[:, :, rows], lse[:, :, rows], part, part_lse)
             return
         mine = Partial.of(self._queries.of(out), self._queries.of(lse))
         run(self._queries.of(q), k, v, mine, self._work, scale, backend)

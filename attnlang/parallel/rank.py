@@ -29,6 +29,7 @@ from attnlang.parallel.engine import (
     run,
     run_backward,
 )
+from attnlang.parallel.lanes import Lane
 from attnlang.parallel.own_rows import OwnRows
 from attnlang.parallel.recipe import Recipe, recipe
 from attnlang.runtime.merge import accumulator_dtype
@@ -106,10 +107,14 @@ class RankWork:
         batch, heads, rows, dim = q.shape
         if whole is not None and self.edges is not None:
             yield start(self.edges.messages(k, v), self._forward_sizes(batch, dim), q)
-            came = (yield Wait()) if fills_the_gpu(whole, q) else None
-            out, lse = self.mine.run_whole(whole, q, k, v, scale)
-            kept = self._unpacked((yield Wait()) if came is None else came, batch, dim)
-            self.edges.merge_(out, lse, q, kept.k, kept.v, scale, self.backend)
+            if fills_the_gpu(whole, q):
+                kept = self._unpacked((yield Wait()), batch, dim)
+                lane = Lane(q.device)
+                out, lse = self.mine.run_whole(whole, q, k, v, scale)
+            else:
+                out, lse = self.mine.run_whole(whole, q, k, v, scale)
+                kept, lane = self._unpacked((yield Wait()), batch, dim), None
+            self.edges.merge_(out, lse, q, kept.k, kept.v, scale, self.backend, lane)
             return out, lse, kept
         q_, k_, v_ = (x.reshape(batch, x.size(1) * rows, dim) for x in (q, k, v))
         if self.talks:
@@ -233,12 +238,17 @@ class RankWork:
     ) -> Steps:  # fmt: skip
         batch, _, _, dim = q.shape
         kind = accumulator_dtype(q.dtype)
-        share, their_dk, their_dv = edges.backward(dout, q, kept.k, kept.v, out, lse, scale, self.backend)
         sizes = [batch * dim * 2 * len(keys) for keys in self.key_rows]
+        lane = Lane(q.device, first=True)
+        with lane.running():
+            share, their_dk, their_dv = edges.backward(dout, q, kept.k, kept.v, out, lse, scale, self.backend)
+        parts = self.mine.whole_backward_parts(whole, dout, q, k, v, out, lse, scale)
+        parts.rows()
+        lane.join(share, their_dk, their_dv)
         yield start(self._gradients(share[:, :0], their_dk, their_dv), sizes, q.new_empty(0, dtype=kind))
-        rest = self.mine.begin_whole_backward(whole, dout, q, k, v, out, lse, scale)
+        parts.roomy()
         came = (yield Wait()) if fills_the_gpu(whole, q) else None
-        dq, dk, dv = rest()
+        dq, dk, dv = parts.rest()
         edges.add_queries_(dq, share)
         edges.add_keys_(dk, dv, (yield Wait()) if came is None else came)
         return dq, dk, dv

@@ -85,9 +85,9 @@ def main() -> None:
             mine = [shard(x, module, 2) for x in whole]
             with WireAudit() as seen:
                 found = grads(module, mine[:3], mine[3])
-            same = torch.equal(
-                found[0], module(*mine[:3])
-            )  # gradients repeat where the kernel's do: flash's add atomically
+            again = [grads(module, mine[:3], mine[3]) for _ in range(4)]  # (one behind the other, nobody waits)
+            kept = 1 if options.backend == "auto" else 4  # gradients repeat where the kernel's do: flash's add atomically
+            same = all(torch.equal(a, b) for one in again for a, b in zip(found[:kept], one, strict=False))
             wire = (seen.sent(rank), seen.received(rank)) == planned(schedule, rank, 2, dtype, HEAD_DIM, backward=True)
             errors, allowed = [], []
             for f, p, e in zip(found, plain, exact, strict=True):

@@ -266,10 +266,21 @@ def test_pieces_are_in_turn_and_all_there(text: str, n: int) -> None:
     shape, seen = Shape(n, 3, 3, 256, 64), Seen(12, (n, 0, 0, 4))
     (launch,) = launches(lower(pattern, 3), shape, "forward", {})
     before = pieces(launch, launch.band or Band(), n, 2, 256, 64, seen, seen)
-    after = in_turn(before, launch, 7)
+    after, programs = in_turn(before, launch, 7)
+    assert programs == 7
     there = after[after[:, 5] > 0]
     assert sorted(map(tuple, there)) == sorted(map(tuple, before))
     empty = after[after[:, 5] == 0]
     assert not piece_tables.tiles(empty, 1).any()
     assert (empty[:, [4, 10]] == 1).all()
     assert unbalanced(piece_tables.tiles(after, 1), 7, 4) <= 1.05
+
+
+def test_few_pieces_are_a_program_each_and_the_longest_come_first() -> None:
+    n = 1000
+    (launch,) = launches(lower(attnlang.loads("pattern p = causal"), 3), Shape(n, 3, 3, 256, 64), "forward", {})
+    before = pieces(launch, launch.band or Band(), n, 1, 256, 64, Seen(12, (n, 0, 0, 4)), Seen(12, (n, 0, 0, 4)))
+    after, programs = in_turn(before, launch, 7)
+    assert programs == len(before) == 12
+    assert sorted(map(tuple, after)) == sorted(map(tuple, before))
+    assert (np.diff(piece_tables.tiles(after, 1)) <= 0).all()

@@ -92,6 +92,8 @@ SHORT = 448
 """Keys of a band: one with fewer is over before programs of many consumers are at their speed."""
 BESIDES = 4
 """Tiles that take as long as what begins and ends a piece."""
+FEW = 6
+"""Pieces for each program that can be at once: with no more, programs do not stay for a second piece."""
 IDLE = 1.15
 """How many times the rows of small programs larger ones may be made for, before small ones are faster."""
 
@@ -180,12 +182,12 @@ def _call(launch: Launch, q: Form, k: Form, v: Form, scale: float, split: Split,
     factor = scale * math.log2(math.e)
     under = _under(launch, split, scale)
     programs = split.resident * multiprocessors(device)
-    table, log_m = _tables(launch, n, batch, split, x, y, 1 / factor if under else 1.0, programs, device)
+    table, programs, log_m = _tables(launch, n, batch, split, x, y, 1 / factor if under else 1.0, programs, device)
     if not len(table):
         return None  # (a residue class that no position of so short a sequence is in)
     return Call(
         hopper.attend,
-        (min(len(table), programs),),
+        (programs,),
         (
             *map(Pointer, (0, 6, 4, 8)), q.strides[:3], out.strides[:3], *seen.descriptors,
             log_m, table, len(table), n, heads, band.lo or 0, band.hi or 0, factor,
@@ -225,34 +227,36 @@ def _rates(launch: Launch) -> tuple[int, ...]:
     return tuple(rate for _, rate in launch.chain[: launch.parts])
 
 
-def in_turn(table: npt.NDArray[np.int32], launch: Launch, programs: int) -> npt.NDArray[np.int32]:
-    """Pieces in an order in which all programs are done at about the same time.
+def in_turn(table: npt.NDArray[np.int32], launch: Launch, programs: int) -> tuple[npt.NDArray[np.int32], int]:
+    """Pieces in an order in which all programs are done at about the same time, and how many programs run them.
 
     Most are in theirs. Where they are not (one long causal run: a program of the last queries would get more and more
     of them), a head's runs stay in order, the longest pieces of each first, and each goes to the program that is done
-    first; programs with fewer than others get pieces without rows.
+    first; programs with fewer than others get pieces without rows. Few pieces are a program each, the longest first:
+    multiprocessors take them as they come free, also from other kernels.
     """
     steps = tiles(table, launch.parts)
     if len(table) <= programs or unbalanced(steps, programs, BESIDES) <= MOST:
-        return table
+        return table, min(len(table), programs)
+    if len(table) <= FEW * programs:
+        return table[np.argsort(-steps, kind="stable")], len(table)
     order = np.lexsort((-steps, table[:, 9], table[:, 1], table[:, 0]))
     table = dealt(table[order].astype(np.int64), steps[order], programs, BESIDES)
     table[table[:, 5] == 0, 4] = table[table[:, 5] == 0, 10] = 1  # (steps and rates are divided by)
-    return table
+    return table, programs
 
 
 @lru_cache(maxsize=64)
 def _tables(
     launch: Launch, n: int, batch: int, split: Split, x: Seen, y: Seen, unit: float, programs: int, device: torch.device
-) -> tuple[Tensor, Any]:
-    """The pieces of a launch, and a descriptor of its weights (times a unit), on the device."""
+) -> tuple[Tensor, int, Any]:
+    """The pieces of a launch, how many programs take them, and a descriptor of its weights (times a unit)."""
     from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 
-    table = in_turn(
+    table, programs = in_turn(
         pieces(launch, launch.band or Band(), n, batch, split.fixed, split.streamed, x, y), launch, programs
     )
     table_of_weights = weights(launch, log_m(launch).numpy(), split.streamed) * np.float32(unit)
     rows = torch.from_numpy(table_of_weights).to(device).flatten()
-    return torch.from_numpy(table).to(device), TensorDescriptor(
-        rows, [len(rows)], [1], [split.streamed], layout_of_vectors()
-    )
+    described = TensorDescriptor(rows, [len(rows)], [1], [split.streamed], layout_of_vectors())
+    return torch.from_numpy(table).to(device), programs, described
