@@ -1,7 +1,7 @@
 """Work beside a rank's own rows: small kernels on a stream of their own, where multiprocessors are free.
 
-What a rank computes at its edges keeps few of a GPU's multiprocessors busy, and kernels of its own rows leave some idle
-at their end, or wait for memory. On one stream the one waits for the other; on two, each takes what is free.
+What a rank computes at its edges keeps few of a GPU's multiprocessors busy, and the kernel of its own rows leaves some
+idle at its end. On one stream the one waits for the other; on two, each takes what is free.
 """
 
 from __future__ import annotations
@@ -16,13 +16,11 @@ from torch import Tensor
 class Lane:
     """A stream beside the current one, for what depends on nothing launched after this was made.
 
-    first  whether its kernels come before others that are waiting for a multiprocessor (else after them)
-
     Where there are no streams, what runs in a lane simply runs.
     """
 
-    def __init__(self, device: torch.device, first: bool = False) -> None:
-        self._side = _side(device, first) if device.type == "cuda" else None
+    def __init__(self, device: torch.device) -> None:
+        self._side = _side(device) if device.type == "cuda" else None
         self._before = None if self._side is None else torch.cuda.current_stream(device).record_event()
         self._used = False
 
@@ -46,5 +44,5 @@ class Lane:
 
 
 @lru_cache
-def _side(device: torch.device, first: bool) -> torch.cuda.Stream:
-    return torch.cuda.Stream(device, priority=-1 if first else 0)
+def _side(device: torch.device) -> torch.cuda.Stream:
+    return torch.cuda.Stream(device)

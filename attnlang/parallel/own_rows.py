@@ -5,7 +5,7 @@ Shape legend: B batch, H heads, C rows of this rank, D head dimension.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 
@@ -21,7 +21,6 @@ from attnlang.runtime.backends import choose, load
 from attnlang.runtime.calls import Call
 from attnlang.runtime.kernels import kernel_for
 from attnlang.runtime.merge import merge_
-from attnlang.runtime.parts import Parts
 from attnlang.runtime.tile_attention import backward_ as tiles_backward_
 from attnlang.runtime.tile_attention import forward_ as tiles_forward_
 from attnlang.runtime.tile_attention import lists_of
@@ -65,14 +64,14 @@ class OwnRows:
         self, name: str, dout: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, scale: float
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Dq, dk and dv likewise."""
-        return self.whole_backward_parts(name, dout, q, k, v, out, lse, scale).run()
+        return self.begin_whole_backward(name, dout, q, k, v, out, lse, scale)()
 
-    def whole_backward_parts(
+    def begin_whole_backward(
         self, name: str, dout: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, scale: float
-    ) -> Parts:
-        """The same, of which nothing is launched yet."""
+    ) -> Callable[[], tuple[Tensor, Tensor, Tensor]]:
+        """The same in two halves: what is returned runs kernels that fill the GPU, or whatever is left to run."""
         given = dout, q, k, v, out, lse, self._local[0][1], scale, self._tables
-        return triton.backward_parts(*given) if name == OURS else Parts.whole(partial(load(name).backward, *given))
+        return triton.begin_backward(*given) if name == OURS else partial(load(name).backward, *given)
 
     def forward_(self, q: Tensor, k: Tensor, v: Tensor, mine: Partial, scale: float) -> None:
         out, lse = mine.out.view(q.shape), mine.lse.view(q.shape[:3])

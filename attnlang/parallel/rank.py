@@ -239,16 +239,11 @@ class RankWork:
         batch, _, _, dim = q.shape
         kind = accumulator_dtype(q.dtype)
         sizes = [batch * dim * 2 * len(keys) for keys in self.key_rows]
-        lane = Lane(q.device, first=True)
-        with lane.running():
-            share, their_dk, their_dv = edges.backward(dout, q, kept.k, kept.v, out, lse, scale, self.backend)
-        parts = self.mine.whole_backward_parts(whole, dout, q, k, v, out, lse, scale)
-        parts.rows()
-        lane.join(share, their_dk, their_dv)
+        share, their_dk, their_dv = edges.backward(dout, q, kept.k, kept.v, out, lse, scale, self.backend)
         yield start(self._gradients(share[:, :0], their_dk, their_dv), sizes, q.new_empty(0, dtype=kind))
-        parts.roomy()
+        rest = self.mine.begin_whole_backward(whole, dout, q, k, v, out, lse, scale)
         came = (yield Wait()) if fills_the_gpu(whole, q) else None
-        dq, dk, dv = parts.rest()
+        dq, dk, dv = rest()
         edges.add_queries_(dq, share)
         edges.add_keys_(dk, dv, (yield Wait()) if came is None else came)
         return dq, dk, dv

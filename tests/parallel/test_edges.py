@@ -184,6 +184,20 @@ def test_what_is_sent_is_one_buffer_in_the_order_of_ranks() -> None:
     assert torch.equal(data, torch.cat(flat).float())
 
 
+def test_keys_that_go_to_one_rank_alone_are_added_to_where_they_lie(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The others have parts in the recipe too, without rows: those are none."""
+    dk, dv = tensors(1, HEADS, ROWS, DIM, count=2)
+    before = dk.clone(), dv.clone()
+    none = torch.zeros(0, dtype=torch.int64)
+    sent = [none, of_every_head(ROWS - EDGE).flatten(), none]
+    edges = Edges([], sent, [[0], [HEADS * EDGE], [0]], ROWS, torch.device("cpu"))
+    monkeypatch.setattr("attnlang.parallel.edges._Rows.put", None)  # (what writes sums back that were taken out)
+    edges.add_keys_(dk, dv, torch.ones(2 * HEADS * EDGE * DIM, dtype=torch.float64))
+    for x, x_before in zip((dk, dv), before, strict=True):
+        assert torch.equal(x[:, :, ROWS - EDGE :], x_before[:, :, ROWS - EDGE :] + 1)
+        assert torch.equal(x[:, :, : ROWS - EDGE], x_before[:, :, : ROWS - EDGE])
+
+
 def test_rows_of_a_single_head_are_a_view_that_is_put_back() -> None:
     """What is added up in them is where it belongs already: torch refuses to copy a view onto itself."""
     q, out, dout, dk, dv = tensors(1, 1, ROWS, DIM, count=5)

@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import importlib.util
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor
 
 from attnlang.plan import Plan
-from attnlang.runtime.parts import Parts
 
 DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 LARGEST_HEAD_DIM = 256
@@ -47,10 +46,10 @@ def backward(
     tables: Mapping[str, Tensor],
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of q, k and v from d_out and the results of `forward`; two calls agree bit by bit."""
-    return backward_parts(dout, q, k, v, out, lse, plan, scale, tables).run()
+    return begin_backward(dout, q, k, v, out, lse, plan, scale, tables)()
 
 
-def backward_parts(
+def begin_backward(
     dout: Tensor,
     q: Tensor,
     k: Tensor,
@@ -60,12 +59,18 @@ def backward_parts(
     plan: Plan,
     scale: float,
     tables: Mapping[str, Tensor],
-) -> Parts:
-    """The same, of which nothing is launched yet."""
+) -> Callable[[], tuple[Tensor, Tensor, Tensor]]:
+    """The same in two halves: here runs what leaves room for others on the GPU, in what is returned what fills it."""
     from attnlang.runtime.triton import run
 
     with on_device(q.device):
-        return run.backward_parts(dout, q, k, v, out, lse, plan, scale, tables)
+        rest = run.begin_backward(dout, q, k, v, out, lse, plan, scale, tables)
+
+    def finish() -> tuple[Tensor, Tensor, Tensor]:
+        with on_device(q.device):
+            return rest()
+
+    return finish
 
 
 def refusal(plan: Plan, device: torch.device, dtype: torch.dtype, head_dim: int) -> str | None:

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from attnlang.plan import Plan
-from attnlang.runtime.parts import Gradients, Parts
-from attnlang.runtime.triton import gradients, measuring, on_device, rows, specialised
+from attnlang.runtime.triton import measuring, rows, specialised
+from attnlang.runtime.triton.gradients import Gradients, gradients
 from attnlang.runtime.triton.kept import Call, Pointer, launch
 from attnlang.runtime.triton.launches import Mode
 from attnlang.runtime.triton.matrices import Form, form_of
@@ -64,10 +64,10 @@ def backward(
     options: Options = DEFAULT,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """dq, dk and dv from the merged out and lse; every sum in float32 and in one order."""
-    return backward_parts(dout, q, k, v, out, lse, plan, scale, tables, options).run()
+    return begin_backward(dout, q, k, v, out, lse, plan, scale, tables, options)()
 
 
-def backward_parts(
+def begin_backward(
     dout: Tensor,
     q: Tensor,
     k: Tensor,
@@ -78,12 +78,12 @@ def backward_parts(
     scale: float,
     tables: Mapping[str, Tensor],
     options: Options = DEFAULT,
-) -> Parts:
-    """The same, of which nothing is launched yet."""
+) -> Callable[[], tuple[Tensor, Tensor, Tensor]]:
+    """The same in two halves: here runs what leaves room for others on the GPU, in what is returned what fills it."""
     dout, q, k, v, out = (_rows_in_order(x) for x in (dout, q, k, v, out))
     if not q.numel():
         empty = torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
-        return Parts.whole(lambda: empty)
+        return lambda: empty
     lse = lse.contiguous()
     forms = form_of(dout), form_of(q), form_of(k), form_of(v), form_of(out)
     given = plan, scale, options, *forms, q.device
@@ -91,29 +91,22 @@ def backward_parts(
     dq, dk, dv = (form.empty(x) for form, x in zip(todo.results, (q, k, v), strict=True))
     planes = len(todo.rates), *lse.shape  # the first is the vector itself
     log2_lse, delta = lse.new_empty(planes), lse.new_empty(planes)
+    launch((todo.rows,), (out, dout, lse, delta, log2_lse))
+    if todo.queries is not None:
+        (total,) = _totals(todo.queries, dq)
+        todo.queries.run(Operands(q, dout, k, v, log2_lse[0], delta[0], dq, dq, total, total))
+        _finish(todo.queries, (dq, total))
+    if todo.keys is not None:
+        totals = _totals(todo.keys, dk, dv)
+        todo.keys.run(Operands(k, v, q, dout, log2_lse[0], delta[0], dk, dv, *totals))
+        _finish(todo.keys, (dk, totals[0]), (dv, totals[1]))
 
-    def rows() -> None:
-        with on_device(q.device):
-            launch((todo.rows,), (out, dout, lse, delta, log2_lse))
-
-    def roomy() -> None:
-        with on_device(q.device):
-            if todo.queries is not None:
-                (total,) = _totals(todo.queries, dq)
-                todo.queries.run(Operands(q, dout, k, v, log2_lse[0], delta[0], dq, dq, total, total))
-                _finish(todo.queries, (dq, total))
-            if todo.keys is not None:
-                totals = _totals(todo.keys, dk, dv)
-                todo.keys.run(Operands(k, v, q, dout, log2_lse[0], delta[0], dk, dv, *totals))
-                _finish(todo.keys, (dk, totals[0]), (dv, totals[1]))
-
-    def rest() -> Gradients:
-        with on_device(q.device):
-            if todo.squares is not None:
-                todo.squares.run((q, k, v, dout, log2_lse, delta, dq, dk, dv))
+    def rest() -> tuple[Tensor, Tensor, Tensor]:
+        if todo.squares is not None:
+            todo.squares.run((q, k, v, dout, log2_lse, delta, dq, dk, dv))
         return dq, dk, dv
 
-    return Parts(rows, roomy, rest)
+    return rest
 
 
 def _rows_in_order(x: Tensor) -> Tensor:
@@ -152,7 +145,7 @@ class Backward:
     rows: Call
     rates: tuple[int, ...]
     results: tuple[Form, Form, Form]
-    squares: gradients.Gradients | None
+    squares: Gradients | None
     queries: Ready | None
     keys: Ready | None
 
@@ -191,7 +184,7 @@ def _make_backward(
     dq, dk, dv = q.like(), k.like(), v.like()
     found = None
     if options.specialise:
-        found = gradients.gradients((q, k, v, dout), plan, scale, options.build, options.nest, device)
+        found = gradients((q, k, v, dout), plan, scale, options.build, options.nest, device)
     queries = keys = None
     if found is None or not found.room:
         queries = _attend("query gradient", ((q, dout), (k, v), (dq, dq)), *rest).ready(plan, content, device)
