@@ -106,16 +106,16 @@ def meetings(problem: Problem, lattices: Sequence[int], a: Array, b: Array) -> M
         for some in (slice(first, first + at_once) for first in range(0, max(1, len(a)), at_once))
     ]
     queries, keys, weight, q_rows, k_rows, pairs, at_query = (
-        np.concatenate(column).reshape(len(a), kv_heads, -1) for column in zip(*parts, strict=True)
+        np.concatenate(column).reshape(len(a), kv_heads, *column[0].shape[1:]) for column in zip(*parts, strict=True)
     )
     homes = np.zeros((2, len(a), len(problem.plan.branches)))
     for place, number in enumerate(lattices):
         of = slice(place * problem.group, (place + 1) * problem.group)
         homes[0, :, number] = at_query[..., of].sum((1, 2))
         homes[1, :, number] = pairs[..., of].sum((1, 2)) - homes[0, :, number]
-    weights, q_total, k_total = (rows.sum((1, 2)) for rows in (weight, q_rows, k_rows))
+    weights, q_total, k_total = (rows.sum(1) for rows in (weight, q_rows, k_rows))
     told = Told(np.arange(len(a)), weights, weights, k_total, q_total, *homes)
-    return Meetings(known, told, problem.group, q, k, queries[..., 0], keys[..., 0])
+    return Meetings(known, told, problem.group, q, k, queries, keys)
 
 
 def _flat(found: Least) -> tuple[Array, ...]:

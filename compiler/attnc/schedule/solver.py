@@ -147,7 +147,7 @@ class _Solver:
         some = np.flatnonzero(told.weight)
         name = np.zeros(len(first) + 1, np.int32)  # what may have pairs as far as two ranks see need have none
         name[some + 1] = np.arange(1, len(some) + 1)
-        self._tally(name[labels], told[some])
+        self._tally(name[labels], replace(told[some], number=np.arange(len(some))))
         self.solution.later = Later(found, pictures, some)
 
     def _pairs_at(self, distance: int) -> None:

@@ -25,7 +25,7 @@ FAR = 1 << 62
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Sets:
-    """Sets of rows, one progression each: (.., sets). Those of one line lie among the same rows, others have none in common.
+    """Sets of rows, one progression each: (.., sets). Those of one line may have rows in common, others have none.
 
     step, line  of each set, the same for all
     """
@@ -108,7 +108,7 @@ class Least:
 
 
 def least(q: Sets, k: Sets, weights: tuple[int, int], queries_stay: bool) -> Least:
-    """The least cover of set i of queries with set i of keys, of all i, at each place; of equals that with the most keys.
+    """The least cover of set i of queries with set i of keys, of all i, at each place; of equals the most keys.
 
     queries_stay  all keys are held and no queries; the weight is that of the least all the same
 
