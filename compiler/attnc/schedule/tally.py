@@ -42,10 +42,11 @@ class Told:
             (number, p.weight, p.bound, p.transfer.key_rows, p.transfer.query_rows)
             for number, p in zip(numbers, pictures, strict=True)
         ]
-        homes = [[p.at_query or (0.0,) * branches, p.at_key or (0.0,) * branches] for p in pictures]
-        return Told(
-            *np.array(rows, np.int64).reshape(-1, 5).T, *np.array(homes, float).reshape(-1, 2, branches).swapaxes(0, 1)
-        )
+        nothing = (0.0,) * branches
+        here, there = (np.array([side or nothing for side in sides], float).reshape(-1, branches)
+                       for sides in ([p.at_query for p in pictures], [p.at_key for p in pictures]))  # fmt: skip
+        number, weight, bound, key_rows, query_rows = np.array(rows, np.int64).reshape(-1, 5).T
+        return Told(number, weight, bound, key_rows, query_rows, here, there)
 
     def __getitem__(self, some: Array) -> Told:
         return Told(
@@ -98,10 +99,12 @@ def count_meetings(s: Solution, labels: Kinds, told: Told) -> tuple[int, int]:
                 of_b[near] += each.sum(0)
     times[0] = 0
     _name_kinds(s, labels, told, times[1:])
-    return tuple(
-        sum(weight * count for weight, count in zip(side.tolist(), times[1:].tolist(), strict=True))
-        for side in (told.weight, told.bound)
-    )
+    return _sum(told.weight, times[1:]), _sum(told.bound, times[1:])
+
+
+def _sum(values: Array, times: Array) -> int:
+    """In Python's integers."""
+    return sum(value * count for value, count in zip(values.tolist(), times.tolist(), strict=True))
 
 
 def _name_kinds(s: Solution, labels: Kinds, told: Told, times: Array) -> None:
