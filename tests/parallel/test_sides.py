@@ -166,10 +166,10 @@ def test_rows_are_listed_of_the_chosen_plan_alone(monkeypatch: pytest.MonkeyPatc
     transfer = Meetings.transfer
     monkeypatch.setattr(Meetings, "transfer", counted)
     monkeypatch.setattr(solver, "least_cover", fails)
-    owned = attnc.plan("longnet_bidirectional", n=400_000, ranks=400, heads=2)
+    owned = attnc.plan("longnet_bidirectional", n=400_000, ranks=400, heads=4)
     assert not owned.transfers
     assert listed == 0
-    home = attnc.plan("longnet_bidirectional", n=400_000, ranks=400, heads=2, placement="contiguous", objective="bytes")
+    home = attnc.plan("longnet_bidirectional", n=400_000, ranks=400, heads=4, placement="contiguous", objective="bytes")
     assert home.certificate == owned.certificate
     assert home.certificate.exact
     assert 200 < len(home.transfers) <= listed < 5000

@@ -130,7 +130,7 @@ def test_covers_by_residues_are_the_least(text: str, group: int, monkeypatch: py
 @pytest.mark.parametrize(("modulus", "limit"), [(4, 2**21), (64, 2**21), (64, 1)])
 def test_short_segments_across_many_edges(modulus: int, limit: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whose residues are many, too, edge by edge or all at once; on 40 ranks, as they were on thousands."""
-    pattern = loads(f"pattern p = segment(250) {{ causal & pairs((q - k) % {modulus} == 3 * h) }}")
+    pattern = loads(f"pattern p = segment(250) {{ causal & pairs((q - k) % {modulus} == 3 * h % {modulus}) }}")
     n, ranks = 40 * 256 + 5, 40
     made: list[Straddled] = []
     make = straddled.straddled
