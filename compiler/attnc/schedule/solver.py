@@ -27,7 +27,7 @@ from attnc.schedule.represented import Represented, labelled, represented
 from attnc.schedule.residues import Residues
 from attnc.schedule.sides import Later, can_tell, meetings
 from attnc.schedule.solution import NOTHING, Picture, Problem, Solution
-from attnc.schedule.tally import Told, count_meetings
+from attnc.schedule.tally import Told, count_distances, count_meetings
 from attnc.schedule.tiled import Met, Tiled
 from attnlang.plan import Columns, Lattice
 from attnlang.rows import Rows
@@ -133,22 +133,22 @@ class _Solver:
 
     def _at_once(self) -> None:
         """All meetings side by side, but for those that a band cuts, which are looked at one by one."""
+        s, distances = self.solution, list(self._distances())
         first: dict[Any, tuple[int, int]] = {}
         label: dict[Any, int] = {}
-        labels = np.zeros(self.solution.which.shape, np.int32)
-        for distance in self._distances():
+        for distance in distances:
             for key, queries in self.alike.groups(self._queries_at(distance), distance):
                 first.setdefault(key, (int(queries[0]), int(queries[0]) + distance))
-                labels[queries, queries + distance] = label.setdefault(key, len(label) + 1)
+                s.which[queries, queries + distance] = label.setdefault(key, len(label))
         found = meetings(self.problem, self.lattices, *np.array(list(first.values()), np.int64).reshape(-1, 2).T)
         apart = [(number, key) for number, key in enumerate(first) if not found.known[number]]
         pictures = {number: self._picture(key, *first[key]) for number, key in apart}
         told = found.told.replaced(pictures)
         some = np.flatnonzero(told.weight)
-        name = np.zeros(len(first) + 1, np.int32)  # what may have pairs as far as two ranks see need have none
-        name[some + 1] = np.arange(1, len(some) + 1)
-        self._tally(name[labels], replace(told[some], number=np.arange(len(some))))
-        self.solution.later = Later(found, pictures, some)
+        told.number[:] = -1  # what may have pairs as far as two ranks see need have none
+        told.number[some] = np.arange(len(some))
+        self._weigh(count_distances(s, distances, told))
+        s.later = Later(found, pictures, some)
 
     def _pairs_at(self, distance: int) -> None:
         for key, queries in self.alike.groups(self._queries_at(distance), distance):
@@ -210,7 +210,8 @@ class _Solver:
         name[some] = np.arange(1, len(some) + 1)
         chosen = [pictures[label] for label in some]
         numbers = [self._moved(picture).number for picture in chosen]
-        self._tally(name[labels], Told.of(chosen, numbers, len(self.problem.plan.branches)))
+        told = Told.of(chosen, numbers, len(self.problem.plan.branches))
+        self._weigh(count_meetings(self.solution, name[labels], told))
 
     def _by_columns(self, kinds: Kinds) -> tuple[dict[int, Met], Array | None]:
         """Meetings on a grid by label, and the pairs of each rank with itself, as far as they are found so."""
@@ -234,10 +235,9 @@ class _Solver:
         found.tiled.cover(self.problem.weights, [found.place(label) for label in left])
         return pictures | {label: self._tiled(found.tiled, *found.place(label)) for label in left}
 
-    def _tally(self, labels: Kinds, told: Told) -> None:
-        weight, bound = count_meetings(self.solution, labels, told)
-        self.weight += weight
-        self.bound += bound
+    def _weigh(self, found: tuple[int, int]) -> None:
+        self.weight += found[0]
+        self.bound += found[1]
 
     # what is counted ------------------------------------------------------------------------------------------------
 

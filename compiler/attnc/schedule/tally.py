@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +23,7 @@ ROWS = 512
 class Told:
     """What meetings of each label have; label i + 1 stands at place i.
 
-    number            of the transfer
+    number            of the transfer; -1 where there is none
     weight, bound     of its cover, and what no cover can undercut
     at_query, at_key  pairs computed at either home: (labels, branches)
     """
@@ -71,35 +72,61 @@ def count_meetings(s: Solution, labels: Kinds, told: Told) -> tuple[int, int]:
     if not len(told.number):
         return 0, 0
     which = np.concatenate(([-1], told.number)).astype(np.int32)
-    columns = [
-        (np.concatenate((values[:1] * 0, values)), of_a, of_b)
-        for values, of_a, of_b in (
-            (told.at_query.sum(1), s.at_query, None),
-            (told.at_key.sum(1), None, s.at_key),
-            (told.key_rows, s.keys_in, s.keys_out),
-            (told.query_rows, s.queries_out, s.queries_in),
-            (np.ones(len(told.number), np.int64), s.peers, s.peers),
-        )
-    ]
+    columns = [(np.concatenate((values[:1] * 0, values)), *of) for values, *of in _columns(s, told)]
     times = np.zeros(len(which), np.int64)
     for first in range(0, len(labels), ROWS):
-        held = np.flatnonzero((labels[first : first + ROWS] > 0).any(0))
-        if not len(held):
-            continue
-        rows, near = slice(first, first + ROWS), slice(held[0], held[-1] + 1)
-        part = labels[rows, near]
+        rows = slice(first, first + ROWS)
+        part = labels[rows]
         has = part > 0
-        s.which[rows, near][has] = which[part[has]]
+        s.which[rows][has] = which[part[has]]
         times += np.bincount(part.reshape(-1), minlength=len(which))
         for values, of_a, of_b in columns:
             each = values[part]
             if of_a is not None:
                 of_a[rows] += each.sum(1)
             if of_b is not None:
-                of_b[near] += each.sum(0)
-    times[0] = 0
-    _name_kinds(s, labels, told, times[1:])
+                of_b += each.sum(0)
+    near = sum(np.bincount(np.diagonal(labels, beside), minlength=len(which)) for beside in (1, -1))
+    _name_kinds(s, told, times[1:], np.asarray(near)[1:])
     return _sum(told.weight, times[1:]), _sum(told.bound, times[1:])
+
+
+def count_distances(s: Solution, distances: Sequence[int], told: Told) -> tuple[int, int]:
+    """The same of meetings of ranks so far apart, whose labels, from 0, stand where their transfers' numbers shall."""
+    ranks = len(s.which)
+    number = np.append(told.number, -1).astype(np.int32)
+    columns = [(np.append(values, values[:1] * 0), *of) for values, *of in _columns(s, told)]
+    times, near = np.zeros((2, len(told.number)), np.int64)
+    for distance in distances:
+        label = s.which.diagonal(distance).copy()
+        count = np.bincount(label[label >= 0], minlength=0)
+        if not len(count):
+            continue
+        times[: len(count)] += count
+        near[: len(count)] += count * (abs(distance) == 1)
+        a = slice(max(0, -distance), min(ranks, ranks - distance))
+        b = slice(a.start + distance, a.stop + distance)
+        for values, of_a, of_b in columns:
+            each = values[label]
+            if of_a is not None:
+                of_a[a] += each
+            if of_b is not None:
+                of_b[b] += each
+        rows = np.arange(a.start, a.stop)
+        s.which[rows, rows + distance] = number[label]
+    _name_kinds(s, told, times, near)
+    return _sum(told.weight, times), _sum(told.bound, times)
+
+
+def _columns(s: Solution, told: Told) -> list[tuple[NDArray[Any], NDArray[Any] | None, NDArray[Any] | None]]:
+    """What is added up of each label, by the rank of its queries, and by that of its keys."""
+    return [
+        (told.at_query.sum(1), s.at_query, None),
+        (told.at_key.sum(1), None, s.at_key),
+        (told.key_rows, s.keys_in, s.keys_out),
+        (told.query_rows, s.queries_out, s.queries_in),
+        ((told.number >= 0).astype(np.int64), s.peers, s.peers),
+    ]
 
 
 def _sum(values: Array, times: Array) -> int:
@@ -107,11 +134,9 @@ def _sum(values: Array, times: Array) -> int:
     return sum(value * count for value, count in zip(values.tolist(), times.tolist(), strict=True))
 
 
-def _name_kinds(s: Solution, labels: Kinds, told: Told, times: Array) -> None:
-    """How branches are computed, in words: what moves, and how far."""
-    near = np.zeros(len(times), np.int64)
-    if s.problem.placement.kind == "contiguous":
-        near += sum(np.bincount(np.diagonal(labels, beside), minlength=len(times) + 1)[1:] for beside in (1, -1))
+def _name_kinds(s: Solution, told: Told, times: Array, near: Array) -> None:
+    """How branches are computed, in words: what moves, and how far; `near` of the meetings are of neighbours."""
+    near = near * (s.problem.placement.kind == "contiguous")
     for number, kinds in enumerate(s.kinds):
         here, there = told.at_query[:, number] > 0, told.at_key[:, number] > 0
         for name, some in (
