@@ -349,9 +349,12 @@ def test_a_plan_lies_where_another_does() -> None:
             attnc.plan("sliding", n=10**6, ranks=47 if wrong is where else 48, heads=2, placement=wrong)
 
 
-@pytest.mark.parametrize(("name", "most"), [("longnet", 4000), ("fixed", 200), ("strided", 200), ("scca_fixed", 500)])
+@pytest.mark.parametrize(("name", "most"), [("longnet", 0), ("fixed", 200), ("strided", 200), ("scca_fixed", 500)])
 def test_few_meetings_of_a_million_tokens_are_solved(name: str, most: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """On 64 ranks of 15,625 tokens each, of which no two begin at the same place of the pattern's period."""
+    """On 64 ranks of 15,625 tokens each, of which no two begin at the same place of the pattern's period.
+
+    LongNet's are weighed side by side, and none by itself.
+    """
     from attnc.schedule import solver
 
     solved = 0
@@ -366,4 +369,4 @@ def test_few_meetings_of_a_million_tokens_are_solved(name: str, most: int, monke
     schedule = attnc.plan(name, n=10**6, ranks=64, heads=2, placement="contiguous")
     assert set(schedule.placement.sizes) == {15625}
     assert schedule.certificate.exact
-    assert 0 < solved < most
+    assert min(most, 1) <= solved <= most

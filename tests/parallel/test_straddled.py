@@ -27,6 +27,7 @@ SEGMENTS = [
     "segment(28) { pairs((q + k) % 3 == h % 3) + causal }",
     "segment(24, shift=5) { causal & key(pos % 4 == h) | query(pos % 4 == 1) & pairs((k - q) % 2 == 0) }",
     "segment(30) { pairs(q % 3 == 0) & pairs(k % 3 == 1) + causal & pairs((q - k) % 2 == h % 2) }",
+    "segment(31) { causal & pairs((q - k) % 11 <= h) }",
 ]
 
 
@@ -124,6 +125,32 @@ def test_covers_by_residues_are_the_least(text: str, group: int, monkeypatch: py
             assert (asked == held.any(1).reshape(4 // group, group, -1).any(1)).all()
             assert not stay[label].queries
     assert done > 20
+
+
+@pytest.mark.parametrize(("modulus", "limit"), [(4, 2**21), (64, 2**21), (64, 1)])
+def test_short_segments_across_many_edges(modulus: int, limit: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whose residues are many, too, edge by edge or all at once; on 40 ranks, as they were on thousands."""
+    pattern = loads(f"pattern p = segment(250) {{ causal & pairs((q - k) % {modulus} == 3 * h % {modulus}) }}")
+    n, ranks = 40 * 256 + 5, 40
+    made: list[Straddled] = []
+    make = straddled.straddled
+
+    def kept(problem: Problem, number: int) -> Straddled | None:
+        one = make(problem, number)
+        made.extend([one] if one is not None else [])
+        return one
+
+    monkeypatch.setattr(grids, "straddled", kept)
+    monkeypatch.setattr(straddled, "MAX_TABLE", limit)
+    mine = found(pattern, n, ranks, kv_heads=2)
+    assert made
+    monkeypatch.setattr(straddled, "LONG", 2**40)
+    every = found(pattern, n, ranks, kv_heads=2)
+    assert len(made) == 1
+    assert mine.schedule.certificate == every.schedule.certificate
+    assert mine.schedule.certificate.exact
+    for name in ("local", "keys_in", "queries_in", "peers"):
+        assert (getattr(mine.solution, name) == getattr(every.solution, name)).all(), name
 
 
 @pytest.mark.parametrize(

@@ -113,7 +113,8 @@ def refined(problem: Problem, found: Solution, of: Coarse) -> Solution:
     """A solution among rows as one among their tokens."""
     width, pairs = of.width, of.pairs
     certificate = Certificate(found.certificate.minimum * width, found.certificate.bound * width)
-    fine = Solution(problem, found.gathered, [_widened(t, width) for t in found.transfers], found.which, certificate)
+    transfers, which = found.listed()
+    fine = Solution(problem, found.gathered, [_widened(t, width) for t in transfers], which, certificate)
     for name in ("local", "at_query", "at_key", "owned"):
         setattr(fine, name, getattr(found, name) * pairs)
     for name in ("keys_in", "keys_out", "queries_in", "queries_out"):

@@ -6,22 +6,18 @@ them meets another for all that meet alike. What is found there holds of the oth
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from attnc.schedule.families import Kinds, together
-from attnc.schedule.solution import Picture, Problem, Solution
+from attnc.schedule.solution import Problem
 from attnc.schedule.tiled import Tiled
 from attnlang.schedule import Placement
 
 Array = NDArray[np.int64]
-
-ROWS = 512
-"""Of so many ranks at once the labels of meetings are looked up."""
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -96,45 +92,3 @@ def _in_order(labels: Kinds) -> tuple[Kinds, tuple[tuple[int, int], ...]]:
     name[used] = np.arange(1, len(used) + 1)
     a, b = np.divmod(place[used], len(labels))
     return name[labels], tuple(zip(a.tolist(), b.tolist(), strict=True))
-
-
-def count_meetings(
-    s: Solution, labels: Kinds, pictures: Sequence[Picture], moved: Sequence[tuple[int, int, int]]
-) -> list[int]:
-    """Add what all meetings move and compute to a solution, by label from 1; how many meetings each label has.
-
-    moved  (number of the transfer, rows of keys, rows of queries) of each picture
-    """
-    if not pictures:
-        return []
-    numbers, key_rows, query_rows = (np.array(column, np.int64) for column in zip(*moved, strict=True))
-    which = np.concatenate(([-1], numbers)).astype(np.int32)
-    nowhere: NDArray[Any] = np.zeros(0)
-    columns: list[tuple[NDArray[Any], NDArray[Any], NDArray[Any]]] = [
-        (np.array([sum(p.at_query) for p in pictures], float), s.at_query, nowhere),
-        (np.array([sum(p.at_key) for p in pictures], float), nowhere, s.at_key),
-        (key_rows, s.keys_in, s.keys_out),
-        (query_rows, s.queries_out, s.queries_in),
-        (np.ones(len(pictures), np.int64), s.peers, s.peers),
-    ]
-    times = np.zeros(len(which), np.int64)
-    for first in range(0, len(labels), ROWS):
-        part = labels[first : first + ROWS]
-        has = part > 0
-        s.which[first : first + ROWS][has] = which[part[has]]
-        times += np.bincount(part.reshape(-1), minlength=len(which))
-        for values, of_a, of_b in columns:
-            each = np.concatenate((values[:1] * 0, values))[part]
-            if len(of_a):
-                of_a[first : first + ROWS] += each.sum(1)
-            if len(of_b):
-                of_b += each.sum(0)
-    near = sum(np.bincount(np.diagonal(labels, beside), minlength=len(which)) for beside in (1, -1))
-    assert not isinstance(near, int)
-    near *= s.problem.placement.kind == "contiguous"
-    for picture, count, close in zip(pictures, times[1:].tolist(), near[1:].tolist(), strict=True):
-        for number, (here, there) in enumerate(zip(picture.at_query, picture.at_key, strict=True)):
-            if here or there:
-                s.kinds[number] |= ({"near"} if close else set()) | ({"far"} if close < count else set())
-                s.kinds[number] |= ({"keys"} if here else set()) | ({"queries"} if there else set())
-    return times[1:].tolist()

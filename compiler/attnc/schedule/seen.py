@@ -8,6 +8,7 @@ So of lattices whose shards are no multiples of their periods few meetings are s
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, assert_never
 
 import numpy as np
@@ -59,32 +60,56 @@ class Seen:
                     yield [live.astype(np.int64), *(np.where(live, number, 0) for number in numbers)]
 
 
+@dataclass(frozen=True, eq=False, slots=True)
+class Within:
+    """What pairs of stretches have of the one run of a lattice that may touch both: queries and keys low..high.
+
+    live   whether there may be pairs
+    cut    whether the band holds some of them back
+    origin where the run begins
+    """
+
+    live: Flags
+    cut: Flags
+    origin: Array
+    low_q: Array
+    high_q: Array
+    low_k: Array
+    high_k: Array
+
+    @staticmethod
+    def of(branch: Lattice, q0: Array, q1: Array, k0: Array, k1: Array) -> Within:
+        """Of the queries q0..q1 and the keys k0..k1, which have no token in common."""
+        live, origin = np.ones(len(q0), bool), np.zeros(len(q0), np.int64)
+        low_q, high_q, low_k, high_k = q0, q1, k0, k1
+        if branch.runs is not None:
+            runs, ahead = branch.runs, k0 > q1
+            near, far = np.where(ahead, q1, k1), np.where(ahead, k0, q0)  # a run that touches both holds all between
+            origin = runs.start + (near - runs.start) // runs.period * runs.period
+            end = origin + runs.width - 1
+            live = far <= end
+            low_q, high_q, low_k, high_k = (
+                np.maximum(q0, origin), np.minimum(q1, end), np.maximum(k0, origin), np.minimum(k1, end)
+            )  # fmt: skip
+        held, cut = _met(branch.band, low_k - high_q, high_k - low_q)
+        return Within(live & held, cut, origin, low_q, high_q, low_k, high_k)
+
+
 def _of_lattice(branch: Lattice, q0: Array, q1: Array, k0: Array, k1: Array) -> tuple[Flags, Numbers]:
     """Which stretches may have pairs, and their rows in the one run that may touch both; what of residues counts."""
-    live, origin = np.ones(len(q0), bool), np.zeros(len(q0), np.int64)
-    low_q, high_q, low_k, high_k = q0, q1, k0, k1
-    if branch.runs is not None:
-        runs, ahead = branch.runs, k0 > q1
-        near, far = np.where(ahead, q1, k1), np.where(ahead, k0, q0)  # a run that touches both holds all between
-        origin = runs.start + (near - runs.start) // runs.period * runs.period
-        end = origin + runs.width - 1
-        live = far <= end
-        low_q, high_q, low_k, high_k = (
-            np.maximum(q0, origin), np.minimum(q1, end), np.maximum(k0, origin), np.minimum(k1, end)
-        )  # fmt: skip
-    held, cut = _met(branch.band, low_k - high_q, high_k - low_q)
-    apart = low_k - low_q
+    at = Within.of(branch, q0, q1, k0, k1)
+    apart = at.low_k - at.low_q
     numbers: Numbers = [
-        low_q - q0,
-        high_q - q0,
-        low_k - k0,
-        high_k - k0,
-        np.where(cut, apart, apart % branch.dilation),
-        cut,
+        at.low_q - q0,
+        at.high_q - q0,
+        at.low_k - k0,
+        at.high_k - k0,
+        np.where(at.cut, apart, apart % branch.dilation),
+        at.cut,
     ]
     if branch.phases is not None:
-        numbers += [(low_q - origin) % branch.dilation]
-    return live & held, numbers
+        numbers += [(at.low_q - at.origin) % branch.dilation]
+    return at.live, numbers
 
 
 def _of_columns(branch: Columns, q0: Array, q1: Array, k0: Array, k1: Array) -> tuple[Flags, Numbers]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -100,7 +100,10 @@ class Picture:
 
 @dataclass
 class Solution:
-    """Transfers for all ranks, and what every rank computes and moves. Arrays are by rank; rows are over all heads."""
+    """Transfers for all ranks, and what every rank computes and moves. Arrays are by rank; rows are over all heads.
+
+    later  makes the transfers that `which` names, where these are not listed: of what is chosen in the end alone
+    """
 
     problem: Problem
     gathered: tuple[int, ...]
@@ -117,6 +120,15 @@ class Solution:
     queries_out: Array = field(default_factory=lambda: np.zeros(0, np.int64))
     peers: Array = field(default_factory=lambda: np.zeros(0, np.int64))
     kinds: list[set[str]] = field(default_factory=list[set[str]])
+    later: Callable[[], Iterable[Transfer]] | None = None
+
+    def listed(self) -> tuple[tuple[Transfer, ...], Array]:
+        """The transfers, each once, and which of them each ordered pair of ranks has; -1: none."""
+        if self.later is None:
+            return tuple(self.transfers), self.which
+        numbers: dict[Transfer, int] = {}
+        of = [numbers.setdefault(transfer, len(numbers)) for transfer in self.later()]
+        return tuple(numbers), np.array([*of, -1], np.int32)[self.which]
 
     @property
     def bytes_total(self) -> int:
@@ -148,8 +160,9 @@ class Solution:
     def schedule(self, **more: Any) -> Schedule:
         """The solution as plain data."""
         problem = self.problem
+        transfers, which = self.listed()
         return Schedule(
             problem.plan, problem.placement, problem.kv_heads, problem.row.head_dim, backward=problem.backward,
-            transfers=tuple(self.transfers), exchanges=Exchanges.of_matrix(self.which), gathered=self.gathered,
+            transfers=transfers, exchanges=Exchanges.of_matrix(which), gathered=self.gathered,
             certificate=self.certificate, **more,
         )  # fmt: skip

@@ -16,18 +16,20 @@ from numpy.typing import NDArray
 
 from attnc.schedule.alike import reach
 from attnc.schedule.coarse import coarse, refined
-from attnc.schedule.counts import stretch_pairs
+from attnc.schedule.counts import inner_pairs, local_pairs
 from attnc.schedule.covers import Cover, at_query_home, every_key, least_cover
 from attnc.schedule.families import Kinds
 from attnc.schedule.grids import grid_of
+from attnc.schedule.owners import count_owned
 from attnc.schedule.pictures import head_rows, picture_of
 from attnc.schedule.progressions import tidied
-from attnc.schedule.represented import Represented, count_meetings, labelled, represented
+from attnc.schedule.represented import Represented, labelled, represented
 from attnc.schedule.residues import Residues
+from attnc.schedule.sides import Later, can_tell, meetings
 from attnc.schedule.solution import NOTHING, Picture, Problem, Solution
+from attnc.schedule.tally import Told, count_distances, count_meetings
 from attnc.schedule.tiled import Met, Tiled
-from attnlang.parallel.units import inner_rows, owned_pairs
-from attnlang.plan import Branch, Columns, Lattice, Plan
+from attnlang.plan import Columns, Lattice
 from attnlang.rows import Rows
 from attnlang.runtime.pairs import Pairs, branch_pairs
 from attnlang.schedule import Certificate, HeadRows, Transfer
@@ -84,15 +86,17 @@ class _Solver:
         self.beside: list[Picture] = []  # of lattices, where there are tiles as well: by number, from 1
         self.which_beside: NDArray[np.int32] | None = None
         self.weight = self.bound = 0
-        self.ends = np.zeros((2, 0), np.int64)  # the first and the last token of each rank, where each has one stretch
 
     def run(self) -> None:
         if self.problem.counted:
             self._local()
         for number in self.solution.gathered:
-            self._gathered(number)
-        for distance in self._distances():
-            self._pairs_at(distance)
+            count_owned(self.solution, number)
+        if self.kinds is None and self.tiled is None and can_tell(self.problem, self.lattices):
+            self._at_once()
+        else:
+            for distance in self._distances():
+                self._pairs_at(distance)
         if self.tiled is not None:
             self.tiled.cover(self.problem.weights, list(self.left))
             for a, b in self.left:
@@ -102,61 +106,12 @@ class _Solver:
         self.solution.certificate = Certificate(self.weight, self.bound)
 
     def _local(self) -> None:
-        found: dict[int, float] = {}
-        gathered = [self.problem.plan.branches[number] for number in self.solution.gathered]
-        for rank in range(self.placement.ranks):
-            kind = self.alike.kind(rank)
-            if kind not in found:
-                found[kind] = float(self._local_pairs(rank))
-            self.solution.local[rank] = found[kind] + sum(self._inner_pairs(branch, rank) for branch in gathered)
+        plan = self.problem.plan
+        self.solution.local += local_pairs(plan, self.lattices, self.placement, self.alike.whole.kinds)
+        for number in self.solution.gathered:
+            self.solution.local += inner_pairs(plan.branches[number], self.placement)
         if self.tiled is not None:
             self.solution.local += self.tiled.local
-
-    def _inner_pairs(self, branch: Branch, rank: int) -> int:
-        """The pairs of a branch that owners compute, in runs that a rank holds wholly."""
-        assert isinstance(branch, Lattice)
-        rows = inner_rows(self.placement, branch, rank)
-        return 0 if rows is None else stretch_pairs(Plan(self.problem.plan.heads, (branch,)), rows)
-
-    def _local_pairs(self, rank: int) -> int:
-        plan, total, chunks = self.problem.plan, 0, self.placement.chunks[rank]
-        for number in self.lattices:
-            branch = plan.branches[number]
-            assert isinstance(branch, Lattice | Columns)
-            total += sum(stretch_pairs(Plan(plan.heads, (branch,)), chunk) for chunk in chunks)
-            total += sum(pairs.count for q in chunks for k in chunks if q != k for pairs in branch_pairs(branch, q, k))
-        return total
-
-    def _gathered(self, number: int) -> None:
-        branch, s = self.problem.plan.branches[number], self.solution
-        assert isinstance(branch, Lattice)
-        heads = branch.phases is not None or branch.dilation == 1
-        s.kinds[number].add("all-to-all by head" if heads else "re-shard by residue")
-        held: dict[tuple[Rows, range], Array] = {}
-        chunks = [chunks[0] for chunks in self.placement.chunks]
-        self.ends = np.array([[chunk.first for chunk in chunks], [chunk.last for chunk in chunks]], np.int64)
-        for owner, _, pairs, ranks in owned_pairs(self.placement, branch, self.problem.group):
-            s.owned[owner] += pairs.count
-            for rows, times, into, out in (
-                (pairs.k, 1, s.keys_in, s.keys_out),
-                (pairs.q, len(pairs.heads), s.queries_in, s.queries_out),
-            ):
-                if (rows, ranks) not in held:
-                    held[rows, ranks] = self._held(rows, ranks)
-                counts = held[rows, ranks].copy()
-                counts[owner - ranks.start] = 0
-                into[owner] += int(counts.sum()) * times
-                out[ranks.start : ranks.stop] += counts * times
-                if into is s.keys_in:
-                    s.peers[owner] += int((counts > 0).sum())
-                    s.peers[ranks.start : ranks.stop] += counts > 0
-
-    def _held(self, rows: Rows, ranks: range) -> Array:
-        """How many of some rows each of these ranks holds, one stretch a rank."""
-        low, high = self.ends[:, ranks.start : ranks.stop]
-        first = np.clip(-((rows.first - low) // rows.step), 0, rows.count)
-        last = np.clip((high - rows.first) // rows.step, -1, rows.count - 1)
-        return np.maximum(last - first + 1, 0)
 
     def _distances(self) -> Iterator[int]:
         """B - a for which ranks a and b can have anything to do with each other."""
@@ -171,10 +126,32 @@ class _Solver:
             )
         return (d for d in range(-down, up + 1) if d)
 
-    def _pairs_at(self, distance: int) -> None:
+    def _queries_at(self, distance: int) -> Array:
+        """The ranks a that have a rank a + distance."""
         ranks = self.placement.ranks
-        a = np.arange(max(0, -distance), min(ranks, ranks - distance))
-        for key, queries in self.alike.groups(a, distance):
+        return np.arange(max(0, -distance), min(ranks, ranks - distance))
+
+    def _at_once(self) -> None:
+        """All meetings side by side, but for those that a band cuts, which are looked at one by one."""
+        s, distances = self.solution, list(self._distances())
+        first: dict[Any, tuple[int, int]] = {}
+        label: dict[Any, int] = {}
+        for distance in distances:
+            for key, queries in self.alike.groups(self._queries_at(distance), distance):
+                first.setdefault(key, (int(queries[0]), int(queries[0]) + distance))
+                s.which[queries, queries + distance] = label.setdefault(key, len(label))
+        found = meetings(self.problem, self.lattices, *np.array(list(first.values()), np.int64).reshape(-1, 2).T)
+        apart = [(number, key) for number, key in enumerate(first) if not found.known[number]]
+        pictures = {number: self._picture(key, *first[key]) for number, key in apart}
+        told = found.told.replaced(pictures)
+        some = np.flatnonzero(told.weight)
+        told.number[:] = -1  # what may have pairs as far as two ranks see need have none
+        told.number[some] = np.arange(len(some))
+        self._weigh(count_distances(s, distances, told))
+        s.later = Later(found, pictures, some)
+
+    def _pairs_at(self, distance: int) -> None:
+        for key, queries in self.alike.groups(self._queries_at(distance), distance):
             first = int(queries[0])
             picture = self.pictures.get(key)
             if picture is None:
@@ -231,7 +208,10 @@ class _Solver:
         some = sorted(pictures)
         name = np.zeros(len(first) + 1, np.int32)  # what may have pairs as far as its term says need have none
         name[some] = np.arange(1, len(some) + 1)
-        self._count_labels(name[labels], [pictures[label] for label in some])
+        chosen = [pictures[label] for label in some]
+        numbers = [self._moved(picture).number for picture in chosen]
+        told = Told.of(chosen, numbers, len(self.problem.plan.branches))
+        self._weigh(count_meetings(self.solution, name[labels], told))
 
     def _by_columns(self, kinds: Kinds) -> tuple[dict[int, Met], Array | None]:
         """Meetings on a grid by label, and the pairs of each rank with itself, as far as they are found so."""
@@ -255,13 +235,9 @@ class _Solver:
         found.tiled.cover(self.problem.weights, [found.place(label) for label in left])
         return pictures | {label: self._tiled(found.tiled, *found.place(label)) for label in left}
 
-    def _count_labels(self, labels: Kinds, pictures: Sequence[Picture]) -> None:
-        """What `_count` counts, of all meetings at once: `pictures` by label, from 1."""
-        moved = [self._moved(picture) for picture in pictures]
-        rows = [(each.number, each.key_rows, each.query_rows) for each in moved]
-        for picture, count in zip(pictures, count_meetings(self.solution, labels, pictures, rows), strict=True):
-            self.weight += picture.weight * count
-            self.bound += picture.bound * count
+    def _weigh(self, found: tuple[int, int]) -> None:
+        self.weight += found[0]
+        self.bound += found[1]
 
     # what is counted ------------------------------------------------------------------------------------------------
 

@@ -41,10 +41,12 @@ from attnlang.schedule import Placement
 Array = NDArray[np.int64]
 Flags = NDArray[np.bool_]
 
-LONG = 2**12
-"""Segments of so many tokens are not followed token by token, on however few ranks."""
-MOST_CLASSES = 32
+LONG = 2**13
+"""So many tokens of segments at the edges of all ranks are not followed token by token, on however few ranks."""
+MOST_CLASSES = 128
 """So many residues are classes of their own at most."""
+MAX_TABLE = 2**21
+"""So many pairs of classes are looked at together."""
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -106,9 +108,13 @@ class Across:
 
     def pairs(self, place: Array, after: Array, before: Array) -> Array:
         """How many pairs so many rows after each edge have with so many before it, either way."""
-        of = place % self.period
         a, b = self.after(after), self.before(before)
-        return np.einsum("er,ers,es->e", a, self.down[of], b) + np.einsum("er,ers,es->e", b, self.up[of], a)
+        total = np.zeros(len(place), np.int64)
+        for residue in range(self.period):
+            here = np.flatnonzero(place % self.period == residue)
+            q, k = a[here], b[here]
+            total[here] = ((q @ self.down[residue]) * k).sum(1) + ((k @ self.up[residue]) * q).sum(1)
+        return total
 
     def within(self, low: Array, high: Array) -> Array:
         """How many pairs positions low..high - 1 have among themselves."""
@@ -153,9 +159,10 @@ class Straddled:
         found: dict[int, Met] = {}
         for down in (True, False):
             labels = [label for label, (a, b) in enumerate(first, 1) if (a > b) == down]
-            edges = self.edges[[place[min(first[label - 1])] for label in labels]].reshape(-1, 4)
-            for label, met in zip(labels, self._met(edges, down, queries_stay), strict=True):
-                found[label] = met
+            most = max(1, MAX_TABLE // (self.problem.group * self.across[0].period ** 2))
+            for some in (labels[i : i + most] for i in range(0, len(labels), most)):
+                edges = self.edges[[place[min(first[label - 1])] for label in some]].reshape(-1, 4)
+                found |= zip(some, self._met(edges, down, queries_stay), strict=True)
         return found
 
     def _met(self, edges: Array, down: bool, queries_stay: bool) -> list[Met]:
@@ -269,7 +276,7 @@ def straddled(problem: Problem, number: int) -> Straddled | None:
         if any(isinstance(each, Content) for each in scope.values()):
             return None
         width = at_least_one(integer(relation.width, scope), "segment width", relation.width.span)
-        if where.ranks < MANY_RANKS and width < LONG:
+        if where.ranks < MANY_RANKS and width * where.ranks < LONG:
             return None
         sizes.add((width, integer(relation.shift, scope) % width))
         try:
