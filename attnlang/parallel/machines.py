@@ -116,6 +116,14 @@ def rated(device: Device, backend: str, work: str, head_dim: int) -> Device:
     return replace(device, forward=best.forward, backward=best.backward, source=source)
 
 
+def check_backend(device: Device, backend: str) -> None:
+    """Raises ValueError unless the rates of a backend, or 'auto', are known on a device; names those that are."""
+    known = tuple(dict.fromkeys(kernel.backend for kernel in KERNELS.get(device.name, ())))
+    if backend != "auto" and backend not in known:
+        there_are = ", ".join(("'auto'", *map(repr, known))) if known else "'auto' alone, the rates of its data sheet"
+        raise ValueError(f"no rates of backend {backend!r} were measured on {device.name}: there are {there_are}")
+
+
 def named(kind: Mapping[str, Device] | Mapping[str, Link], name: str, what: str) -> Device | Link:
     """A device or link by its name. Raises ValueError, naming those there are."""
     if name not in kind:

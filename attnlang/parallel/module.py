@@ -57,7 +57,7 @@ def distribute(
     Returns the module. Raises ValueError where there is no attention in it, where some is distributed already, for
     more ranks than tokens, for a schedule of another pattern, and for other arguments that do not fit.
     """
-    _check(module, n, schedule, placement, timeout, agree)
+    _check(module, n, schedule, timeout, agree)
     group = _group(mesh) if isinstance(mesh, DeviceMesh) else whole_group(mesh)
     ranks = dist.get_world_size(group)
     if ranks > 1 and not dist.is_gloo_available():
@@ -78,7 +78,7 @@ def distribute(
     return module
 
 
-def _check(module: object, n: object, schedule: object, placement: object, timeout: object, agree: object) -> None:
+def _check(module: object, n: object, schedule: object, timeout: object, agree: object) -> None:
     """Raises ValueError for arguments that fit no module and no group."""
     if agree not in get_args(When):
         raise ValueError(f"agree must be 'every call' or 'first call', not {agree!r}")
@@ -96,8 +96,6 @@ def _check(module: object, n: object, schedule: object, placement: object, timeo
         )
     if n not in (None, schedule.n):
         raise ValueError(f"the schedule is for {schedule.n:,} tokens, but n is {n:,}: give one of them")
-    if placement not in ("auto", schedule.placement):
-        raise ValueError("a schedule has its placement: give n= in its place for another one")
 
 
 def _attentions(module: nn.Module) -> list[tuple[str, PatternAttention]]:
@@ -143,6 +141,11 @@ def _planners(
 ) -> list[Planner]:  # fmt: skip
     written = schedule or (getattr(parts[0], "schedule", None) if n is None else None)
     if written is not None:
+        if placement not in ("auto", written.placement.kind, written.placement):
+            raise ValueError(
+                f"a schedule was written for these tokens, on placement {written.placement.kind!r}: give n= in its "
+                f"place, for one on placement {placement!r}"
+            )
         return [Planner.of(_fitting(written, part, ranks), part.plan) for part in parts]
     if n is None:
         raise ValueError("how long is the sequence? Give n=, or schedule=")

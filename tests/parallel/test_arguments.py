@@ -115,7 +115,7 @@ OTHER = "schedule is of p, and not of p as it stands"
         ({"schedule": planned_for(LONGNET, 44, 1)[1]}, "schedule is for 44 tokens, but n is 40: give one of them"),
         ({"schedule": planned_for("causal", N, 1)[1], "n": None}, OTHER),
         ({"schedule": planned_for(LONGNET.replace("16", "20"), N, 1)[1], "n": None}, OTHER),
-        ({"schedule": planned_for(LONGNET, N, 1)[1], "placement": "striped"}, "a schedule has its placement"),
+        ({"schedule": planned_for(LONGNET, N, 1)[1], "placement": "striped"}, "on placement 'contiguous': give n= in"),
     ],
 )
 def test_arguments_that_do_not_fit_are_refused_in_words(changes: dict[str, Any], message: str) -> None:
