@@ -149,8 +149,7 @@ def plan(
                'infiniband' (above), 'pcie', 'ethernet'
     backward   whether to weigh the backward pass too
     objective  'time' or 'bytes': what is made least; unless given, time where the placement is 'auto', else bytes
-    backend    whose measured rates times are predicted with: 'triton' or 'sdpa' on GPUs that they were measured on;
-               'auto' is the one that runs by default
+    backend    whose measured rates times are predicted with: 'triton', 'sdpa', or 'auto', the one that runs by default
     tables     content of runtime tables by name: the schedule is for these
 
     Raises ValueError for sizes out of range and names that do not exist, AttnError for a faulty pattern.
