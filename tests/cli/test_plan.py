@@ -89,10 +89,14 @@ def test_a_wide_gap_is_told_by_its_ends() -> None:
     assert "on this placement is between 29,007,209,580,864 and 61,263,209,299,968 bytes" in " ".join(text.split())
 
 
-def test_modules_of_patterns_with_tables_carry_the_schedule_of_their_content() -> None:
-    done = CliRunner().invoke(main, ["compile", "packed", "--n", "30", "--ranks", "2"])
+@pytest.mark.parametrize("command", ["plan", "compile", "report"])
+def test_the_tables_that_a_schedule_needs_are_asked_for(command: str) -> None:
+    done = CliRunner().invoke(main, [command, "packed", "--n", "30", "--ranks", "2"])
     assert done.exit_code == 2
     assert "give -t doc=LIST" in done.output
+
+
+def test_modules_of_patterns_with_tables_carry_the_schedule_of_their_content() -> None:
     assert "SCHEDULE" in run("compile", "packed", "--n", "30", "--ranks", "2", "-t", "doc=[i // 7 for i in range(30)]")
 
 

@@ -49,7 +49,7 @@ def command(
         from attnc.analysis.report import report
 
         loaded = load_pattern(pattern, parameters)
-        given = given_tables(loaded, tables) if tables else {}
+        given = given_tables(loaded, tables) if tables or ranks is not None else {}
         with progress_shown() as progress:
             found = report(loaded, n, heads, head_dim, given, with_dependency=dependency, gpu=gpu, progress=progress)
             if page is not None:
