@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -116,7 +116,8 @@ class MultiheadPatternAttention(nn.Module):
                           scaled_dot_product_attention); padding at the end only. That is checked, which waits for a
                           GPU: `lengths` does not
         lengths           (B,) instead: how many tokens of each sequence count
-        position_ids      (N,) or (B, N) for the rotary embedding; 0..N-1 unless given
+        position_ids      (N,) or (B, N) for the rotary embedding; unless given, 0..N-1, and on several ranks
+                          (`attnlang.parallel.distribute`) the tokens that this rank holds
         tables            the content of runtime tables by name
 
         Raises ValueError for need_weights, attn_mask and is_causal, which the pattern has decided, and for whatever
@@ -160,6 +161,8 @@ class MultiheadPatternAttention(nn.Module):
     def _lengths(self, padding: Tensor | None, lengths: Tensor | None, k: Tensor) -> Tensor | None:
         if padding is None:
             return lengths
+        if _placed(self.attention) is not None:
+            raise ValueError("key_padding_mask is of one device: on ranks give lengths=, those of the whole sequences")
         if lengths is not None:
             raise ValueError("key_padding_mask and lengths say the same: give one of them")
         if padding.dim() == 1:
@@ -173,12 +176,16 @@ class MultiheadPatternAttention(nn.Module):
 
     def _rotated(self, q: Tensor, k: Tensor, position_ids: Tensor | None, theta: float) -> tuple[Tensor, Tensor]:
         n = k.size(2)
-        positions = torch.arange(n, device=k.device) if position_ids is None else position_ids
+        positions = self._positions(n, k.device) if position_ids is None else position_ids
         if positions.shape not in ((n,), (k.size(0), n)):
             raise ValueError(
                 f"position_ids must have shape ({n},) or ({k.size(0)}, {n}), but have {tuple(positions.shape)}"
             )
         return rotate(q, positions[..., n - q.size(2) :], theta), rotate(k, positions, theta)
+
+    def _positions(self, n: int, device: torch.device) -> Tensor:
+        placed = _placed(self.attention)
+        return torch.arange(n, device=device) if placed is None else placed(device)
 
     def attn_config(self) -> dict[str, Any]:
         """The module as plain data for JSON, without its weights: sizes, the pattern's source and SHA-256, the plan."""
@@ -206,6 +213,11 @@ class MultiheadPatternAttention(nn.Module):
         kv = "" if self.num_kv_heads == self.num_heads else f", num_kv_heads={self.num_kv_heads}"
         rope = "" if self.rope_theta is None else f", rope_theta={self.rope_theta:g}"
         return f"embed_dim={self.embed_dim}, num_heads={self.num_heads}{kv}, head_dim={self.head_dim}{rope}"
+
+
+def _placed(attention: nn.Module) -> Callable[[torch.device], Tensor] | None:
+    """What says which tokens of a sequence lie here, where `attnlang.parallel` has put some elsewhere."""
+    return getattr(attention, "positions", None)
 
 
 def _compiled(

@@ -14,12 +14,21 @@ import torch
 import torch.distributed as dist
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
 from attnlang.nn import PatternAttention
-from attnlang.nn.checks import check_lengths, check_tables, check_tensors
+from attnlang.nn.checks import check_lengths, check_scale, check_tables, check_tensors
 from attnlang.parallel.agreement import KINDS, Agreement, Hosts, Note, When, hosts_of
-from attnlang.parallel.calls import Call, Notes, Part, Rows, needs_gradients, readable, refusal
+from attnlang.parallel.calls import (
+    Call,
+    Notes,
+    Part,
+    Rows,
+    check_local,
+    needs_gradients,
+    readable,
+    refusal,
+    refuse_fakes,
+)
 from attnlang.parallel.dense import positions
 from attnlang.parallel.planning import KEPT, Planner
 from attnlang.parallel.rank import Kept, RankWork, Steps
@@ -27,6 +36,7 @@ from attnlang.parallel.wire import drive
 from attnlang.runtime.batches import checked_lengths
 from attnlang.runtime.contents import Contents
 from attnlang.runtime.merge import accumulator_dtype
+from attnlang.runtime.once import differentiable_once
 from attnlang.runtime.program import Program
 from attnlang.schedule import Placement, Schedule
 
@@ -82,6 +92,10 @@ class DistributedAttention(nn.Module):
         """Which rank of the mesh this is."""
         return dist.get_rank(self.group)
 
+    def positions(self, device: torch.device | str | None = None) -> Tensor:
+        """The tokens that this rank holds, int64 (C,)."""
+        return torch.from_numpy(positions(self.placement, self.rank)).to(device)
+
     @torch.compiler.disable(reason="hosts plan and compare notes")  # pyright: ignore[reportUntypedFunctionDecorator] - torch has no types for it
     def forward(
         self,
@@ -105,6 +119,7 @@ class DistributedAttention(nn.Module):
         Raises PeerLostError where a rank is gone, or has not come to this call within the timeout; no later call runs.
         The backward pass raises them likewise.
         """
+        refuse_fakes(q, k, v)
         facts = self._about.copy()
         try:
             call = self._called(facts, q, k, v, scale, lengths, tables)
@@ -146,6 +161,8 @@ class DistributedAttention(nn.Module):
     ) -> Call:  # fmt: skip
         """What is to be done, checked and planned, and noted in facts as far as it comes."""
         check_tensors(q, k, v)
+        check_local(q, k, v)
+        check_scale(scale)
         self._rows.check_device(q)
         q, k, v = readable(q, k, v)
         factor = max(q.size(-1), 1) ** -0.5 if scale is None else float(scale)
@@ -187,6 +204,7 @@ class DistributedAttention(nn.Module):
             "device": q.device.type,
             "scale": repr(scale),
             "schedule": self._planner.digest,
+            "tokens of the whole sequence": str(self.placement.n),
             "autograd": str(needs_gradients(q, k, v)),
         }
 
@@ -208,8 +226,7 @@ class DistributedAttention(nn.Module):
 
     def _padding(self, sizes: Sequence[int], device: torch.device) -> Tensor:
         """Which of this rank's rows are padding: (B, 1, C)."""
-        mine = torch.from_numpy(positions(self.placement, self.rank)).to(device)
-        return mine >= torch.tensor(sizes, device=device)[:, None, None]
+        return self.positions(device) >= torch.tensor(sizes, device=device)[:, None, None]
 
     # what is to be done ---------------------------------------------------------------------------------------------
 
@@ -254,6 +271,13 @@ class DistributedAttention(nn.Module):
     def extra_repr(self) -> str:
         return f"{self.pattern.call}, n={self.placement.n}, rank {self.rank} of {self.placement.ranks}"
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> DistributedAttention:
+        """The same on the same ranks: what an average of a model's weights, for one, begins with."""
+        agree: When = "first call" if self._first_only else "every call"
+        copied = DistributedAttention(self.attention, self._planner, self.group, self.timeout, agree)
+        copied._about = self._about
+        return copied.train(self.training)
+
     def __getstate__(self) -> dict[str, Any]:
         raise TypeError("a distributed module belongs to its process group: pickle the module it was made from")
 
@@ -288,15 +312,24 @@ class _Distributed(torch.autograd.Function):
         return out, lse
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        q, k, v, out, lse, *kept = ctx.saved_tensors
+        saved = ctx.saved_tensors  # (checkpointing lets them be asked for once)
+        with torch.no_grad():
+            found = _Distributed.gradients(ctx, saved, grads[0])
+        if torch.is_grad_enabled():  # create_graph=True
+            found = differentiable_once(found, *saved[:3], grads[0])
+        return *found, None, None, None, None, None
+
+    @staticmethod
+    def gradients(ctx: Any, saved: Sequence[Tensor], dout: Tensor) -> tuple[Tensor, ...]:
+        """dq, dk and dv of this rank's rows."""
+        q, k, v, out, lse, *kept = saved
         module: DistributedAttention = ctx.module
         with module.agreement(ctx.note) as agreement:
             totals = () if ctx.whole else tuple(torch.zeros_like(x) for x in (q, k, v))
             for number, part in enumerate(ctx.parts):
                 came = Kept(*kept[3 * number : 3 * number + 3])
-                dout1, q1, k1, v1, out1, lse1 = (part.of(x) for x in (grads[0], q, k, v, out, lse))
+                dout1, q1, k1, v1, out1, lse1 = (part.of(x) for x in (dout, q, k, v, out, lse))
                 steps = part.work.backward(dout1, q1, k1, v1, out1, lse1, came, ctx.scale)
                 found = module.driven(steps, agreement)
                 if ctx.whole:
@@ -304,4 +337,4 @@ class _Distributed(torch.autograd.Function):
                 else:
                     for total, piece in zip(totals, found, strict=True):
                         part.of(total).copy_(piece)
-        return *totals, None, None, None, None, None
+        return totals

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
+from torch.distributed.tensor import DTensor
 
 from attnlang.parallel.agreement import FAULT, Note
 from attnlang.parallel.rank import RankWork
 from attnlang.schedule import ITEM_SIZES, Placement
+
+# (torch has no public way to ask for transforms)
+_transforms: Callable[[], bool] = torch._C._are_functorch_transforms_active  # pyright: ignore[reportPrivateUsage] - see above
 
 
 class Part(NamedTuple):
@@ -78,6 +83,12 @@ class Rows(NamedTuple):
 
     def check(self, q: Tensor, k: Tensor, v: Tensor) -> None:
         """Raises ValueError unless q, k and v are this rank's rows."""
+        given = k.size(1) if k.dim() == 4 and k.shape == v.shape else 0
+        if given not in (0, self.kv_heads) and self.heads % given == 0:
+            raise ValueError(
+                f"k and v have {given} heads, but the schedule is for {self.kv_heads}: distribute(.., "
+                f"kv_heads={given}), or a schedule that was planned with kv_heads={given}"
+            )
         for name, x, heads in (("q", q, self.heads), ("k", k, self.kv_heads), ("v", v, self.kv_heads)):
             if x.dim() != 4 or x.size(1) != heads or x.size(2) != self.mine:
                 raise ValueError(
@@ -88,6 +99,26 @@ class Rows(NamedTuple):
             raise ValueError("q, k and v must have one dtype, device, batch and head dimension")
         if str(q.dtype).removeprefix("torch.") not in ITEM_SIZES:
             raise ValueError(f"q must be float64, float32, bfloat16 or float16, not {q.dtype}")
+
+
+def refuse_fakes(*tensors: object) -> None:
+    """Raises ValueError for tensors without data, at once: what ranks would tell each other has none either."""
+    if any(isinstance(x, FakeTensor) for x in tensors):
+        raise ValueError(
+            "attention on ranks cannot be traced or exported: its ranks plan and compare notes at every call. Export "
+            "the module for one device that it was made from; torch.compile runs it between two graphs"
+        )
+
+
+def check_local(*tensors: Tensor) -> None:
+    """Raises ValueError for what is no plain tensor of this rank's rows: a DTensor, or within torch.func."""
+    if any(isinstance(x, DTensor) for x in tensors):
+        raise ValueError("q, k and v must be this rank's rows as plain tensors, not DTensors: to_local() gives them")
+    if _transforms():
+        raise ValueError(
+            "attention on ranks cannot be transformed by torch.func (vmap, grad, ..): fold what vmap would map into "
+            "the batch, and take gradients by torch.autograd"
+        )
 
 
 def refusal(facts: dict[str, str], error: Exception, ranks: int) -> Note:

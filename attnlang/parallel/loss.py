@@ -21,8 +21,13 @@ def mean_loss(
               summed
 
     The value is the same on every rank. Where no token counts on any rank it is 0, with gradients 0; where some
-    rank has none, its gradients are 0 and nothing is NaN.
+    rank has none, its gradients are 0 and nothing is NaN. Raises ValueError unless weights have the shape of losses.
     """
+    if weights is not None and weights.shape != losses.shape:
+        raise ValueError(
+            f"weights must have the shape of losses, one a token, but have {tuple(weights.shape)} and not "
+            f"{tuple(losses.shape)}"
+        )
     return _MeanLoss.apply(losses, torch.ones_like(losses) if weights is None else weights, group, averaged)
 
 
@@ -32,8 +37,9 @@ class _MeanLoss(torch.autograd.Function):
         kind = torch.float64 if losses.dtype == torch.float64 else torch.float32
         weights = weights.to(kind)
         counted = torch.where(weights != 0, losses.to(kind) * weights, 0.0)  # 0 * NaN of a padded token is 0
-        sums = torch.stack([counted.sum(), weights.sum()])
+        sums = torch.stack([counted.sum(), weights.sum()]).double()  # (whatever dtype losses have on other ranks)
         dist.all_reduce(sums, group=group)
+        sums = sums.to(kind)
         total = torch.where(sums[1] == 0, 1.0, sums[1])
         factor = dist.get_world_size(group) if averaged else 1
         ctx.save_for_backward(weights * (factor / total))

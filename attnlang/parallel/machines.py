@@ -116,6 +116,18 @@ def rated(device: Device, backend: str, work: str, head_dim: int) -> Device:
     return replace(device, forward=best.forward, backward=best.backward, source=source)
 
 
+def check_backend(device: Device, backend: str) -> None:
+    """Raises ValueError unless the rates of a backend, or 'auto', are known on a device; names those that are.
+
+    A device without measured kernels has one rate, its data sheet's, for the backends that others were measured with.
+    """
+    measured = KERNELS.get(device.name) or tuple(kernel for kernels in KERNELS.values() for kernel in kernels)
+    known = ("auto", *dict.fromkeys(kernel.backend for kernel in measured))
+    if backend not in known:
+        there_are = ", ".join(map(repr, known))
+        raise ValueError(f"no rates of backend {backend!r} are known on {device.name}: there are those of {there_are}")
+
+
 def named(kind: Mapping[str, Device] | Mapping[str, Link], name: str, what: str) -> Device | Link:
     """A device or link by its name. Raises ValueError, naming those there are."""
     if name not in kind:

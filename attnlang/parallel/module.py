@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import timedelta
-from typing import Any, get_args
+from operator import index
+from typing import Any, SupportsIndex, get_args
 
 import torch
 import torch.distributed as dist
@@ -15,7 +17,7 @@ from attnlang.nn import PatternAttention
 from attnlang.parallel.agreement import When
 from attnlang.parallel.attention import TIMEOUT, DistributedAttention
 from attnlang.parallel.planning import Planner, compiler_part
-from attnlang.plan import Plan
+from attnlang.plan import Branch, Lattice, Plan
 from attnlang.schedule import Placement, Schedule, counted
 
 __all__ = ["DistributedAttention", "distribute", "schedule_of", "whole_group"]
@@ -40,7 +42,9 @@ def distribute(
     mesh      a DeviceMesh of one dimension (of several: take one, `mesh["cp"]`), or its process group; None: all ranks
     n         tokens of the whole sequence; the compiler writes a schedule of each pattern, on one placement for all.
               Patterns with runtime tables are scheduled at the call, when their content is known
-    schedule  in place of n, one that was written before, for a module with one pattern
+    schedule  in place of n, one that was written before, for a module with one pattern: this one
+    placement as of `attnc.plan`, where schedules are written here
+    kv_heads  heads of k and v, where they are fewer than of q
     timeout   how long a rank waits for the others to come to the same call, and on gloo for their rows (NCCL's group
               has a timeout of its own for those). It includes what planning at the call takes others longer
     agree     "every call": ranks compare what they were called with before they exchange anything, forward and
@@ -48,34 +52,77 @@ def distribute(
               needed), and where tables or lengths come with it; what differs later is then found by an exchange that
               does not fit, or not at all. For models whose layers are so short that hosts cannot keep up
 
-    head_dim, kv_heads and dtype are what rows weigh where schedules are weighed; any input runs.
-    Returns the module. Raises ValueError where there is no attention in it, or more ranks than tokens.
+    head_dim and dtype are what rows weigh where schedules are weighed; inputs with others run.
+    An attention that stands in several places of the module, as one shared by all layers, is one in all of them.
+    Returns the module. Raises ValueError where there is no attention in it, where some is distributed already, for
+    more ranks than tokens, for a schedule of another pattern, and for other arguments that do not fit.
     """
-    if agree not in get_args(When):
-        raise ValueError(f"agree must be 'every call' or 'first call', not {agree!r}")
+    _check(module, n, schedule, timeout, agree)
     group = _group(mesh) if isinstance(mesh, DeviceMesh) else whole_group(mesh)
     ranks = dist.get_world_size(group)
     if ranks > 1 and not dist.is_gloo_available():
         raise ValueError("this torch is built without gloo, by which ranks compare what they are called with")
-    found = [(name, part) for name, part in module.named_modules() if isinstance(part, PatternAttention)]
+    found = _attentions(module)
+    parts = list(dict.fromkeys(part for _, part in found))
+    names = {part: name for name, part in reversed(found)}
+    planners = _planners(parts, ranks, n, schedule, placement, head_dim, kv_heads, dtype)
+    made = {
+        part: DistributedAttention(part, planner, group, timeout, agree, names[part])
+        for part, planner in zip(parts, planners, strict=True)
+    }
+    if isinstance(module, PatternAttention):
+        return made[module]
+    for name, part in found:
+        parent, _, last = name.rpartition(".")
+        setattr(module.get_submodule(parent), last, made[part])
+    return module
+
+
+def _check(module: object, n: object, schedule: object, timeout: object, agree: object) -> None:
+    """Raises ValueError for arguments that fit no module and no group."""
+    if agree not in get_args(When):
+        raise ValueError(f"agree must be 'every call' or 'first call', not {agree!r}")
+    if not isinstance(module, nn.Module):
+        raise ValueError(f"module must be a PatternAttention, or an nn.Module with some, not {type(module).__name__}")
+    if n is not None and (isinstance(n, bool) or not isinstance(n, SupportsIndex) or index(n) < 1):
+        raise ValueError(f"n must be an integer of at least 1, not {n!r}")
+    if not isinstance(timeout, timedelta) or timeout <= timedelta(0):
+        raise ValueError(f"timeout must be a datetime.timedelta above 0, as timedelta(seconds=60), not {timeout!r}")
+    if schedule is None:
+        return
+    if not isinstance(schedule, Schedule):
+        raise ValueError(
+            f"schedule must be what attnc.plan returns, or Schedule.from_json, not {type(schedule).__name__}"
+        )
+    if n not in (None, schedule.n):
+        raise ValueError(f"the schedule is for {schedule.n:,} tokens, but n is {n:,}: give one of them")
+
+
+def _attentions(module: nn.Module) -> list[tuple[str, PatternAttention]]:
+    """The attention in a module by name, one that is shared under each of its names.
+
+    Raises ValueError where there is none, or one that is distributed already.
+    """
+    parts = list(module.named_modules(remove_duplicate=False))
+    for name, part in parts:
+        if isinstance(part, DistributedAttention):
+            raise ValueError(
+                f"{name or 'the module'} is distributed already, over {counted(part.placement.ranks, 'rank')} and "
+                f"{part.placement.n:,} tokens: distribute a module with the attention it was made from (.attention)"
+            )
+    found = [(name, part) for name, part in parts if isinstance(part, PatternAttention)]
     if not found:
         raise ValueError(f"there is no attnlang attention in {type(module).__name__}: nothing to distribute")
-    planners = _planners([part for _, part in found], ranks, n, schedule, placement, head_dim, kv_heads, dtype)
-    made = [
-        DistributedAttention(part, planner, group, timeout, agree, name)
-        for (name, part), planner in zip(found, planners, strict=True)
-    ]
-    if isinstance(module, PatternAttention):
-        return made[0]
-    for (name, _), part in zip(found, made, strict=True):
-        parent, _, last = name.rpartition(".")
-        setattr(module.get_submodule(parent), last, part)
-    return module
+    return found
 
 
 def whole_group(group: dist.ProcessGroup | None) -> dist.ProcessGroup:
     """The group given, or the one of all ranks. Raises ValueError before init_process_group."""
     found = group if group is not None else dist.group.WORLD
+    if found is not None and not isinstance(found, dist.ProcessGroup):  # pyright: ignore[reportUnnecessaryIsInstance] - not everyone checks types
+        raise ValueError(
+            f"mesh must be a DeviceMesh, a process group, or None for all ranks, not {type(found).__name__}"
+        )
     if found is None:
         raise ValueError("no ranks yet: call torch.distributed.init_process_group, or make a DeviceMesh, first")
     return found
@@ -92,8 +139,13 @@ def _planners(
     parts: Sequence[PatternAttention], ranks: int, n: int | None, schedule: Schedule | None, placement: str,
     head_dim: int, kv_heads: int | None, dtype: torch.dtype | str,
 ) -> list[Planner]:  # fmt: skip
-    written = schedule or getattr(parts[0], "schedule", None)
-    if n is None and written is not None:
+    written = schedule or (getattr(parts[0], "schedule", None) if n is None else None)
+    if written is not None:
+        if placement not in ("auto", written.placement.kind, written.placement):
+            raise ValueError(
+                f"a schedule was written for these tokens, on placement {written.placement.kind!r}: give n= in its "
+                f"place, for one on placement {placement!r}"
+            )
         return [Planner.of(_fitting(written, part, ranks), part.plan) for part in parts]
     if n is None:
         raise ValueError("how long is the sequence? Give n=, or schedule=")
@@ -109,13 +161,16 @@ def _planners(
         where = next(iter(found.values())).placement
     else:
         where = compiler_part("attnc.schedule.percall").placement_for(_plan(parts[0]), n, ranks, placement)
-    planners: list[Planner] = []
+    made: dict[tuple[Any, int], Planner] = {}  # (layers alike share what is planned at the call)
     for part in parts:
-        known = found.get((part.pattern, part.heads))
+        key = part.pattern, part.heads
+        if key in made:
+            continue
+        known = found.get(key)
         weights = kv_heads or part.heads, head_dim, kind
-        made = None if known is None else Planner.of(known, _plan(part))
-        planners.append(made or Planner(_plan(part), where, *weights, part.pattern.call))
-    return planners
+        planned = None if known is None else Planner.of(known, _plan(part))
+        made[key] = planned or Planner(_plan(part), where, *weights, part.pattern.call)
+    return [made[part.pattern, part.heads] for part in parts]
 
 
 def _plan(part: PatternAttention) -> Plan:
@@ -160,7 +215,27 @@ def _fitting(schedule: Schedule, part: PatternAttention, ranks: int) -> Schedule
             f"the schedule is for {schedule.ranks} ranks and {schedule.heads} heads, "
             f"but there are {ranks} ranks and {part.heads} heads"
         )
+    if not is_of(schedule, part):
+        raise ValueError(
+            f"the schedule is of {schedule.pattern or 'another pattern'}, and not of {part.pattern.call} as it stands: "
+            "write one of this pattern (`attnc.plan`), or give n= in place of schedule="
+        )
     return schedule
+
+
+def is_of(schedule: Schedule, part: PatternAttention) -> bool:
+    """Whether a schedule computes the pattern of a module."""
+    if part.plan is None:  # (backend 'reference' did without)
+        return schedule.pattern == part.pattern.call
+    mine, its = part.plan.branches, schedule.plan.branches
+    return len(mine) == len(its) and all(_alike(a, b) for a, b in zip(mine, its, strict=True))
+
+
+def _alike(branch: Branch, planned: Branch) -> bool:
+    """Whether a branch is what was planned: in a schedule, one run that holds the whole sequence is no run."""
+    if isinstance(branch, Lattice) and isinstance(planned, Lattice) and planned.runs is None:
+        branch, planned = (replace(x, runs=None, phases=None) for x in (branch, planned))
+    return branch == planned
 
 
 def schedule_of(module: nn.Module) -> Schedule:

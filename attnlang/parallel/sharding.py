@@ -8,7 +8,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from attnlang.parallel.agreement import Note
 from attnlang.parallel.attention import DistributedAttention
+from attnlang.parallel.calls import needs_gradients, refusal, refuse_fakes
 from attnlang.parallel.dense import positions as placed
 from attnlang.schedule import Placement
 
@@ -22,8 +24,7 @@ def _attention(module: nn.Module) -> DistributedAttention:
 
 def positions(module: nn.Module, device: torch.device | str | None = None) -> Tensor:
     """The tokens that this rank holds, int64 (C,): position ids for RoPE and embeddings."""
-    attention = _attention(module)
-    return torch.from_numpy(placed(attention.placement, attention.rank)).to(device)
+    return _attention(module).positions(device)
 
 
 def shard(x: Tensor, module: nn.Module, dim: int) -> Tensor:
@@ -44,16 +45,33 @@ def shard(x: Tensor, module: nn.Module, dim: int) -> Tensor:
 def unshard(x: Tensor, module: nn.Module, dim: int) -> Tensor:
     """The whole tensor on every rank, in token order, from each rank's rows. Differentiable.
 
-    Its gradient is this rank's rows of the *sum* over ranks of the gradients of the whole tensor.
+    Its gradient is this rank's rows of the *sum* over ranks of the gradients of the whole tensor. As before attention,
+    ranks compare what they were called with: raises RanksDisagreeError, on every rank, where the shape, the dtype or
+    dim differs, or a rank brings other rows than its own; PeerLostError where a rank does not come in time.
     """
     attention = _attention(module)
-    mine = attention.placement.sizes[attention.rank]
+    refuse_fakes(x)
+    ranks = attention.placement.ranks
+    facts = {"pass": "unshard"}
+    try:
+        facts |= _gathered(x, dim, attention.placement.sizes[attention.rank])
+    except (ValueError, IndexError) as error:
+        attention.agreement(refusal(facts, error, ranks), always=True).settle()
+        raise
+    attention.agreement(Note.of(facts, ranks), always=True).settle()
+    return _Unshard.apply(x, attention.placement, attention.group, dim)
+
+
+def _gathered(x: Tensor, dim: int, mine: int) -> dict[str, str]:
+    """What ranks must agree on before they gather rows along dim. Raises ValueError for other rows than this rank's."""
+    shape = list(x.shape)
     if x.size(dim) != mine:
         raise ValueError(
-            f"dimension {dim} has {x.size(dim)} entries (shape {tuple(x.shape)}), but rank {attention.rank} "
-            f"holds {mine}"
+            f"dimension {dim} has {x.size(dim)} entries (shape {tuple(shape)}), but this rank holds {mine} tokens"
         )
-    return _Unshard.apply(x, attention.placement, attention.group, dim)
+    shape[dim] = -1
+    autograd = str(needs_gradients(x))
+    return {"shape": str(shape), "dtype": str(x.dtype), "device": x.device.type, "autograd": autograd}
 
 
 class _Unshard(torch.autograd.Function):

@@ -33,6 +33,7 @@ from attnlang.runtime.batches import NEVER, Piece, padded_rows, work
 from attnlang.runtime.flops import backward_flops, forward_flops
 from attnlang.runtime.layouts import full_length, layout, like, readable
 from attnlang.runtime.merge import accumulator_dtype
+from attnlang.runtime.once import differentiable_once
 from attnlang.runtime.program import Program
 from attnlang.runtime.routes import Plain, Route, chosen, route_for, takes_fewer
 from attnlang.runtime.tracing import rule, traced_backward, traced_forward
@@ -134,12 +135,27 @@ class _Eager(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        # (torch's guard against second derivatives enters and leaves no_grad, also where none can be asked for)
+        # (a guard against second derivatives enters and leaves no_grad: only where they can be asked for)
         return (_once if torch.is_grad_enabled() else _eager_backward)(ctx, *grads)
 
 
 def _eager_backward(ctx: Any, dout: Tensor | None, _: Tensor | None) -> tuple[Tensor | None, ...]:
-    q, k, v, out, lse, lengths, *tables = ctx.saved_tensors
+    return _eager_gradients(ctx, ctx.saved_tensors, dout)
+
+
+def _once(ctx: Any, dout: Tensor | None, _: Tensor | None) -> tuple[Tensor | None, ...]:
+    """The same where a graph of it is wanted (create_graph=True)."""
+    saved = ctx.saved_tensors  # (checkpointing lets them be asked for once)
+    with torch.no_grad():
+        found = _eager_gradients(ctx, saved, dout)
+    dq, dk, dv, *rest = found
+    if dout is None or dq is None or dk is None or dv is None:
+        return found
+    return (*differentiable_once((dq, dk, dv), *saved[:3], dout), *rest)
+
+
+def _eager_gradients(ctx: Any, saved: Sequence[Any], dout: Tensor | None) -> tuple[Tensor | None, ...]:
+    q, k, v, out, lse, lengths, *tables = saved
     if dout is None:
         return (None,) * (6 + len(tables))
     if type(dout) is not Tensor or not unobserved(q, k, v):
@@ -149,9 +165,6 @@ def _eager_backward(ctx: Any, dout: Tensor | None, _: Tensor | None) -> tuple[Te
     else:
         found = ctx.route.backward(dout, q, k, v, out, lse, ctx.rest[-1])
     return (*found, None, None, None, *(None for _ in tables))
-
-
-_once: Callable[..., tuple[Tensor | None, ...]] = once_differentiable(_eager_backward)
 
 
 class _Attention(torch.autograd.Function):

@@ -21,6 +21,13 @@ if TYPE_CHECKING:
     from attnlang.schedule import Placement, Schedule
 
 
+MOST_HEADS = 2**16
+MOST_RANKS = 2**14
+"""Of a plan: meetings of ranks are looked up in tables of ranks x ranks."""
+MOST_TOKENS = 2**35
+"""Of a plan: beyond, what single ranks exchange does not fit what it is counted in."""
+
+
 def _pattern(pattern: Pattern | str | Path, params: dict[str, Argument]) -> Pattern:
     if isinstance(pattern, Pattern):
         if params:
@@ -33,10 +40,12 @@ def _pattern(pattern: Pattern | str | Path, params: dict[str, Argument]) -> Patt
     return load(pattern, **params)
 
 
-def whole_number(name: str, value: object, least: int) -> None:
-    """Raise ValueError unless the value is an integer of at least `least`."""
+def whole_number(name: str, value: object, least: int, most: int | None = None) -> None:
+    """Raise ValueError unless the value is an integer of at least `least`, and at most `most`."""
     if isinstance(value, bool) or not isinstance(value, SupportsIndex) or index(value) < least:
         raise ValueError(f"{name} must be an integer of at least {least}, not {value!r}")
+    if most is not None and index(value) > most:
+        raise ValueError(f"{name} must be at most {most:,}, not {index(value):,}")
 
 
 def compile(  # noqa: A001 - the field's word for it
@@ -56,7 +65,7 @@ def compile(  # noqa: A001 - the field's word for it
 
     found = _pattern(pattern, params)
     chosen = backend_name(backend)
-    whole_number("heads", heads, 1)
+    whole_number("heads", heads, 1, MOST_HEADS)
     return PatternAttention(found, None if chosen == "reference" else lower(found, heads), heads, chosen)
 
 
@@ -80,8 +89,9 @@ def report(
     """
     from attnc.analysis.report import report as analyse
 
-    for name, value, least in (("n", n, 0), ("heads", heads, 1), ("head_dim", head_dim, 1)):
-        whole_number(name, value, least)
+    whole_number("n", n, 0)
+    whole_number("heads", heads, 1, MOST_HEADS)
+    whole_number("head_dim", head_dim, 1)
     return analyse(_pattern(pattern, params), n, heads, head_dim, tables, with_dependency=dependency, gpu=gpu)
 
 
@@ -124,12 +134,13 @@ def plan(
     link: str | None = None,
     backward: bool = True,
     objective: str = "",
+    backend: str = "auto",
     tables: Mapping[str, ArrayLike] | None = None,
     **params: Argument,
 ) -> Schedule:
     """The sequence-parallel schedule of a pattern for sequences of n tokens.
 
-    ranks      how many ranks hold the sequence; 1 <= ranks <= n
+    n, ranks   how many tokens, at most 2^35, and how many ranks hold them; 1 <= ranks <= n, and at most 2^14
     kv_heads   heads of k and v, as many as of q unless given
     dtype      'bfloat16', 'float16', 'float32' or 'float64': what a row weighs when bytes are counted
     placement  'contiguous', 'zigzag', 'striped', or 'auto': the one with the least predicted time; or that of another
@@ -138,13 +149,14 @@ def plan(
                'infiniband' (above), 'pcie', 'ethernet'
     backward   whether to weigh the backward pass too
     objective  'time' or 'bytes': what is made least; unless given, time where the placement is 'auto', else bytes
+    backend    whose measured rates times are predicted with: 'triton', 'sdpa', or 'auto', the one that runs by default
     tables     content of runtime tables by name: the schedule is for these
 
     Raises ValueError for sizes out of range and names that do not exist, AttnError for a faulty pattern.
     """
     return found_schedule(
         _pattern(pattern, params), n=n, ranks=ranks, heads=heads, head_dim=head_dim, kv_heads=kv_heads, dtype=dtype,
-        placement=placement, gpu=gpu, link=link, backward=backward, tables=tables, objective=objective,
+        placement=placement, gpu=gpu, link=link, backward=backward, tables=tables, objective=objective, backend=backend,
     ).schedule  # fmt: skip
 
 
@@ -155,37 +167,65 @@ def found_schedule(
 ) -> Found:  # fmt: skip
     """What `plan` finds, with the solution and the machine that times are predicted for, on kernels of a backend."""
     from attnc.schedule.search import search
-    from attnlang.parallel.machines import DEVICES, LINKS, named
+    from attnlang.parallel.machines import DEVICES, LINKS, check_backend, named
     from attnlang.pattern.tables import check_names
     from attnlang.schedule import ITEM_SIZES, counted
 
-    sizes = [("n", n, 1), ("ranks", ranks, 1), ("heads", heads, 1), ("head_dim", head_dim, 1)]
-    for name, value, least in (*sizes, ("kv_heads", heads if kv_heads is None else kv_heads, 1)):
-        whole_number(name, value, least)
+    limits = (
+        ("n", n, MOST_TOKENS),
+        ("ranks", ranks, MOST_RANKS),
+        ("heads", heads, MOST_HEADS),
+        ("head_dim", head_dim, None),
+    )
+    for name, value, most in (*limits, ("kv_heads", heads if kv_heads is None else kv_heads, None)):
+        whole_number(name, value, 1, most)
     if ranks > n:
         raise ValueError(
             f"{counted(ranks, 'rank')} for {counted(n, 'token')}: every rank needs a token; use at most {n} ranks"
         )
     if dtype not in ITEM_SIZES:
         raise ValueError(f"unknown dtype {dtype!r}: there are {', '.join(ITEM_SIZES)}")
+    _check_bytes(n, ranks, heads, head_dim)
     device = named(DEVICES, gpu, "gpu")
     chosen_link = None if link is None else named(LINKS, link, "link")
     assert isinstance(device, Device)
+    check_backend(device, backend)
     assert not isinstance(chosen_link, Device)
     check_names(pattern.tables, tables or {}, f"pattern {pattern.name}")
-    return search(
-        pattern,
-        n,
-        ranks,
-        heads,
-        kv_heads or heads,
-        head_dim,
-        dtype,
-        placement,
-        device,
-        chosen_link,
-        backward,
-        tables or {},
-        objective,
-        backend,
-    )
+    try:
+        return search(
+            pattern,
+            n,
+            ranks,
+            heads,
+            kv_heads or heads,
+            head_dim,
+            dtype,
+            placement,
+            device,
+            chosen_link,
+            backward,
+            tables or {},
+            objective,
+            backend,
+        )
+    except MemoryError:
+        raise ValueError(
+            f"there is not the memory to plan {pattern.call} for {n:,} tokens on {counted(ranks, 'rank')}, which meet "
+            "in too many ways: plan a shorter sequence, fewer ranks, or lengths that the ranks divide"
+        ) from None
+
+
+def _check_bytes(n: int, ranks: int, heads: int, head_dim: int) -> None:
+    """Raise ValueError where what moves may be more bytes than 64-bit integers count: a query to every rank and back.
+
+    A row is k and v, or q, out and their gradients in float64: at most 8 (head_dim + 1) numbers of 8 bytes.
+    """
+    from attnlang.schedule import counted
+
+    most = 2**63 // (ranks * heads * (head_dim + 1) * 64)
+    if n > most:
+        raise ValueError(
+            f"{n:,} tokens on {counted(ranks, 'rank')} with {counted(heads, 'head')} of {head_dim} are too many: what "
+            f"all of them exchange at most is counted in bytes, in 64 bits; n is to be at most {most:,} with these"
+        )

@@ -10,6 +10,7 @@ from typing import Any, NoReturn, TypeVar
 
 import click
 
+from attnc.api import MOST_HEADS
 from attnlang import AttnError, Pattern, codes
 from attnlang.diagnostics import Diagnostic, render
 from attnlang.pattern.arguments import evaluated
@@ -44,12 +45,16 @@ def pattern_options(function: F) -> F:
     return click.argument("pattern")(parameter(function))
 
 
-def size_options(n: int) -> Callable[[F], F]:
-    """--n and --heads."""
+def size_options(n: int, least: int = 0, most: int | None = None) -> Callable[[F], F]:
+    """--n, in these limits, and --heads."""
 
     def add(function: F) -> F:
-        length = click.option("--n", default=n, show_default=True, type=Count(0), help="Length of the sequence.")
-        heads = click.option("--heads", default=12, show_default=True, type=Count(1), help="Number of heads.")
+        length = click.option(
+            "--n", default=n, show_default=True, type=Count(least, most), help="Length of the sequence."
+        )
+        heads = click.option(
+            "--heads", default=12, show_default=True, type=Count(1, MOST_HEADS), help="Number of heads."
+        )
         return length(heads(function))
 
     return add

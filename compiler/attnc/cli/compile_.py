@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from attnc.api import MOST_RANKS
 from attnc.cli.common import (
     Count,
     OutputFile,
@@ -43,7 +44,7 @@ from attnlang.plan import Plan
 @click.option("--explain", is_flag=True, help="Say which backend runs it, why, and what each would cost.")
 @click.option("--gpu", default="h100", show_default=True, help="The GPU whose data sheet --explain predicts from.")
 @table_option
-@click.option("--ranks", type=Count(1), help="Also write the schedule for so many ranks and --n tokens.")
+@click.option("--ranks", type=Count(1, MOST_RANKS), help="Also write the schedule for so many ranks and --n tokens.")
 def command(
     pattern: str,
     parameters: tuple[str, ...],
@@ -67,7 +68,7 @@ def command(
         if explain:
             click.echo(_explained(loaded, n, heads, gpu, tables))
             return
-        text = _stage(loaded, n, heads, backend, stage, ranks)
+        text = _stage(loaded, n, heads, backend, stage, ranks, tables)
         if output is None:
             click.echo(text.rstrip("\n"))
             return
@@ -84,7 +85,9 @@ def _explained(pattern: Pattern, n: int, heads: int, gpu: str, tables: tuple[str
     return explain(lower(pattern, heads), n, 64, gpu_named(gpu), content)
 
 
-def _stage(pattern: Pattern, n: int, heads: int, backend: str, stage: str, ranks: int | None) -> str:
+def _stage(
+    pattern: Pattern, n: int, heads: int, backend: str, stage: str, ranks: int | None, tables: tuple[str, ...]
+) -> str:  # fmt: skip
     from attnc.lower import lower
 
     if stage == "tree":
@@ -105,7 +108,8 @@ def _stage(pattern: Pattern, n: int, heads: int, backend: str, stage: str, ranks
     if ranks is not None:
         from attnc.api import plan as write_schedule
 
-        schedule = write_schedule(pattern, n=n, ranks=ranks, heads=heads)
+        content = given_tables(pattern, tables)
+        schedule = write_schedule(pattern, n=n, ranks=ranks, heads=heads, tables=content)
     return emit(report(pattern, n, heads, 64), plan, backend, schedule)
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from attnc.api import MOST_RANKS, MOST_TOKENS
 from attnc.cli.common import (
     Count,
     OutputFile,
@@ -22,15 +23,17 @@ from attnc.cli.common import (
 
 @click.command("plan")
 @pattern_options
-@size_options(n=1_048_576)
+@size_options(n=1_048_576, least=1, most=MOST_TOKENS)
 @table_option
-@click.option("--ranks", default=8, show_default=True, type=Count(1), help="Ranks that hold the sequence.")
+@click.option("--ranks", default=8, show_default=True, type=Count(1, MOST_RANKS), help="Ranks that hold the sequence.")
 @click.option("--kv-heads", type=Count(1), help="Heads of k and v, if fewer than of q.")
 @click.option("--head-dim", default=64, show_default=True, type=Count(1), help="Dimension of a head.")
 @click.option("--dtype", default="bfloat16", show_default=True, help="What rows travel in.")
 @click.option("--placement", default="auto", show_default=True, help="contiguous, zigzag, striped or auto.")
 @click.option("--gpu", default="h100", show_default=True, help="Device that times are predicted for.")
-@click.option("--backend", default="auto", show_default=True, help="Backend whose measured rates are taken.")
+@click.option(
+    "--backend", default="auto", show_default=True, help="auto, triton or sdpa: whose measured rates are taken."
+)
 @click.option("--link", help="nvlink, infiniband, pcie or ethernet; by the number of ranks unless given.")
 @click.option("--objective", default="", help="time or bytes; by default bytes where a placement is given.")
 @click.option("--forward-only", is_flag=True, help="Weigh the forward pass alone.")

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from attnc.api import MOST_RANKS
 from attnc.cli.common import (
     Count,
     given_tables,
@@ -21,7 +22,11 @@ from attnc.cli.common import (
 @click.command("report")
 @pattern_options
 @report_options
-@click.option("--ranks", type=Count(1), help="Also the schedule for so many ranks: what it moves, and its certificate.")
+@click.option(
+    "--ranks",
+    type=Count(1, MOST_RANKS),
+    help="Also the schedule for so many ranks: what it moves, and its certificate.",
+)
 def command(
     pattern: str,
     parameters: tuple[str, ...],
@@ -44,7 +49,7 @@ def command(
         from attnc.analysis.report import report
 
         loaded = load_pattern(pattern, parameters)
-        given = given_tables(loaded, tables) if tables else {}
+        given = given_tables(loaded, tables) if tables or ranks is not None else {}
         with progress_shown() as progress:
             found = report(loaded, n, heads, head_dim, given, with_dependency=dependency, gpu=gpu, progress=progress)
             if page is not None:

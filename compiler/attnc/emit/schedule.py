@@ -11,7 +11,6 @@ from rich.text import Text
 
 from attnc.schedule.cost import Times, balance, times
 from attnc.schedule.search import Found
-from attnlang.parallel.machines import Device
 from attnlang.schedule import Alternative, Schedule, counted
 
 MOST_RANKS = 256
@@ -110,8 +109,11 @@ def certificate_text(schedule: Schedule, moved: int) -> str:
     if moved == 0:
         return "nothing moves: no plan moves less"
     if certificate.exact:
-        return "the least: no plan that computes each pair at one of its two homes moves fewer bytes"
-    return f"within {certificate.gap:.2%} of the least that any plan with each pair at one of its two homes moves"
+        return "the least: on this placement no plan with each pair at one of its two homes moves fewer bytes"
+    any_plan = "any plan with each pair at one of its two homes moves on this placement"
+    if certificate.gap > 1:
+        return f"the least that {any_plan} is between {certificate.bound:,} and {certificate.minimum:,} bytes"
+    return f"within {certificate.gap:.2%} of the least that {any_plan}"
 
 
 def _ends(values: tuple[int, ...]) -> list[int]:
@@ -148,7 +150,7 @@ def print_schedule(found: Found, data: dict[str, Any], console: Console) -> None
     console.print(f"             minimum {schedule.certificate.minimum:,} bytes, bound {schedule.certificate.bound:,}")
     console.print(_times(found, data))
     if schedule.rejected or schedule.others:
-        console.print(_alternatives(schedule, data, found.device))
+        console.print(_alternatives(schedule, data))
 
 
 def _branches(schedule: Schedule) -> Table:
@@ -169,7 +171,7 @@ def _times(found: Found, data: dict[str, Any]) -> str:
     return f"Predicted on {found.device.name} over {found.link.name}: {both}; {even}; {peak}"
 
 
-def _alternatives(schedule: Schedule, data: dict[str, Any], device: Device) -> Table:
+def _alternatives(schedule: Schedule, data: dict[str, Any]) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for column in ("", "bytes", "busiest rank", "against this", "predicted"):
         table.add_column(column, justify="left" if column == "" else "right")
@@ -180,7 +182,6 @@ def _alternatives(schedule: Schedule, data: dict[str, Any], device: Device) -> T
         ratio = f"{a.bytes_total / moved:,.2f}x" if moved else "-"
         time = "" if a.seconds is None else seconds(a.seconds)
         table.add_row(a.name, size(a.bytes_total), size(a.bytes_busiest), ratio, time)
-    _ = device
     return table
 
 
