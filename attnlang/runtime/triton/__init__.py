@@ -80,12 +80,13 @@ def refusal(plan: Plan, device: torch.device, dtype: torch.dtype, head_dim: int)
         return f"backend 'triton' needs the package triton, which is not installed; {others} do without"
     interpreted = os.environ.get("TRITON_INTERPRET") == "1"
     if device.type != "cuda" and not (device.type == "cpu" and interpreted):
-        where = "on CUDA devices, and with TRITON_INTERPRET=1 on the cpu"
-        return f"backend 'triton' runs {where}, not on {device.type}; {others}"
+        return f"backend 'triton' runs on CUDA devices, not on {device.type}; {others}"
     if dtype not in DTYPES:
+        if device.type == "cuda" and dtype == torch.float64:
+            others = "backend 'reference' can, and 'sdpa' on the cpu"
         return f"backend 'triton' computes in float16, bfloat16 and float32, not in {_name(dtype)}; {others}"
     if interpreted and dtype == torch.bfloat16:
-        return "triton's interpreter gets bfloat16 products wrong; use float16 or float32 there"
+        return f"triton's interpreter gets bfloat16 products wrong; use float16 or float32 there; {others}"
     if not 1 < head_dim <= LARGEST_HEAD_DIM:
         return f"backend 'triton' needs a head dimension of 2 to {LARGEST_HEAD_DIM}, not {head_dim}; {others}"
     there = device.type == "cuda" and torch.cuda.is_available()  # else a plan for another machine's GPU
