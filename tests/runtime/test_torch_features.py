@@ -230,7 +230,7 @@ def test_vmap_is_refused_and_func_grad_works() -> None:
 def test_second_derivatives_are_refused_except_by_the_formula() -> None:
     q, k, v = tensors(9)
     (grad,) = torch.autograd.grad(longnet()(q, k, v).square().sum(), q, create_graph=True)
-    with pytest.raises(RuntimeError, match="once_differentiable"):
+    with pytest.raises(RuntimeError, match="differentiable once"):
         grad.sum().backward()
     (grad,) = torch.autograd.grad(longnet("reference")(q, k, v).square().sum(), q, create_graph=True)
     assert torch.autograd.grad(grad.sum(), q)[0].isfinite().all()
