@@ -100,7 +100,8 @@ def made(heads: int, tokens: int, head_dim: int, device: str, dtype: torch.dtype
 class Alone:
     """What one device takes for its own tokens, and how many pairs it computes.
 
-    passes   to be run in turn with those of all ranks, on the same tensors; none for another number of tokens
+    seconds          of each pass, as they were measured last
+    passes, tensors  to be run in turn with those of all ranks, on the same tensors; none for another number of tokens
     """
 
     seconds: dict[str, float]
@@ -168,8 +169,10 @@ def measured(name: str, n: int, each: int, options: dict[str, Any], alone: Alone
     result["seconds"] = {}
     for what, run in passes.items():
         both = [run, alone.passes[what]] if alone.passes else [run]
-        result["seconds"][what], *rest = in_turn(both, device, options["repeats"], options["steps"])
-        alone.seconds.update({what: value for value in rest})  # noqa: B035 - one at most
+        found_seconds = in_turn(both, device, options["repeats"], options["steps"])
+        result["seconds"][what] = found_seconds[0]
+        if alone.passes:
+            alone.seconds[what] = found_seconds[1]
     for named, machine_ in (
         ("predicted", found.device),
         ("predicted_from_one_gpu", like_one(found.device, dim, alone)),

@@ -135,10 +135,8 @@ class Edges:
         if (found := self._in_place(q, k, backend)) is not None:
             work, rows, kernel = found
             k_, v_ = (take(x, work.k, work.k_first) for x in (k, v))
-            lane = lane or Lane(q.device)
-            with lane.running():
-                part, part_lse = kernel.forward(q[:, :, rows], k_, v_, work.call, scale)
-            lane.join(part, part_lse)
+            given = q[:, :, rows], k_, v_, work.call, scale
+            part, part_lse = kernel.forward(*given) if lane is None else lane.run(kernel.forward, *given)
             merge_(out[:, :, rows], lse[:, :, rows], part, part_lse)
             return
         mine = Partial.of(self._queries.of(out), self._queries.of(lse))

@@ -14,14 +14,14 @@ import torch
 from torch import Tensor
 
 
-def differentiable_once(found: Sequence[Tensor], *inputs: Tensor) -> tuple[Tensor, ...]:
+def differentiable_once(found: Sequence[Tensor | None], *inputs: Tensor | None) -> tuple[Tensor | None, ...]:
     """The gradients `found` of a pass over inputs, to be differentiated by nobody: that raises RuntimeError."""
-    return tuple(_Refusal.apply(x, *inputs) for x in found)
+    return tuple(None if x is None else _Refusal.apply(x, *inputs) for x in found)
 
 
 class _Refusal(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, found: Tensor, *inputs: Tensor) -> Tensor:
+    def forward(ctx: Any, found: Tensor, *inputs: Tensor | None) -> Tensor:
         return found.view_as(found)
 
     @staticmethod

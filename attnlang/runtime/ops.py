@@ -148,10 +148,7 @@ def _once(ctx: Any, dout: Tensor | None, _: Tensor | None) -> tuple[Tensor | Non
     saved = ctx.saved_tensors  # (checkpointing lets them be asked for once)
     with torch.no_grad():
         found = _eager_gradients(ctx, saved, dout)
-    dq, dk, dv, *rest = found
-    if dout is None or dq is None or dk is None or dv is None:
-        return found
-    return (*differentiable_once((dq, dk, dv), *saved[:3], dout), *rest)
+    return differentiable_once(found, *saved[:3], dout)
 
 
 def _eager_gradients(ctx: Any, saved: Sequence[Any], dout: Tensor | None) -> tuple[Tensor | None, ...]:

@@ -86,8 +86,8 @@ def main() -> None:
             with WireAudit() as seen:
                 found = grads(module, mine[:3], mine[3])
             again = [grads(module, mine[:3], mine[3]) for _ in range(4)]  # (one behind the other, nobody waits)
-            repeats = 4 if options.backend == "triton" else 1  # (flash's gradients do not: they are added atomically)
-            same = all(torch.equal(a, b) for one in again for a, b in zip(found[:repeats], one, strict=False))
+            steady = 4 if options.backend == "triton" else 1  # (flash's gradients do not: they are added atomically)
+            same = all(torch.equal(a, b) for one in again for a, b in zip(found[:steady], one, strict=False))
             wire = (seen.sent(rank), seen.received(rank)) == planned(schedule, rank, 2, dtype, HEAD_DIM, backward=True)
             errors, allowed = [], []
             for f, p, e in zip(found, plain, exact, strict=True):

@@ -49,9 +49,8 @@ class Sets:
         """How many rows the union of each choice of sets has: (.., choices), of which bit i is set i."""
         sets = len(self.step)
         common: list[_Progressions | None] = [None] * (1 << sets)
-        sizes = np.zeros(
-            (*self.first.shape[:-1], 1 << sets), np.int64
-        )  # of unions, as sums of intersections with signs
+        # sizes of unions, as sums of intersections with signs
+        sizes = np.zeros((*self.first.shape[:-1], 1 << sets), np.int64)
         for i in range(sets):
             alone = common[1 << i] = _Progressions(self.first[..., i], self.count[..., i], self.step[i])
             sizes[..., 1 << i] = alone.count
@@ -82,9 +81,8 @@ class _Progressions:
         turns = apart // common * pow(self.step // common, -1, modulus) % modulus if modulus > 1 else 0
         place = self.first + self.step * turns
         low = np.maximum(self.first, other.first)
-        high = np.minimum(
-            self.first + (self.count - 1) * self.step, other.first + (other.count - 1) * other.step
-        )  # of no rows it is before their first
+        last, other_last = (x.first + (x.count - 1) * x.step for x in (self, other))  # of no rows: before their first
+        high = np.minimum(last, other_last)
         start = low + (place - low) % step
         count = np.where((apart % common == 0) & (start <= high), (high - start) // step + 1, 0)
         return _Progressions(start, count, step)
