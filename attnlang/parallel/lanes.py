@@ -15,19 +15,24 @@ from torch import Tensor
 
 
 class Lane:
-    """A stream beside the current one of a CUDA device, for what depends on nothing launched after this was made."""
+    """A stream beside the current one, for what depends on nothing launched after this was made.
+
+    Devices without streams have one lane, and what is run there simply runs.
+    """
 
     def __init__(self, device: torch.device) -> None:
-        self._side = _side(device)
-        self._before = torch.cuda.current_stream(device).record_event()
+        self._device = device
+        self._before = torch.cuda.current_stream(device).record_event() if device.type == "cuda" else None
 
     def run(self, function: Callable[..., tuple[Tensor, ...]], *arguments: Any) -> tuple[Tensor, ...]:
         """What a function returns, whose launches run in the lane; what the current stream is given next waits."""
-        self._side.wait_event(self._before)
-        with torch.cuda.stream(self._side):
+        if self._before is None:
+            return function(*arguments)
+        side, here = _side(self._device), torch.cuda.current_stream(self._device)
+        side.wait_event(self._before)
+        with torch.cuda.stream(side):
             results = function(*arguments)
-        here = torch.cuda.current_stream(self._side.device)
-        here.wait_stream(self._side)
+        here.wait_stream(side)
         for result in results:
             result.record_stream(here)  # (else its memory goes to the lane's next work while it is still read here)
         return results
