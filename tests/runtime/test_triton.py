@@ -155,11 +155,11 @@ def test_tables_are_read_again_only_when_they_change() -> None:
 @pytest.mark.parametrize("block", [32, 64])
 @pytest.mark.parametrize("by_key", [False, True])
 def test_words_of_masks_hold_their_bits(masks: int, block: int, by_key: bool) -> None:
-    from attnlang.runtime.triton.lists import _words  # pyright: ignore[reportPrivateUsage] - what the kernel reads
+    from attnlang.runtime.triton.lists import words as words_of
 
     bits = np.random.default_rng(masks).integers(0, 256, (masks, block, block // 8), np.uint8)
     pairs = np.unpackbits(bits, axis=-1, bitorder="little").reshape(masks, block, block)
-    words = _words(bits, by_key).astype(np.int64)  # (masks, words, fixed rows)
+    words = words_of(bits, by_key).astype(np.int64)  # (masks, words, fixed rows)
     found = ((words[..., None] >> np.arange(32)) & 1).swapaxes(1, 2).reshape(masks, block, block)
     assert np.array_equal(found, pairs.swapaxes(1, 2) if by_key else pairs)
 

@@ -49,7 +49,7 @@ def _fetch(matrices, part, row, column, bar, room, PARTS: gl.constexpr):
 
 
 @gluon.jit
-def _fill(
+def fill(
     slot, xs, ys, log_m, x_part, x_row, x_column, weights, y_part, y_row, y_column, has_x, has_y, ring,
     STAGES: gl.constexpr, PARTS: gl.constexpr, BIASED: gl.constexpr,
 ):  # fmt: skip
@@ -89,7 +89,7 @@ def load(matrices, work, ring, S: gl.constexpr, STAGES: gl.constexpr, PARTS: gl.
         weights = gl.load(piece + 20)
         y_part = slot * 0
         for i in range(tiles):
-            _fill(slot, xs, ys, log_m, 0, x_row - i * S, x_column, weights, 0, y_row - i * S + S, y_column,
+            fill(slot, xs, ys, log_m, 0, x_row - i * S, x_column, weights, 0, y_row - i * S + S, y_column,
                   True, i > 0, ring, STAGES, 1, BIASED)  # fmt: skip
             slot += 1
         before = y_row - (tiles - 1) * S
@@ -107,14 +107,14 @@ def load(matrices, work, ring, S: gl.constexpr, STAGES: gl.constexpr, PARTS: gl.
                 weights = gl.load(outer + 7)
                 for i in range(count):
                     at = i * S + gl.where(i * S >= jump_at, jump, 0)
-                    _fill(slot, xs, ys, log_m, part, x_row + at, x_column, weights, y_part, before, before_column,
+                    fill(slot, xs, ys, log_m, part, x_row + at, x_column, weights, y_part, before, before_column,
                           True, True, ring, STAGES, PARTS, BIASED)  # fmt: skip
                     y_part = part
                     before = y_row + at
                     before_column = y_column
                     slot += 1
         if tiles > 0:
-            _fill(slot, xs, ys, log_m, 0, 0, 0, 0, y_part, before, before_column,
+            fill(slot, xs, ys, log_m, 0, 0, 0, 0, y_part, before, before_column,
                   False, True, ring, STAGES, PARTS, BIASED)  # fmt: skip
             slot += 1
 
@@ -139,7 +139,7 @@ def _reach(least, most, lo, hi, start, rate, limit, HAS_LO: gl.constexpr, HAS_HI
 
 
 @gluon.jit
-def _begin_queries(tensors, table, number, pieces, q_room, index, D: gl.constexpr):
+def begin_queries(tensors, table, number, pieces, q_room, index, D: gl.constexpr):
     """Begin to copy a consumer's queries of a piece to shared memory; none if there is no such piece."""
     q, stride = tensors[0], tensors[4]
     memory: gl.constexpr = gl.BlockedLayout([1, 8], [256 // D, D // 8], [4, 1], [1, 0])
@@ -226,7 +226,7 @@ def consume(
     table, pieces = work
     s_mma: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, S, 16])
     slot = pieces * 0
-    _begin_queries(tensors, table, gl.program_id(0), pieces, q_room, index, D)
+    begin_queries(tensors, table, gl.program_id(0), pieces, q_room, index, D)
     for number in range(gl.program_id(0), pieces, gl.num_programs(0)):
         piece = table + number * COLUMNS
         row = gl.load(piece + 6) + index * ROWS
@@ -239,12 +239,12 @@ def consume(
         acc, largest, total, slot = _walk(
             queries, piece, row, slot, ring, lo, hi, tensors[8], D, S, STAGES, BIASED, HAS_LO, HAS_HI, WIDE, UNDER)  # fmt: skip
         gl.thread_barrier()
-        _begin_queries(tensors, table, number + gl.num_programs(0), pieces, q_room, index, D)
-        _put(tensors, piece, row, acc, largest, total, D, S)
+        begin_queries(tensors, table, number + gl.num_programs(0), pieces, q_room, index, D)
+        put(tensors, piece, row, acc, largest, total, D, S)
 
 
 @gluon.jit
-def _put(tensors, piece, row0, acc, largest, total, D: gl.constexpr, S: gl.constexpr):
+def put(tensors, piece, row0, acc, largest, total, D: gl.constexpr, S: gl.constexpr):
     """The results of a consumer's queries: merged with earlier ones where there are any, final or to be merged."""
     _q, out, lse, acc0, _q_stride, out_stride, query_heads, n, _scale = tensors
     mma: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, D, 16])

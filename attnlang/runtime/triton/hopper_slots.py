@@ -29,7 +29,11 @@ ROWS = gl.constexpr(64)
 """Queries of a consumer: rows of a warp group's product."""
 END = gl.constexpr(1)
 BEGINNING = gl.constexpr(2)
-"""What of a tile is masked: keys after a band, keys before it."""
+BITS = gl.constexpr(4)
+"""What of a tile is masked: keys after a band, keys before it; or what a mask of bits does not hold.
+
+With BITS `lower` and `upper` are a mask's words: of each query, whether it meets keys 0..31 and 32..63 of the tile.
+"""
 LEAST = gl.constexpr(-3.4028234663852886e38)
 """Below every score: the first reference. It is finite, so that -inf less it is -inf."""
 MOST_OVER = 8.0
@@ -74,9 +78,26 @@ def _bits(x: float) -> str:
     return f"{struct.unpack('<I', struct.pack('<f', x))[0]:08X}"
 
 
+def _held(values: int) -> str:
+    """Values $0.. where a mask holds them, else -inf: a thread's of two rows and 8 n columns, two by two.
+
+    Words of columns 0..31 are $2n (first row) and $2n + 2 (second), of columns 32..63 $3n and $3n + 2, shifted so that
+    the thread's first column is bit 0.
+    """
+    lines = ["{ .reg .pred held; .reg .b32 bit;"]
+    for i in range(values):
+        group, row, column = i // 4, i // 2 % 2, i % 2
+        word = 2 * values + (0 if group < 4 else values) + 2 * row
+        lines += [f"and.b32 bit, ${word}, {1 << group % 4 * 8 + column:#x}; setp.ne.b32 held, bit, 0;"]
+        lines += [f"selp.f32 ${i}, ${i}, 0fFF800000, held;"]
+    return " ".join([*lines, "}"])
+
+
 SETTLE, OF_FOUR = gl.constexpr(_settle()), gl.constexpr(",".join(["=&f"] * 4 + ["f"] * 4))
 SHRINK_32, OF_32 = gl.constexpr(_shrunk(32)), gl.constexpr(_in_place(32))
 SHRINK_64, OF_64 = gl.constexpr(_shrunk(64)), gl.constexpr(_in_place(64))
+HELD_32 = gl.constexpr(_held(32))
+OF_MASKED = gl.constexpr(",".join(["=&f"] * 32 + [str(i) for i in range(32)] + ["r"] * 64))
 
 
 @gluon.jit
@@ -209,12 +230,29 @@ def _await(slot, full, STAGES: gl.constexpr):
 @gluon.jit
 def _masked(s, at, lower, upper, MASKED: gl.constexpr):
     """Scores of a tile at row `at` of the run, -inf outside of rows lower..upper-1, on the sides that it can be at."""
+    if MASKED & BITS:
+        s = held(s, lower, upper)
     row = gl.arange(0, s.shape[1], gl.SliceLayout(0, s.type.layout))
     if MASKED & END:
         s = gl.where(row[None, :] < (upper - at)[:, None], s, float("-inf"))
     if MASKED & BEGINNING:
         s = gl.where(row[None, :] >= (lower - at)[:, None], s, float("-inf"))
     return s
+
+
+@gluon.jit
+def held(s, low, high):
+    """Scores (ROWS, 64), -inf where the words of a row (columns 0..31, 32..63) have no bit."""
+    x = _apart(s)
+    column: gl.constexpr = gl.SliceLayout(0, gl.SliceLayout(1, gl.SliceLayout(3, x.type.layout)))
+    shift = gl.arange(0, 4, column) * 2
+    words: gl.constexpr = gl.SliceLayout(1, gl.SliceLayout(2, gl.SliceLayout(3, x.type.layout)))
+    low = gl.convert_layout(low, words, assert_trivial=True)[:, None, None, None]
+    high = gl.convert_layout(high, words, assert_trivial=True)[:, None, None, None]
+    low = gl.broadcast(x, low >> shift[None, None, :, None])[1]
+    high = gl.broadcast(x, high >> shift[None, None, :, None])[1]
+    x = gl.inline_asm_elementwise(HELD_32, OF_MASKED, [x, low, high], dtype=gl.float32, is_pure=True, pack=32)
+    return gl.convert_layout(x.reshape(s.shape), s.type.layout, assert_trivial=True)
 
 
 @gluon.jit

@@ -109,7 +109,8 @@ def launches(plan: Plan, shape: Shape, mode: Mode, list_heads: ListHeads) -> tup
         for family, together in zip(families, _families(group, shape, mode, list_heads), strict=False)
         for launch in together
     ]
-    found.sort(key=lambda launch: launch.covers)  # the last launch of a head had best write all of its rows
+    # the last launch of a head had best write all of its rows, and lists that are by themselves few
+    found.sort(key=lambda launch: (launch.covers, not shape.joined and launch.tiles_of is None))
     return _flagged(found)
 
 
@@ -164,7 +165,7 @@ def _either(a: int | None, b: int | None) -> int | None:
 
 def _joins(group: _Group, addition: _Group, shape: Shape, mode: Mode) -> bool:
     """Whether both can share tiles of consecutive rows that begin at multiples of a tile."""
-    if group.heads != addition.heads or len(group.lattices) > 1:
+    if not shape.joined or group.heads != addition.heads or len(group.lattices) > 1:
         return False
     if (group.columns and addition.columns) or (group.tiles_of is not None and addition.tiles_of is not None):
         return False

@@ -56,9 +56,9 @@ def device_lists(
     masks_before = np.cumsum([0, *(len(side.bits) for side, _ in sides)])
     ranges = np.concatenate([r + before for (_, r), before in zip(sides, entries_before, strict=False)])
     masks = [np.where(s.masks < 0, s.masks, s.masks + o) for (s, _), o in zip(sides, masks_before, strict=False)]
-    words = np.concatenate([_words(side.bits, by_key) for side, _ in sides])
+    of_masks = np.concatenate([words(side.bits, by_key) for side, _ in sides])
     count = len(ranges) // len(sides)
-    long = _long(ranges)
+    long = long_ones(ranges[:, 2] - ranges[:, 0])
     chunks: list[tuple[int, ...]] = []
     collected: list[tuple[int, int, int, int]] = []
     for place, entry in enumerate(entries):
@@ -73,7 +73,7 @@ def device_lists(
         return torch.from_numpy(array.reshape(-1, columns) if columns else array).to(device)
 
     blocks = np.concatenate([side.blocks for side, _ in sides])
-    arrays = (put(ranges, 3), put(blocks), put(np.concatenate(masks)), put(words))
+    arrays = (put(ranges, 3), put(blocks), put(np.concatenate(masks)), put(of_masks))
     return DeviceLists(*arrays, count, put(chunks, 5), put(collected, 4))
 
 
@@ -88,25 +88,25 @@ def _full_first(side: BlockLists) -> tuple[BlockLists, NDArray[np.int64]]:
     return ordered, np.stack([first, first + full[last] - full[first], last], 1)
 
 
-def _words(bits: NDArray[np.uint8], by_key: bool) -> NDArray[np.int32]:
+def words(bits: NDArray[np.uint8], by_key: bool) -> NDArray[np.int32]:
     """Masks (masks, query, key / 8) as words of 32 streamed rows, those of all fixed rows side by side.
 
     The fixed rows are the queries, or by_key the keys: then queries become the bits of a word.
     """
     masks, block, _ = bits.shape
-    words = np.empty((masks, block // 32, block), np.int32)
+    found = np.empty((masks, block // 32, block), np.int32)
     for at in range(0, masks, MASKS_AT_ONCE):
         some = bits[at : at + MASKS_AT_ONCE]
         if by_key:
             pairs = np.unpackbits(some, axis=-1, bitorder="little").swapaxes(1, 2)
             some = np.packbits(pairs, axis=-1, bitorder="little")
             some = np.ascontiguousarray(some)  # (packbits keeps the order in memory where an axis is 1 long)
-        words[at : at + MASKS_AT_ONCE] = some.view(np.int32).swapaxes(1, 2)
-    return words
+        found[at : at + MASKS_AT_ONCE] = some.view(np.int32).swapaxes(1, 2)
+    return found
 
 
-def _long(ranges: NDArray[np.int64]) -> NDArray[np.int64]:
-    lengths = ranges[:, 2] - ranges[:, 0]
+def long_ones(lengths: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Which lists are so much longer than the others that they had best be cut."""
     return np.flatnonzero(lengths > max(2 * CHUNK, 4 * int(lengths.mean())))
 
 

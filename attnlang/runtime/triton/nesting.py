@@ -23,6 +23,7 @@ class Shape:
 
     nest     whether nested lattices become one launch
     squares  whether work is cut into squares, each level's at its own step: then nesting costs no masked pairs
+    joined   whether columns and lists share launches with a lattice on the same heads
     """
 
     n: int
@@ -32,6 +33,7 @@ class Shape:
     streamed: int
     nest: bool = True
     squares: bool = False
+    joined: bool = True
 
     @property
     def group(self) -> int:

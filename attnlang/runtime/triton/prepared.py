@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
@@ -14,7 +15,7 @@ from torch import Tensor
 from attnlang.plan import Plan, Tiles
 from attnlang.runtime.blocks import BlockLists, block_lists
 from attnlang.runtime.contents import Contents
-from attnlang.runtime.triton.launches import CARRY, FINAL, Launch, Mode, launches
+from attnlang.runtime.triton.launches import CARRY, FINAL, Launch, ListHeads, Mode, launches
 from attnlang.runtime.triton.lists import DeviceLists, device_lists
 from attnlang.runtime.triton.nesting import MOST_PARTS, Shape
 
@@ -43,16 +44,23 @@ class Prepared:
 
 
 @dataclass(frozen=True, slots=True)
-class Work:
-    """All launches of one mode.
+class Left:
+    """What launches leave to be done.
 
     unfinished  heads of the fixed side whose result is in the accumulator after the last launch
     accumulate  whether there is an accumulator at all
     """
 
-    prepared: tuple[Prepared, ...]
     unfinished: tuple[int, ...]
     accumulate: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """All launches of one mode."""
+
+    prepared: tuple[Prepared, ...]
+    left: Left
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +113,32 @@ def _filled(
     return _work(plan, shape, mode, list_block, content, device)
 
 
+ListsOf: TypeAlias = Mapping[int, tuple[BlockLists, ...]]
+"""For every branch of tiles, by its number: its block lists."""
+
+
+def lists_of(plan: Plan, shape: Shape, list_block: int, content: Contents) -> ListsOf:
+    """The block lists of all branches of a plan; kept."""
+    return {
+        number: _lists(branch, shape.heads, shape.n, list_block, content)
+        for number, branch in enumerate(plan.branches)
+        if isinstance(branch, Tiles)
+    }
+
+
+def heads_of(lists: ListsOf) -> ListHeads:
+    """The heads of each of these lists."""
+    return {number: [item.heads for item in some] for number, some in lists.items()}
+
+
+def left(found: Sequence[Launch], heads: int, cut: bool = False) -> Left:
+    """What these launches leave, on so many heads of the fixed side. `cut`: whether chunks of long lists come first."""
+    flags = [(entry.head, entry.flags) for launch in found for entry in launch.entries]
+    final = {head for head, flag in flags if flag & FINAL}
+    accumulate = any(flag != FINAL for _, flag in flags) or cut
+    return Left(tuple(head for head in range(heads) if head not in final), accumulate)
+
+
 @lru_cache(maxsize=8)
 def _lists(branch: Tiles, heads: int, n: int, list_block: int, content: Contents) -> tuple[BlockLists, ...]:
     return block_lists(branch, heads, n, list_block, list_block, content.arrays)
@@ -118,23 +152,14 @@ def _work(
     content: Contents,
     device: torch.device,
 ) -> Work:
-    lists = {
-        number: _lists(branch, shape.heads, shape.n, list_block, content)
-        for number, branch in enumerate(plan.branches)
-        if isinstance(branch, Tiles)
-    }
-    found = launches(plan, shape, mode, {number: [item.heads for item in some] for number, some in lists.items()})
+    lists = lists_of(plan, shape, list_block, content)
+    found = launches(plan, shape, mode, heads_of(lists))
     prepared = tuple(_prepared(launch, lists, mode, device) for launch in found)
-    flags = [(entry.head, entry.flags) for launch in found for entry in launch.entries]
-    final = {head for head, flag in flags if flag & FINAL}
-    heads = range(shape.kv_heads if mode == "key gradient" else shape.heads)
-    accumulate = any(flag != FINAL for _, flag in flags) or any(item.chunks for item in prepared)
-    return Work(prepared, tuple(head for head in heads if head not in final), accumulate)
+    heads = shape.kv_heads if mode == "key gradient" else shape.heads
+    return Work(prepared, left(found, heads, any(item.chunks for item in prepared)))
 
 
-def _prepared(
-    launch: Launch, lists: Mapping[int, tuple[BlockLists, ...]], mode: Mode, device: torch.device
-) -> Prepared:
+def _prepared(launch: Launch, lists: ListsOf, mode: Mode, device: torch.device) -> Prepared:
     on_device = None
     if launch.tiles_of is not None:
         on_device = device_lists(lists[launch.tiles_of], launch.entries, mode == "key gradient", device)

@@ -21,7 +21,7 @@ from attnlang.runtime.triton.kept import Call, Pointer, launch
 from attnlang.runtime.triton.launches import Launch, Mode, column_rows
 from attnlang.runtime.triton.matrices import MAP_BYTES, Form, Matrices, Matrix, matrices, plane_size, planes
 from attnlang.runtime.triton.nesting import MOST_PARTS, Shape
-from attnlang.runtime.triton.prepared import Contents, Prepared, Work, work
+from attnlang.runtime.triton.prepared import Contents, Left, Prepared, Work, work
 from attnlang.runtime.triton.specialised import Split
 from attnlang.runtime.triton.tuning import LIST_BLOCK, Config, padded
 
@@ -158,15 +158,15 @@ class Ready:
             launch(waiting, given)
 
 
-def ready(made: Iterator[Step], results: tuple[Form, ...], found: Work, n: int) -> Ready:
+def ready(made: Iterator[Step], results: tuple[Form, ...], left: Left, n: int) -> Ready:
     """A pass of these steps. Where one set of planes does for all, they are given with the vectors themselves."""
     steps = tuple(made)
     wanted = {step.rates for step in steps} - {None}
     rates = wanted.pop() if len(wanted) == 1 else None
     if rates is None or rates[0] != 1 or any(n % (4 * rate) for rate in rates):
-        return Ready(steps, results, found.unfinished, found.accumulate)
+        return Ready(steps, results, left.unfinished, left.accumulate)
     steps = tuple(replace(step, rates=None) for step in steps)
-    return Ready(steps, results, found.unfinished, found.accumulate, rates)
+    return Ready(steps, results, left.unfinished, left.accumulate, rates)
 
 
 @lru_cache
@@ -195,7 +195,7 @@ class Attend:
     def ready(self, plan: Plan, content: Contents | None, device: torch.device) -> Ready:
         """All launches of a plan."""
         found = work(plan, self.shape, self.mode, self.options.list_block, content, device)
-        return ready(self._steps(found), self.results, found, self.shape.n)
+        return ready(self._steps(found), self.results, found.left, self.shape.n)
 
     def _steps(self, found: Work) -> Iterator[Step]:
         for item in found.prepared:

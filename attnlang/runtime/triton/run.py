@@ -161,9 +161,10 @@ def _make_forward(
     content: Contents | None,
 ) -> Ready:
     out = q.like()
-    if options.specialise and (found := specialised.steps(q, k, v, plan, scale, options.split, options.nest, device)):
-        todo, calls = found
-        return ready((Step(call, None) for call in calls), (out, out), todo, q.shape[2])
+    given = q, k, v, plan, scale, options.split, options.nest, device, content
+    if options.specialise and (found := specialised.steps(*given)):
+        unfinished, calls = found
+        return ready((Step(call, None) for call in calls), (out, out), unfinished, q.shape[2])
     made = _attend("forward", ((q, q), (k, v), (out, out)), q.shape[1], k.shape[1], plan, scale, options, device)
     return made.ready(plan, content, device)
 

@@ -1,4 +1,4 @@
-"""Launching the kernel of `hopper`: what it can run, in which shapes, and with which arguments."""
+"""Launching the kernels of `hopper` and `hopper_lists`: what they can run, in which shapes, with which arguments."""
 
 from __future__ import annotations
 
@@ -15,15 +15,18 @@ import torch
 import triton
 from torch import Tensor
 
-from attnlang.plan import FULL, Band, Lattice, Plan, Tiles
+from attnlang.plan import FULL, Band, Lattice, Plan
+from attnlang.runtime.blocks import BlockLists
+from attnlang.runtime.contents import Contents
+from attnlang.runtime.triton import listed
 from attnlang.runtime.triton.dealing import MOST, dealt, unbalanced
 from attnlang.runtime.triton.kept import Call, Pointer
-from attnlang.runtime.triton.launches import Launch
+from attnlang.runtime.triton.launches import Launch, launches
+from attnlang.runtime.triton.lists import long_ones
 from attnlang.runtime.triton.matrices import Form, layout_of_vectors, matrices, places_of
-from attnlang.runtime.triton.nesting import CAUSAL, Shape
+from attnlang.runtime.triton.nesting import CAUSAL, MOST_PARTS, Shape
 from attnlang.runtime.triton.pieces import Seen, pieces, tiles, weights
-from attnlang.runtime.triton.prepared import Work, log_m, work
-from attnlang.runtime.triton.tuning import LIST_BLOCK
+from attnlang.runtime.triton.prepared import Left, ListsOf, heads_of, left, lists_of, log_m
 
 ROWS = 64
 """Queries of a consumer."""
@@ -87,6 +90,8 @@ TABLE: dict[tuple[int, Way], Split] = {
     (128, "short"): Split(2, 64, 4, 168),
 }
 """By head dimension and what a plan is; measured on an H100 (docs/kernels.md)."""
+LISTS: dict[int, Split] = {64: FOUR, 128: TABLE[128, "window"]}
+"""The same for block lists."""
 NARROWEST = ("short", "window", "causal", "full")
 SHORT = 448
 """Keys of a band: one with fewer is over before programs of many consumers are at their speed."""
@@ -145,31 +150,81 @@ def multiprocessors(device: torch.device) -> int:
     return torch.cuda.get_device_properties(device).multi_processor_count
 
 
-def _can_run(launch: Launch) -> bool:
-    """Lattices alone; nested ones only where every tile is whole."""
-    if launch.columns is not None or launch.tiles_of is not None or launch.band is None:
-        return False
-    return launch.even or not launch.nested
+def _can_run(launch: Launch, lists: ListsOf, consumers: int) -> bool:
+    """Lattices, nested ones where every tile is whole; and lists that consumers share, none much longer than others."""
+    if launch.tiles_of is not None:
+        of = lists[launch.tiles_of]
+        return listed.shared(of, consumers) and not any(long_ones(np.diff(item.starts)).size for item in of)
+    return launch.columns is None and launch.band is not None and (launch.even or not launch.nested)
 
 
 def steps(
-    q: Form, k: Form, v: Form, plan: Plan, scale: float, split: Split | None, nest: bool, device: torch.device
-) -> tuple[Work, tuple[Call, ...]] | None:
-    """The launches of the forward pass, with a given split or the table's; None if this kernel cannot run it."""
+    q: Form,
+    k: Form,
+    v: Form,
+    plan: Plan,
+    scale: float,
+    split: Split | None,
+    nest: bool,
+    device: torch.device,
+    content: Contents | None = None,
+) -> tuple[Left, tuple[Call, ...]] | None:
+    """The launches of the forward pass, with a given split or the table's; None if these kernels cannot run it."""
     dim = q.shape[-1]
     if not available(device) or q.dtype == torch.float32 or dim not in HEAD_DIMS or scale <= 0:
         return None
-    if any(isinstance(branch, Tiles) for branch in plan.branches):
-        return None
     if not q.aligned or any(stride % 16 for stride in q.strides[:3]):
         return None  # queries are copied 16 bytes at a time
+    of_lists = split if split and split.streamed == listed.BLOCK else LISTS[dim]
     split = split or split_for(plan, q.shape[2], dim)
-    shape = Shape(q.shape[2], q.shape[1], k.shape[1], split.fixed, split.streamed, nest)
-    found = work(plan, shape, "forward", LIST_BLOCK, None, device)
-    if not all(_can_run(item.launch) and places_of((k, v), _rates(item.launch)) for item in found.prepared):
+    shape = Shape(q.shape[2], q.shape[1], k.shape[1], split.fixed, split.streamed, nest, joined=False)
+    lists = lists_of(plan, shape, listed.BLOCK, content or Contents({}))
+    found = launches(plan, shape, "forward", heads_of(lists))
+    if not all(_can_run(one, lists, of_lists.consumers) and places_of((k, v), _rates(one)) for one in found):
         return None
-    calls = (_call(item.launch, q, k, v, scale, split, device) for item in found.prepared)
-    return found, tuple(call for call in calls if call is not None)
+    calls = (
+        _call(one, q, k, v, scale, split, device)
+        if one.tiles_of is None
+        else _listed_call(one, lists[one.tiles_of], q, k, v, scale, of_lists, device)
+        for one in found
+    )
+    return left(found, q.shape[1]), tuple(call for call in calls if call is not None)
+
+
+def _listed_call(
+    launch: Launch,
+    lists: tuple[BlockLists, ...],
+    q: Form,
+    k: Form,
+    v: Form,
+    scale: float,
+    split: Split,
+    device: torch.device,
+) -> Call | None:
+    hopper: Any = import_module("attnlang.runtime.triton.hopper_lists")
+    out = q.like()
+    batch, heads, n, dim = q.shape
+    seen = matrices((k, v), (2, 3), (1,), split.streamed, gluon=True)
+    assert seen is not None
+    x, y = (Seen(form.strides[2], place) for form, place in zip((k, v), seen.places, strict=True))
+    table, *tables, programs = _listed_tables(
+        launch, lists, batch, split, x, y, split.resident * multiprocessors(device), device
+    )
+    if not len(table):
+        return None
+    return Call(
+        hopper.attend,
+        (programs,),
+        (
+            *map(Pointer, (0, 6, 4, 8)), q.strides[:3], out.strides[:3], *seen.descriptors[::MOST_PARTS],
+            *tables, table, len(table), n, heads, scale * math.log2(math.e),
+        ),
+        {
+            "D": dim, "CONSUMERS": split.consumers, "STAGES": split.stages, "UNDER": _under(launch, split, scale),
+            "REGISTERS": split.consumer_registers, "LOADER_REGISTERS": LOADER_REGISTERS,
+            "num_warps": 4, "maxnreg": split.registers,
+        },
+    )  # fmt: skip
 
 
 def _call(launch: Launch, q: Form, k: Form, v: Form, scale: float, split: Split, device: torch.device) -> Call | None:
@@ -244,6 +299,26 @@ def in_turn(table: npt.NDArray[np.int32], launch: Launch, programs: int) -> tupl
     table = dealt(table[order].astype(np.int64), steps[order], programs, BESIDES)
     table[table[:, 5] == 0, 4] = table[table[:, 5] == 0, 10] = 1  # (steps and rates are divided by)
     return table, programs
+
+
+@lru_cache(maxsize=4)
+def _listed_tables(
+    launch: Launch,
+    lists: tuple[BlockLists, ...],
+    batch: int,
+    split: Split,
+    x: Seen,
+    y: Seen,
+    programs: int,
+    device: torch.device,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, int]:
+    """The pieces of a launch, blocks, masks and words of its lists, and how many programs take the pieces."""
+    made = listed.pieces(lists, launch.entries, batch, split.consumers, x, y)
+    table, programs = in_turn(made.table, launch, programs)
+    pieces_, blocks, masks, words = (
+        torch.from_numpy(one).to(device) for one in (table, made.blocks, made.masks, made.words)
+    )
+    return pieces_, blocks, masks, words, programs
 
 
 @lru_cache(maxsize=64)
