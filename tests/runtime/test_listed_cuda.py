@@ -22,7 +22,6 @@ from attnlang.runtime.triton.specialised import LISTS, TABLE, Split
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 pytestmark = pytest.mark.skipif(not specialised.available(DEVICE), reason="needs a Hopper GPU")
-TWICE = "pattern twice = mix(blocks(512) { offset(..0) }, offset(-700..-3))  & query(pos % 3 < 2)"
 CASES = {
     "documents": Case("packed", 2000, repeat=True),
     "documents, grouped heads, batch": Case("packed", 1024, heads=4, kv_heads=2, batch=2, repeat=True),
@@ -31,6 +30,7 @@ CASES = {
     "a band, and lists at its ends": Case("natten1d", 2048, {"w": 201}, repeat=True, batch=2),
     "a triangle, and lists at its beginning": Case("prefix_lm", 1500, {"p": 300}, kv_heads=1, repeat=True),
     "rows without keys": Case("pattern some = offset(-300..0) & query(pos % 5 < 2) & key(pos < 900)", 1500),
+    "pairs that count twice": Case("pattern p = mix(same(pos // w) for w in [500, 800])", 1408),
     "a few blocks": Case("packed", 170),
     "heads of two kinds": Case("pattern kinds = causal & (same(pos // 600) if h < 2 else window(200))", 1300, heads=4),
 }

@@ -6,22 +6,26 @@ import math
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib import import_module
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from attnlang.plan import Plan
+from attnlang.plan import Columns, Plan, Tiles
+from attnlang.runtime.contents import Contents
 from attnlang.runtime.triton import specialised, square_steps, squares
 from attnlang.runtime.triton.dealing import dealt
 from attnlang.runtime.triton.kept import Call, Pointer, launch
+from attnlang.runtime.triton.listed import words
+from attnlang.runtime.triton.listed_steps import Listed, listed_of, longest_first
 from attnlang.runtime.triton.matrices import Form, Matrix, layout_of, layout_of_vectors, matrix, places_of, plane_size
 from attnlang.runtime.triton.nesting import Shape
 from attnlang.runtime.triton.pieces import Seen
+from attnlang.runtime.triton.prepared import lists_of
 from attnlang.runtime.triton.specialised import HEAD_DIMS, LOADER_REGISTERS, beside_loader
 from attnlang.runtime.triton.square_steps import Planes, Steps
-from attnlang.runtime.triton.squares import SQUARE, TILE, Chain
+from attnlang.runtime.triton.squares import SQUARE, TILE, Chain, Ints
 
 CONSUMERS = 2
 """Of a program, 64 rows each."""
@@ -99,14 +103,15 @@ def gradients(
     build: Build | None,
     nest: bool,
     device: torch.device,
+    content: Contents | None = None,
 ) -> Gradients | None:
     """The launches on tensors like q, k, v and d_out, with a given build or the table's; None if they cannot be run."""
     q, k = forms[:2]
     dim, n = q.shape[-1], q.shape[2]
     if not specialised.available(device) or q.dtype == torch.float32 or dim not in HEAD_DIMS or scale <= 0 or not nest:
         return None
-    chains = squares.chains_of(plan, Shape(n, q.shape[1], k.shape[1], TILE, SQUARE), MOST_RATES)
-    if chains is None or any(squares.count_squares(chain) > square_steps.MOST_ENTRIES for chain in chains):
+    chains = parts(plan, Shape(n, q.shape[1], k.shape[1], TILE, SQUARE), content or Contents({}))
+    if chains is None:
         return None
     rates = tuple(sorted({1, *(rate for chain in chains for rate in chain.matrices)}))
     planes = Planes(rates, plane_size(q.shape[0], q.shape[1], n, rates))
@@ -121,6 +126,25 @@ def gradients(
     return Gradients(tuple(call for calls, _ in found for call in calls), rates, max(room for _, room in found))
 
 
+Part: TypeAlias = Chain | Listed
+"""What one launch of each kernel can run, on some of the heads."""
+
+
+def parts(plan: Plan, shape: Shape, content: Contents) -> tuple[Part, ...] | None:
+    """A plan in parts, one for each head; None if it is anything else, or if there is too much to enumerate."""
+    if shape.group != 1 or any(isinstance(branch, Columns) for branch in plan.branches):
+        return None
+    chains = squares.chains_of(plan, shape, MOST_RATES)
+    if chains is None or any(squares.count_squares(chain) > square_steps.MOST_ENTRIES for chain in chains):
+        return None
+    heads = [head for chain in chains for head in chain.heads]
+    heads += [head for branch in plan.branches if isinstance(branch, Tiles) for head in branch.heads]
+    if sorted(heads) != list(range(shape.heads)):
+        return None
+    listed = listed_of(plan, lists_of(plan, shape, SQUARE, content))
+    return None if listed is None else (*chains, *listed)
+
+
 @dataclass(frozen=True, slots=True)
 class _Given:
     """What all launches have in common."""
@@ -131,7 +155,7 @@ class _Given:
     planes: Planes
     device: torch.device
 
-    def launches(self, chain: Chain) -> tuple[list[Call], int] | None:
+    def launches(self, chain: Part) -> tuple[list[Call], int] | None:
         """The launches of a chain, and how many squares there has to be room for."""
         q, k, v, dout = self.forms
         rates = chain.matrices
@@ -149,23 +173,28 @@ class _Given:
         if any((np.diff(one.first) == 0).any() for one in (*keys, *queries)):
             return None  # (nobody would write the rows that meet none)
         most = max(len(one.entries) for one in keys)
-        units = square_steps.units(chain, batch, n)
+        units = square_steps.units(chain.heads, chain.phases, chain.unit, batch, n)
         together = self._together(len(units), chain, most)
         if not together:
             return None
         chunks = [units[i : i + together] for i in range(0, len(units), together)]
         room = 2 * together * most if self.build.store else 0
         key_entries, query_entries = self._entries(keys), self._entries(queries)
+        bits = key_entries  # (of lattices nobody reads any)
+        if isinstance(chain, Listed):
+            bits = torch.from_numpy(words(chain.lists, by_key=True)).to(self.device)
         calls: list[Call] = []
         for chunk in chunks:
             pieces = square_steps.key_pieces(keys, chunk, heads, n, most, (views[1], views[2], views[0], views[3]))
-            calls.append(self._keys(chain, (q_place, k_place, v_place, dout_place), pieces, key_entries, room))
+            pieces = longest_first(pieces, len(chunk)) if isinstance(chain, Listed) else pieces
+            calls.append(self._keys(chain, (q_place, k_place, v_place, dout_place), pieces, key_entries, bits, room))
             if self.build.store:
                 pieces = square_steps.query_pieces(queries, chunk, most, views[1])
+                pieces = longest_first(pieces, len(chunk)) if isinstance(chain, Listed) else pieces
                 calls.append(self._queries(chain, k_place, pieces, query_entries, room))
         return calls, room
 
-    def _together(self, units: int, chain: Chain, most: int) -> int:
+    def _together(self, units: int, chain: Part, most: int) -> int:
         """How many units go together, of so many steps at most: all, or as many as dS has room for; 0 if too few."""
         if not self.build.store:
             return units
@@ -182,7 +211,7 @@ class _Given:
         entries = np.concatenate([one.entries for one in steps]).astype(np.int32)
         return torch.from_numpy(entries).to(self.device)
 
-    def _keys(self, chain: Chain, places: Any, pieces: Any, entries: Tensor, room: int) -> Call:
+    def _keys(self, chain: Part, places: Any, pieces: Ints, entries: Tensor, bits: Tensor, room: int) -> Call:
         kernel: Any = import_module("attnlang.runtime.triton.hopper_gradients").key_gradients
         q, k, v, dout = self.forms
         q_place, k_place, v_place, dout_place = places
@@ -201,19 +230,20 @@ class _Given:
             (size,),
             (
                 *descriptors, Pointer(DK), Pointer(DV), k.like().strides[:3], v.like().strides[:3],
-                q.strides[2], dout.strides[2], table, entries, len(table), self.scale * math.log2(math.e), self.scale,
-                band.lo or 0, band.hi or 0,
+                q.strides[2], dout.strides[2], table, entries, bits, len(table),
+                self.scale * math.log2(math.e), self.scale, band.lo or 0, band.hi or 0,
             ),
             {
                 "D": q.shape[-1], "STAGES": build.stages, "RATES": len(chain.matrices),
-                "HAS_LO": band.lo is not None, "HAS_HI": band.hi is not None, "STORE": build.store,
+                "HAS_LO": band.lo is not None, "HAS_HI": band.hi is not None,
+                "LISTED": isinstance(chain, Listed), "STORE": build.store,
                 "AHEAD": build.ahead, "OWN": build.own,
                 "REGISTERS": build.consumer_registers, "LOADER_REGISTERS": LOADER_REGISTERS,
                 "num_warps": 4, "maxnreg": build.registers,
             },
         )  # fmt: skip
 
-    def _queries(self, chain: Chain, k_place: Any, pieces: Any, entries: Tensor, room: int) -> Call:
+    def _queries(self, chain: Part, k_place: Any, pieces: Ints, entries: Tensor, room: int) -> Call:
         kernel: Any = import_module("attnlang.runtime.triton.hopper_queries").query_gradients
         q, k = self.forms[:2]
         table, size = self._table(pieces)
@@ -231,19 +261,21 @@ class _Given:
             },
         )  # fmt: skip
 
-    def _table(self, pieces: Any) -> tuple[Tensor, int]:
+    def _table(self, pieces: Ints) -> tuple[Tensor, int]:
         """Pieces dealt out to programs, and the number of those."""
         programs = min(specialised.multiprocessors(self.device), len(pieces))
         return torch.from_numpy(dealt(pieces, pieces[:, 0], programs, BESIDES)).to(self.device), programs
 
 
 @lru_cache(maxsize=8)
-def _steps(chain: Chain, phase: int, n: int, planes: Planes) -> tuple[Steps, Steps]:
+def _steps(chain: Part, phase: int, n: int, planes: Planes) -> tuple[Steps, Steps]:
+    if isinstance(chain, Listed):
+        return chain.steps(phase)
     keys, at, found, made = square_steps.key_steps(chain, phase, n, planes)
     return keys, square_steps.query_steps(chain, at, found, made)
 
 
-def _matrices(x: Form, number: int, place: Any, chain: Chain, rows: int) -> list[Matrix | None]:
+def _matrices(x: Form, number: int, place: Any, chain: Part, rows: int) -> list[Matrix | None]:
     made: list[Matrix | None] = [matrix(x, number, place, rate, rows, gluon=True) for rate in chain.matrices]
     return made + [None] * (MOST_RATES - len(made))
 

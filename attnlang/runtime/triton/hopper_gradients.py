@@ -25,6 +25,7 @@ from triton.experimental.gluon.language.nvidia.hopper import (
 )
 
 from attnlang.runtime.triton import square_steps, squares
+from attnlang.runtime.triton.hopper_slots import held
 
 KEYS = gl.constexpr(squares.TILE)
 """Keys of a program."""
@@ -52,7 +53,7 @@ def fetch(matrices, rate, row, column, bar, room, RATES: gl.constexpr):
 def _load_keys(matrices, work, strides, rooms, bars, STAGES: gl.constexpr, RATES: gl.constexpr):
     """K and V of every piece, and what its steps need, in order."""
     ks, vs, qs, douts, lses, deltas = matrices
-    table, entries, pieces = work
+    table, entries, _bits, pieces = work
     q_stride, dout_stride = strides
     k_room, v_room, q_ring, dout_ring, lse_ring, delta_ring = rooms[0], rooms[1], rooms[2], rooms[3], rooms[4], rooms[5]
     full, empty, keys_full, keys_empty = bars
@@ -124,10 +125,14 @@ def _begin(slot, more, own, rooms, bars, STAGES: gl.constexpr, AHEAD: gl.constex
 
 @gluon.jit
 def _step(
-    state, more, blob, offset, q_step, k_step, log_m, own, rooms, bars, squares, index, scale, lo, hi, D: gl.constexpr,
-    STAGES: gl.constexpr, MASKED: gl.constexpr, HAS_LO: gl.constexpr, HAS_HI: gl.constexpr, STORE: gl.constexpr, AHEAD: gl.constexpr,
+    state, more, blob, mask, log_m, own, rooms, bars, squares, index, scale, lo, hi, D: gl.constexpr,
+    STAGES: gl.constexpr, MASKED: gl.constexpr, HAS_LO: gl.constexpr, HAS_HI: gl.constexpr, LISTED: gl.constexpr, STORE: gl.constexpr, AHEAD: gl.constexpr,
 ):  # fmt: skip
-    """64 queries past 64 keys. `offset`: the first query's position less the first key's."""
+    """64 queries past 64 keys.
+
+    If it is MASKED, `mask` is the first query's position less the first key's, and tokens from query to query and from
+    key to key; or, of LISTED squares, words of bits: of each key, which of queries 0..31 and 32..63 it meets.
+    """
     s, dp, dk, dv, slot, stored = state
     q_ring, dout_ring, lse_ring, delta_ring, ds_ring = rooms[2], rooms[3], rooms[4], rooms[5], rooms[6]
     dtype: gl.constexpr = q_ring.dtype
@@ -142,8 +147,11 @@ def _step(
     lse = lse_ring.index(stage).load(by_query) - log_m
     if not AHEAD:
         s = warpgroup_mma_wait(0, [s])
+    if MASKED and LISTED:
+        s = held(s, mask[0], mask[1])
     p = gl.exp2(s * scale - lse[None, :])
-    if MASKED:
+    if MASKED and not LISTED:
+        offset, q_step, k_step = mask
         key = gl.arange(0, SQUARE, gl.SliceLayout(1, mma)) * k_step
         query = gl.arange(0, SQUARE, by_query) * q_step + offset
         apart = key[:, None] - query[None, :]
@@ -191,34 +199,43 @@ def _skip(slot, bars, STAGES: gl.constexpr):
 
 @gluon.jit
 def _masked(
-    state, count, begin, end, piece, entries, own, rooms, bars, squares, index, scale, lo, hi, D: gl.constexpr,
-    STAGES: gl.constexpr, HAS_LO: gl.constexpr, HAS_HI: gl.constexpr, STORE: gl.constexpr, AHEAD: gl.constexpr,
+    state, count, begin, end, piece, entries, bits, own, rooms, bars, squares, index, scale, lo, hi, D: gl.constexpr,
+    STAGES: gl.constexpr, HAS_LO: gl.constexpr, HAS_HI: gl.constexpr, LISTED: gl.constexpr, STORE: gl.constexpr, AHEAD: gl.constexpr,
 ):  # fmt: skip
-    """So many steps at the edges of the band; `begin` is the piece's first slot, `end` the last that this consumer has, and one."""
+    """So many steps in which some pair does not count; `begin` is the piece's first slot, `end` the last that this consumer has, and one."""
     first, start = gl.load(piece + 3), gl.load(piece + 14)
     first_key, k_step, blob = gl.load(piece + 17), gl.load(piece + 18), gl.load(piece + 19)
     for _ in range(count):
         step = state[4] - begin
         entry = entries + (first + step) * ENTRY
-        q_step, offset = 1 << gl.load(entry + 1), gl.load(entry + 5) + start - first_key - index * SQUARE * k_step
+        if LISTED:
+            words = bits + gl.load(entry + 5 + 2 * index).to(gl.int64) * (2 * SQUARE)
+            words += gl.arange(
+                0, SQUARE, gl.SliceLayout(1, gl.NVMMADistributedLayout([3, 0], [4, 1], [16, SQUARE, 16]))
+            )
+            mask = (gl.load(words), gl.load(words + SQUARE))
+        else:
+            offset = gl.load(entry + 5) + start - first_key - index * SQUARE * k_step
+            mask = (offset, 1 << gl.load(entry + 1), k_step)
         log_m = gl.load(entry + 6).to(gl.float32, bitcast=True)
         state = _step(
-            state, state[4] + 1 < end, blob + step, offset, q_step, k_step, log_m, own, rooms, bars, squares, index, scale, lo, hi, D,
-            STAGES, True, HAS_LO, HAS_HI, STORE, AHEAD)  # fmt: skip
+            state, state[4] + 1 < end, blob + step, mask, log_m, own, rooms, bars, squares, index, scale, lo, hi, D,
+            STAGES, True, HAS_LO, HAS_HI, LISTED, STORE, AHEAD)  # fmt: skip
     return state
 
 
 @gluon.jit
 def _consume_keys(
     results, work, rooms, bars, squares, ds_ring, scale, gradient_scale, lo, hi, index, D: gl.constexpr,
-    STAGES: gl.constexpr, HAS_LO: gl.constexpr, HAS_HI: gl.constexpr, STORE: gl.constexpr, AHEAD: gl.constexpr, OWN: gl.constexpr,
+    STAGES: gl.constexpr, HAS_LO: gl.constexpr, HAS_HI: gl.constexpr, LISTED: gl.constexpr, STORE: gl.constexpr, AHEAD: gl.constexpr,
+    OWN: gl.constexpr,
 ):  # fmt: skip
     """A consumer: its 64 keys of every piece, past all squares of the piece.
 
     Steps come in this order: those of the second consumer alone, those without a mask, those of both with one, those of
-    the first alone. So a consumer's own steps follow one another.
+    the first alone. So a consumer's own steps follow one another. Of LISTED squares no consumer has any alone.
     """
-    table, entries, pieces = work
+    table, entries, bits, pieces = work
     dk_out, dv_out, dk_stride, dv_stride = results
     keys_full, keys_empty = bars[2], bars[3]
     mma: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, D, 16])
@@ -260,19 +277,19 @@ def _consume_keys(
             state = (s, dp, dk, dv, slot, stored)
             if HAS_LO:
                 state = _masked(
-                    state, before, begin, end, piece, entries, own, rooms, bars, squares, index, scale, lo, hi, D,
-                    STAGES, HAS_LO, HAS_HI, STORE, AHEAD)  # fmt: skip
+                    state, before, begin, end, piece, entries, bits, own, rooms, bars, squares, index, scale, lo, hi, D,
+                    STAGES, HAS_LO, HAS_HI, LISTED, STORE, AHEAD)  # fmt: skip
             for group in range(groups):
                 count = gl.load(piece + GROUPS + 2 * group)
                 log_m = gl.load(piece + GROUPS + 2 * group + 1).to(gl.float32, bitcast=True)
                 for _ in range(count):
                     state = _step(
-                        state, state[4] + 1 < end, blob + state[4] - begin, 0, 1, 1, log_m, own, rooms, bars, squares, index, scale, lo, hi, D,
-                        STAGES, False, HAS_LO, HAS_HI, STORE, AHEAD)  # fmt: skip
-            if HAS_LO or HAS_HI:
+                        state, state[4] + 1 < end, blob + state[4] - begin, 0, log_m, own, rooms, bars, squares, index, scale, lo, hi, D,
+                        STAGES, False, HAS_LO, HAS_HI, LISTED, STORE, AHEAD)  # fmt: skip
+            if HAS_LO or HAS_HI or LISTED:
                 state = _masked(
-                    state, masked, begin, end, piece, entries, own, rooms, bars, squares, index, scale, lo, hi, D,
-                    STAGES, HAS_LO, HAS_HI, STORE, AHEAD)  # fmt: skip
+                    state, masked, begin, end, piece, entries, bits, own, rooms, bars, squares, index, scale, lo, hi, D,
+                    STAGES, HAS_LO, HAS_HI, LISTED, STORE, AHEAD)  # fmt: skip
             s, dp, dk, dv, slot, stored = state
             if HAS_LO or HAS_HI:
                 for _ in range(after):
@@ -302,8 +319,8 @@ def put(out, stride, piece, acc, first, step, D: gl.constexpr):
 @gluon.jit(do_not_specialize=INTEGERS)
 def key_gradients(
     k0, k1, k2, k3, k4, v0, v1, v2, v3, v4, q0, q1, q2, q3, q4, d0, d1, d2, d3, d4, lses, deltas, squares,
-    dk_out, dv_out, dk_stride, dv_stride, q_stride, dout_stride, table, entries, pieces, scale, gradient_scale, lo, hi,
-    D: gl.constexpr, STAGES: gl.constexpr, RATES: gl.constexpr, HAS_LO: gl.constexpr, HAS_HI: gl.constexpr,
+    dk_out, dv_out, dk_stride, dv_stride, q_stride, dout_stride, table, entries, bits, pieces, scale, gradient_scale, lo, hi,
+    D: gl.constexpr, STAGES: gl.constexpr, RATES: gl.constexpr, HAS_LO: gl.constexpr, HAS_HI: gl.constexpr, LISTED: gl.constexpr,
     STORE: gl.constexpr, AHEAD: gl.constexpr, OWN: gl.constexpr, REGISTERS: gl.constexpr, LOADER_REGISTERS: gl.constexpr,
 ):  # fmt: skip
     """Compute dk and dv of pieces of work, each 128 keys of one head and all squares that they are in; dS of those."""
@@ -333,10 +350,10 @@ def key_gradients(
     rooms = (k_room, v_room, q_ring, dout_ring, lse_ring, delta_ring)
     bars = (full, empty, keys_full, keys_empty)
     matrices = ((k0, k1, k2, k3, k4), (v0, v1, v2, v3, v4), (q0, q1, q2, q3, q4), (d0, d1, d2, d3, d4), lses, deltas)
-    work = (table, entries, pieces)
+    work = (table, entries, bits, pieces)
     results = (dk_out, dv_out, dk_stride, dv_stride)
     gl.warp_specialize(
-        [(_consume_keys, (results, work, rooms, bars, squares, ds0, scale, gradient_scale, lo, hi, 0, D, STAGES, HAS_LO, HAS_HI, STORE, AHEAD, OWN)),
-         (_consume_keys, (results, work, rooms, bars, squares, ds1, scale, gradient_scale, lo, hi, 1, D, STAGES, HAS_LO, HAS_HI, STORE, AHEAD, OWN)),
+        [(_consume_keys, (results, work, rooms, bars, squares, ds0, scale, gradient_scale, lo, hi, 0, D, STAGES, HAS_LO, HAS_HI, LISTED, STORE, AHEAD, OWN)),
+         (_consume_keys, (results, work, rooms, bars, squares, ds1, scale, gradient_scale, lo, hi, 1, D, STAGES, HAS_LO, HAS_HI, LISTED, STORE, AHEAD, OWN)),
          (_load_keys, (matrices, work, (q_stride, dout_stride), rooms, bars, STAGES, RATES))],
         [4, 1], [REGISTERS, LOADER_REGISTERS])  # fmt: skip

@@ -1,9 +1,9 @@
 """The forward pass on Hopper GPUs for block lists: as in `hopper`, but what streams past is named by a list.
 
 A piece of work is a head and 64 consecutive queries for each consumer, a block of the lists each. Its slots are the
-blocks of keys that any of its consumers meets (`listed`): first those in which some pair of some consumer does not
-count, for which each consumer has a mask of bits (none or all of them set, where it meets nothing or everything), then
-those in which all pairs count.
+blocks of keys that any of its consumers meets (`listed`): first those in which all pairs count, then those in which
+some pair of some consumer does not; for these each consumer has a mask of bits, none or all of them set where it meets
+nothing or everything.
 """
 
 from triton.experimental import gluon
@@ -62,23 +62,23 @@ def _walk(
     """Everything that a consumer's queries of a piece meet: sums of p V, largest scores, sums of p, next slot."""
     _blocks, masks, bits = lists
     mma: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, D, 16])
-    count, masked = gl.load(piece + 7), gl.load(piece + 12)
+    count, whole = gl.load(piece + 7), gl.load(piece + 12)
     mine = masks + gl.load(piece + 8) * CONSUMERS + index
     acc = gl.full([ROWS, D], 0.0, gl.float32, mma)
     largest, total = slots.nothing(BLOCK, UNDER)
     if count > 0:
-        number = gl.load(mine)
-        low, high = _words(bits, number)
-        number = gl.load(mine + CONSUMERS)
+        low, high = _words(bits, gl.load(mine))
         none = (acc, 0, largest, total, slot)
         state = slots.start(none, 0, (queries, low, high, scale, ring), BLOCK, D, STAGES, BITS, False, UNDER)
-        for i in range(1, masked):
+        fixed = (queries, low, high, scale, ring)
+        for _ in range(1, whole):
+            state = advance(state, 0, fixed, BLOCK, D, STAGES, 0, False, UNDER)
+        whole = gl.maximum(whole, 1)
+        number = gl.load(mine + whole * CONSUMERS)
+        for i in range(whole, count):
             low, high = _words(bits, number)
             number = gl.load(mine + (i + 1) * CONSUMERS)
             state = advance(state, 0, (queries, low, high, scale, ring), BLOCK, D, STAGES, BITS, False, UNDER)
-        fixed = (queries, low, high, scale, ring)
-        for _ in range(gl.maximum(masked, 1), count):
-            state = advance(state, 0, fixed, BLOCK, D, STAGES, 0, False, UNDER)
         acc, largest, total, slot = finish(state, fixed, D, STAGES, UNDER)
     largest, total = slots.together(largest, total, BLOCK, UNDER)
     return acc, largest, total, slot

@@ -1,8 +1,8 @@
 """Block lists as the Hopper kernels read them, in plain integers: blocks that some consumer of a program meets.
 
 Consumers share what streams past them. So the lists of the blocks that a program owns, one for each consumer, become
-one list of *slots*: a streamed block, and for each consumer the number of a mask. Slots in which some consumer does not
-meet every pair come first.
+one list of *slots*: a streamed block, and for each consumer the number of a mask. Slots in which every consumer meets
+every pair come first.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Slots:
     block    the streamed block
     masks    (slots, consumers): the mask of each consumer's block
     first    of each program: its first slot; and one more, the number of slots
-    masked   of each program: how many slots come first in which some pair does not count
+    whole    of each program: how many slots come first in which every pair counts
     entry    of each entry of the list, in order: its slot
     """
 
@@ -41,7 +41,7 @@ class Slots:
     block: Ints
     masks: Ints
     first: Ints
-    masked: Ints
+    whole: Ints
     entry: Ints
 
 
@@ -63,13 +63,12 @@ def slots(lists: BlockLists, consumers: int) -> Slots:
     owner, block = name // (streamed * times), name // times % streamed
     masks[owner[:, None] * consumers + np.arange(consumers) >= count] = every  # (nobody's results)
     whole = (masks == every).all(1)
-    order = np.lexsort((block, whole, owner))
+    order = np.lexsort((block, ~whole, owner))
     place = np.empty_like(order)
     place[order] = np.arange(len(order))
     programs = -(-count // consumers)
     first = np.searchsorted(owner, np.arange(programs + 1))
-    masked = np.bincount(owner[~whole], minlength=programs)
-    return Slots(owner, block[order], masks[order], first, masked, place[slot])
+    return Slots(owner, block[order], masks[order], first, np.bincount(owner[whole], minlength=programs), place[slot])
 
 
 def numbers(lists: BlockLists) -> tuple[int, int]:
@@ -120,7 +119,7 @@ def pieces(
 ) -> Pieces:
     """The work of a launch, for the entries of its heads. Columns as in `pieces.pieces`, of which there are
 
-    0 batch, 1 head, 2 flags, 4 step, 5 rows, 6 first row; 7 slots, 8 first slot, 12 of them with masks;
+    0 batch, 1 head, 2 flags, 4 step, 5 rows, 6 first row; 7 slots, 8 first slot, 12 of them without masks;
     16 and 17 row and column of token 0 in x, 18 and 19 in y.
     """
     made = [slots(item, consumers) for item in lists]
@@ -129,11 +128,11 @@ def pieces(
     for item in range(batch):
         for entry in entries:
             one = made[entry.lists]
-            table = np.zeros((len(one.masked), COLUMNS), np.int64)
+            table = np.zeros((len(one.whole), COLUMNS), np.int64)
             table[:, [0, 1, 2, 4, 5]] = item, entry.head, entry.flags, 1, lists[entry.lists].n
             table[:, 6] = np.arange(len(table)) * consumers * BLOCK
             table[:, 7], table[:, 8] = np.diff(one.first), one.first[:-1] + ahead[entry.lists]
-            table[:, 12] = one.masked
+            table[:, 12] = one.whole
             zero, other = np.zeros(1, np.int64), np.array([entry.members[0]])
             for column, view in ((16, x), (18, y)):
                 table[:, column], table[:, column + 1] = view.corner(zero, other, zero + item, zero + 1)

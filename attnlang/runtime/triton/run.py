@@ -185,7 +185,7 @@ def _make_backward(
     dq, dk, dv = q.like(), k.like(), v.like()
     found = None
     if options.specialise:
-        found = gradients((q, k, v, dout), plan, scale, options.build, options.nest, device)
+        found = gradients((q, k, v, dout), plan, scale, options.build, options.nest, device, content)
     queries = keys = None
     if found is None or not found.room:
         queries = _attend("query gradient", ((q, dout), (k, v), (dq, dq)), *rest).ready(plan, content, device)

@@ -139,14 +139,14 @@ class Unit:
     phase: int
 
 
-def units(chain: Chain, batch: int, n: int) -> list[Unit]:
-    """All units of all heads of a chain, in order."""
-    kinds = sorted(set(chain.phases))
+def units(heads: Sequence[int], phases: Sequence[int], unit: int, batch: int, n: int) -> list[Unit]:
+    """All units of some heads, of so many tokens each, in order."""
+    kinds = sorted(set(phases))
     return [
         Unit(b, head, start, kinds.index(phase))
         for b in range(batch)
-        for head, phase in zip(chain.heads, chain.phases, strict=True)
-        for start in range(0, n, chain.unit)
+        for head, phase in zip(heads, phases, strict=True)
+        for start in range(0, n, unit)
     ]
 
 

@@ -55,16 +55,12 @@ class Chain:
 
 
 def chains_of(plan: Plan, shape: Shape, most_rates: int) -> tuple[Chain, ...] | None:
-    """A plan as chains, one for each head; None if it is anything else, or if some tile would not be whole."""
+    """The lattices of a plan as chains; None if some tile would not be whole."""
     lattices = [branch for branch in plan.branches if isinstance(branch, Lattice)]
-    if len(lattices) != len(plan.branches) or shape.group != 1:
-        return None
     nested = chains(lattices, Shape(shape.n, shape.heads, shape.kv_heads, TILE, SQUARE, squares=True))
     found = [_chain(chain, shape.n) for chain in nested]
     whole = [chain for chain in found if chain is not None and len(chain.matrices) <= most_rates]
-    if len(whole) != len(found) or sorted(h for c in whole for h in c.heads) != list(range(shape.heads)):
-        return None
-    return tuple(whole)
+    return tuple(whole) if len(whole) == len(found) else None
 
 
 def _chain(chain: Sequence[Lattice], n: int) -> Chain | None:
