@@ -122,6 +122,7 @@ class Ready:
     unfinished  heads of the fixed side whose result is in the accumulator after the last launch
     accumulate  whether there is an accumulator at all
     rates       lse and delta are given in planes of these rates, the first of which is 1
+    specialised  whether the kernel of `hopper` runs it
     """
 
     steps: tuple[Step, ...]
@@ -129,6 +130,7 @@ class Ready:
     unfinished: tuple[int, ...] = ()
     accumulate: bool = False
     rates: tuple[int, ...] = (1,)
+    specialised: bool = False
 
     @property
     def complete(self) -> bool:
