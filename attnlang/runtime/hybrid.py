@@ -4,7 +4,7 @@ cuDNN's gradients are faster than ours, and so is its forward pass on short sequ
 A backward pass takes any out and any natural lse, so that the two go together with no copy between them. What is here
 is the rule, which `auto` follows (`attnlang.runtime.routes`); a backend asked for by name runs both passes itself.
 
-The rule is a table of measurements (`benchmarks/dense.py`; docs/kernels.md) and leaves to cuDNN whatever they do not
+The rule is a table by measurements (`benchmarks/dense.py`; docs/kernels.md) and leaves to cuDNN whatever they do not
 cover: grouped heads, fewer queries than keys, few rows, other head dimensions. D = 128 is not in it, where the two are
 as close as one H100 is to another.
 """
@@ -39,7 +39,10 @@ MEASURED: dict[tuple[int, bool], Least] = {
     (64, True): Least(8192, 12 * 8192),
     (64, False): Least(8192, 12 * 8192),
 }
-"""By head dimension, and whether the call is causal. On an H100 with 12 heads of one sequence, 1.2 to 1.3 times."""
+"""By head dimension, and whether the call is causal; on an H100, 12 heads of one sequence are the least that it covers.
+
+tests/benchmarks/test_dense.py holds it to the results of the benchmark.
+"""
 
 
 def least_of(capability: tuple[int, int], dtype: torch.dtype, head_dim: int, causal: bool) -> Least | None:

@@ -1,4 +1,4 @@
-"""What a tracer is given of the operators: the call of torch's that a plan is, if it is one (`runtime.direct`).
+"""What a tracer is given of the operators: the call of torch's that a plan is, if it runs as one (`runtime.direct`).
 
 torch.compile traces below the policies of selective checkpointing, which see the operators, and above the compiler,
 which sees the call. torch.export traces neither, so that an exported program chooses anew wherever it runs.

@@ -14,6 +14,7 @@ from click.testing import CliRunner
 from torch import Tensor
 
 import attnlang
+from attnlang.runtime.hybrid import HOPPER, is_faster
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 import dense
@@ -94,6 +95,29 @@ class _Scaled(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Tensor:
         return grads[0] * 1.05
+
+
+def mistaken(rows: list[dict[str, Any]]) -> list[str]:
+    """Rows in which `auto` begins with our kernel, though cuDNN's forward pass was as fast."""
+    found: list[str] = []
+    for row in rows:
+        shape = 1, row["heads"], row["n"], row["head_dim"]
+        if is_faster(HOPPER, torch.bfloat16, row["causal"], shape, shape):
+            forward = row["milliseconds"]["forward"]
+            if forward["triton"] >= forward["cudnn"]:
+                found.append(f"{shape}, causal {row['causal']}: {forward}")
+    return found
+
+
+def test_auto_begins_with_our_kernel_only_where_it_was_measured_to_be_faster() -> None:
+    row = {"heads": 12, "n": 8192, "head_dim": 64, "causal": True}
+    slow, fast = ({**row, "milliseconds": {"forward": {"triton": ms, "cudnn": 1.0}}} for ms in (1.1, 0.9))
+    short = {**slow, "n": 1024}
+    assert len(mistaken([slow, fast, short])) == 1
+    path = dense.RESULTS / "dense.json"
+    if not path.exists():
+        pytest.skip("there is no result of benchmarks/dense.py yet")
+    assert not mistaken(json.loads(path.read_text(encoding="utf-8"))["rows"])
 
 
 @pytest.mark.parametrize("there", [True, False])
