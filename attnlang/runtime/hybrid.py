@@ -4,7 +4,7 @@ cuDNN's gradients are faster than ours, and so is its forward pass on short sequ
 A backward pass takes any out and any natural lse, so that the two go together with no copy between them. What is here
 is the rule, which `auto` follows (`attnlang.runtime.routes`); a backend asked for by name runs both passes itself.
 
-The rule is a table by measurements (`benchmarks/dense.py`; docs/kernels.md) and leaves to cuDNN whatever they do not
+The rule is a table made from measurements (`benchmarks/dense.py`; docs/kernels.md) and leaves to cuDNN whatever they do not
 cover: grouped heads, fewer queries than keys, few rows, other head dimensions. D = 128 is not in it, where the two are
 as close as one H100 is to another.
 """
@@ -54,7 +54,7 @@ def least_of(capability: tuple[int, int], dtype: torch.dtype, head_dim: int, cau
 def is_faster(
     capability: tuple[int, int], dtype: torch.dtype, causal: bool, q_shape: Sequence[int], k_shape: Sequence[int]
 ) -> bool:
-    """Whether it is on such tensors.
+    """Whether our forward pass is known to be the faster on tensors of these shapes.
 
     q_shape (B, H, M, D) and k_shape (B, Hkv, N, D) are integers.
     """
@@ -67,7 +67,7 @@ def is_faster(
 
 @lru_cache(maxsize=16)
 def capability_of(device: torch.device) -> tuple[int, int] | None:
-    """Of a GPU of this machine; None for anything else."""
+    """The compute capability of a GPU of this machine; None for any other device."""
     return torch.cuda.get_device_capability(device) if device.type == "cuda" and torch.cuda.is_available() else None
 
 

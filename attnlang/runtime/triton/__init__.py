@@ -108,7 +108,8 @@ def forward_on_hopper(q: Tensor, k: Tensor, v: Tensor, plan: Plan) -> bool:
     """Whether `forward` runs in the kernel for Hopper on such tensors; of any scale above 0."""
     from attnlang.runtime.triton import run
 
-    return run.is_specialised(q, k, v, plan, q.size(-1) ** -0.5)
+    with on_device(q.device):
+        return run.is_specialised(q, k, v, plan, q.size(-1) ** -0.5)
 
 
 def remark(device: torch.device) -> str:
