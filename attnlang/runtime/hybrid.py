@@ -4,9 +4,9 @@ cuDNN's gradients are faster than ours, and so is its forward pass on short sequ
 A backward pass takes any out and any natural lse, so that the two go together with no copy between them. What is here
 is the rule, which `auto` follows (`attnlang.runtime.routes`); a backend asked for by name runs both passes itself.
 
-The rule is a table made from measurements (`benchmarks/dense.py`; docs/kernels.md) and leaves to cuDNN whatever they do not
-cover: grouped heads, fewer queries than keys, few rows, other head dimensions. D = 128 is not in it, where the two are
-as close as one H100 is to another.
+The rule is a table made from measurements (`benchmarks/dense.py`; docs/kernels.md) and leaves to cuDNN whatever they
+do not cover: grouped heads, fewer queries than keys, few rows, other head dimensions. D = 128 is not in it, where the
+two are as close as one H100 is to another.
 """
 
 from __future__ import annotations
