@@ -74,6 +74,23 @@ def patterns() -> str:
     return "\n".join(lines)
 
 
+def dense() -> str:
+    """Plain attention beside cuDNN and flash-attention, from dense.json, if there is one."""
+    if not (HERE / "results" / "dense.json").exists():
+        return "(Not measured yet: `python benchmarks/dense.py` on a GPU, then `make tables`.)"
+    result = _result("dense")
+    ways = list(result["rows"][0]["milliseconds"]["forward"])
+    lines = [_measured(result)]
+    for what in ("forward", "forward_backward"):
+        lines += ["", f"| {_words(what)} | N | {' | '.join(ways)} |", "| --- |" + " ---: |" * (len(ways) + 1)]
+        for row in result["rows"]:
+            title = f"H{row['heads']}D{row['head_dim']} {'causal' if row['causal'] else 'full'}"
+            times, rates = row["milliseconds"][what], row["tflops"][what]
+            cells = " | ".join(f"{times[way]:.3f} ms ({rates[way]:.0f})" for way in ways)
+            lines.append(f"| {title} | {row['n']:,} | {cells} |")
+    return "\n".join(lines)
+
+
 def overhead() -> str:
     """The module beside the same kernel called by hand, from overhead.json."""
     result = _result("overhead")
@@ -126,6 +143,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "longnet": longnet,
     "longnet_scaling": longnet_scaling,
     "patterns": patterns,
+    "dense": dense,
     "overhead": overhead,
 }
 

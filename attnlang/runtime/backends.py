@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from attnlang.plan import Plan
-from attnlang.runtime import cudnn
+from attnlang.runtime import cudnn, hybrid
 
 PREFERENCE: dict[str, tuple[str, ...]] = {
     "cpu": ("sdpa", "flex", "triton", "xformers"),
@@ -95,7 +95,8 @@ def load(name: str) -> Backend:
 def choose(name: str, plan: Plan, device: torch.device, dtype: torch.dtype, head_dim: int) -> Choice:
     """The backend asked for, or for `auto` the first on the device's list that can run the plan.
 
-    Plain full and causal attention goes to cuDNN by way of `sdpa`, where that is the faster.
+    Plain full and causal attention goes to cuDNN by way of `sdpa`, where that is the faster; on long sequences its
+    forward pass may still be that of `triton` (`attnlang.runtime.hybrid`).
 
     Raises ValueError with the backends' own reasons where none can.
     """
@@ -105,7 +106,8 @@ def choose(name: str, plan: Plan, device: torch.device, dtype: torch.dtype, head
             raise ValueError(reason)
         return Choice(name, f"backend {name!r} was asked for")
     if plan.is_dense and cudnn.refusal_here(device, dtype, head_dim) is None:
-        return Choice("sdpa", "sdpa is the first choice for one dense call on this GPU, where torch has cuDNN for it")
+        why = "sdpa is the first choice for one dense call on this GPU, where torch has cuDNN for it"
+        return Choice("sdpa", why + hybrid.remark(plan, device, dtype, head_dim))
     refusals: list[str] = []
     for candidate in PREFERENCE.get(device.type, PREFERENCE["cuda"]):
         if not _exists(candidate):

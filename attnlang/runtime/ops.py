@@ -11,7 +11,7 @@ for the backward of every backend takes the merged (out, lse), and no kernel's o
 In eager mode, unless someone looks on, what the operator would run is run at once. A plan that is one call of a kernel
 of torch's (`attnlang.runtime.direct`) becomes that call: there, and in what torch.compile traces, after checkpoint
 policies have seen the operator and before a compiler does. torch.export keeps the operator, which chooses anew wherever
-the program runs.
+the program runs; so does torch.compile where `auto` may find another forward pass faster (`attnlang.runtime.hybrid`).
 
 Shape legend: B batch, H heads, Hkv heads of k and v, M queries, N keys, D head dimension.
 """

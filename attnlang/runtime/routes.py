@@ -1,4 +1,4 @@
-"""Where a batch goes that needs nothing done to it first: to one call of torch's, or to a backend as it is.
+"""Where a batch goes that needs nothing done to it first: to one call of torch's, or to backends as it is.
 
 Shape legend: B batch, H heads, Hkv heads of k and v, M queries, N keys, D head dimension.
 """
@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from attnlang.plan import Plan
-from attnlang.runtime.backends import Backend, choose, load
+from attnlang.runtime import hybrid
+from attnlang.runtime.backends import AUTO, Backend, choose, load
 from attnlang.runtime.direct import Direct, call_for
 from attnlang.runtime.layouts import readable
 from attnlang.runtime.program import Program, program
@@ -22,10 +23,11 @@ from attnlang.runtime.program import Program, program
 
 @dataclass(frozen=True, slots=True)
 class Plain:
-    """A backend, which does not differentiate, and the plan that it runs."""
+    """A backend, which does not differentiate, and the plan that it runs; its gradients may be another backend's."""
 
     plan: Plan
     runner: Backend
+    gradients: Backend
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, scale: float | None) -> tuple[Tensor, Tensor]:
         """Out (B, H, M, D) and lse (B, H, M)."""
@@ -38,7 +40,7 @@ class Plain:
         """Dq, dk and dv."""
         factor = q.size(-1) ** -0.5 if scale is None else scale
         read = readable(dout), readable(q), readable(k), readable(v), readable(out)
-        return self.runner.backward(*read, lse, self.plan, factor, {})
+        return self.gradients.backward(*read, lse, self.plan, factor, {})
 
 
 Route: TypeAlias = Direct | Plain
@@ -60,11 +62,15 @@ def route_for(
     if lengths is not None or tables or not q.numel():
         return None
     call = call_for(q, k, v, tables, lengths, backend, program_text)
+    if call is not None and backend == AUTO:
+        plan = program(program_text).plan
+        if hybrid.begins(q, k, v, plan, call.causal):
+            return Plain(plan, load("triton"), load("sdpa"))
     if call is not None or torch.is_autocast_enabled(q.device.type):  # (a backend adds up in dtypes of its own)
         return call
     what, runner = chosen(backend, program_text, q.device, q.dtype, q.size(-1))
     whole = q.size(2) == k.size(2) or takes_fewer(runner)
-    return Plain(what.plan, runner) if whole else None
+    return Plain(what.plan, runner, runner) if whole else None
 
 
 @lru_cache(maxsize=1024)

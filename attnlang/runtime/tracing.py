@@ -1,4 +1,4 @@
-"""What a tracer is given of the operators: the call of torch's that a plan is, if it is one (`runtime.direct`).
+"""What a tracer is given of the operators: the call of torch's that a plan is, if it runs as one (`runtime.direct`).
 
 torch.compile traces below the policies of selective checkpointing, which see the operators, and above the compiler,
 which sees the call. torch.export traces neither, so that an exported program chooses anew wherever it runs.
@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from attnlang.runtime import hybrid
+from attnlang.runtime.backends import AUTO
 from attnlang.runtime.direct import Direct, call_for
 
 
@@ -34,9 +36,17 @@ def traced_backward(
     return partial(call.backward, dout, q, k, v, out, lse, scale)
 
 
-def _call(q: Tensor, *rest: Any) -> Direct | None:
-    """The call of torch's, but for float64: compilers before torch 2.12 believe that its lse is float32."""
-    return None if q.dtype == torch.float64 else call_for(q, *rest)
+def _call(q: Tensor, k: Tensor, v: Tensor, tables: Any, lengths: Any, backend: str, program: str) -> Direct | None:
+    """The call of torch's, but for float64: compilers before torch 2.12 believe that its lse is float32.
+
+    None too where `auto` may run another forward pass: the operator will see.
+    """
+    if q.dtype == torch.float64:
+        return None
+    call = call_for(q, k, v, tables, lengths, backend, program)
+    if call is not None and backend == AUTO and hybrid.may_begin(q, k, call.causal):
+        return None
+    return call
 
 
 def rule(traced: Callable[..., Callable[[], Any] | None]) -> Callable[..., Any]:

@@ -95,6 +95,23 @@ def refusal(plan: Plan, device: torch.device, dtype: torch.dtype, head_dim: int)
     return None
 
 
+def has_hopper_kernels(device: torch.device) -> bool:
+    """Whether the kernels for Hopper run what they can on a device, with the triton that is here."""
+    if device.type != "cuda" or importlib.util.find_spec("triton") is None:
+        return False
+    from attnlang.runtime.triton import specialised
+
+    return specialised.available(device)
+
+
+def forward_on_hopper(q: Tensor, k: Tensor, v: Tensor, plan: Plan) -> bool:
+    """Whether `forward` runs in the kernel for Hopper on such tensors; of any scale above 0."""
+    from attnlang.runtime.triton import run
+
+    with on_device(q.device):
+        return run.is_specialised(q, k, v, plan, q.size(-1) ** -0.5)
+
+
 def remark(device: torch.device) -> str:
     """What `attnc env` says beside the dtypes: which kernel does not run there, and why."""
     if device.type != "cuda":

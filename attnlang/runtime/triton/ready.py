@@ -118,10 +118,11 @@ class Step:
 class Ready:
     """One mode over tensors of one form: launches in order, and how tensors are given to them.
 
-    results     forms of what is written
-    unfinished  heads of the fixed side whose result is in the accumulator after the last launch
-    accumulate  whether there is an accumulator at all
-    rates       lse and delta are given in planes of these rates, the first of which is 1
+    results      forms of what is written
+    unfinished   heads of the fixed side whose result is in the accumulator after the last launch
+    accumulate   whether there is an accumulator at all
+    rates        lse and delta are given in planes of these rates, the first of which is 1
+    specialised  whether the kernel of `hopper` runs it
     """
 
     steps: tuple[Step, ...]
@@ -129,6 +130,7 @@ class Ready:
     unfinished: tuple[int, ...] = ()
     accumulate: bool = False
     rates: tuple[int, ...] = (1,)
+    specialised: bool = False
 
     @property
     def complete(self) -> bool:

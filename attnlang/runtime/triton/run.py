@@ -51,6 +51,11 @@ def forward(
     return out, lse
 
 
+def is_specialised(q: Tensor, k: Tensor, v: Tensor, plan: Plan, scale: float) -> bool:
+    """Whether `forward` runs such tensors, whose last stride is 1, in the kernel of `hopper`."""
+    return _forward(plan, scale, DEFAULT, form_of(q), form_of(k), form_of(v), q.device, None).specialised
+
+
 def backward(
     dout: Tensor,
     q: Tensor,
@@ -163,8 +168,9 @@ def _make_forward(
     out = q.like()
     given = q, k, v, plan, scale, options.split, options.nest, device, content
     if options.specialise and (found := specialised.steps(*given)):
-        unfinished, calls = found
-        return ready((Step(call, None) for call in calls), (out, out), unfinished, q.shape[2])
+        left, calls = found
+        made = ready((Step(call, None) for call in calls), (out, out), left, q.shape[2])
+        return replace(made, specialised=True)
     made = _attend("forward", ((q, q), (k, v), (out, out)), q.shape[1], k.shape[1], plan, scale, options, device)
     return made.ready(plan, content, device)
 
