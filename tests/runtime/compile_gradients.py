@@ -41,7 +41,7 @@ def compiled(
     chosen |= {"D": dim, "RATES": rates, "REGISTERS": build.consumer_registers, "LOADER_REGISTERS": LOADER_REGISTERS}
     vector = f"tensordesc<fp32[{SQUARE}],{gl.NVMMASharedLayout(0, 32, 1)!r}>"
     kinds: dict[str, object] = {"lses": vector, "deltas": vector, "table": "*i32", "entries": "*i32"}
-    kinds["bits"] = "*i32"
+    kinds |= {"bits": "*i32", "apart": ("i32",) * 6}
     kinds |= dict.fromkeys(SCALES, "fp32") | {"squares": matrix(SQUARE, SQUARE)}
     kinds |= {name: "*bf16" for name in names if re.fullmatch(r"d[qkv]_out", name)}
     kinds |= {name: ("i32",) * 3 for name in names if re.fullmatch(r"d[qkv]_stride", name)}
@@ -63,9 +63,11 @@ def compiled(
     return triton.compile(source, target=GPUTarget("cuda", 90, 32), options=options)
 
 
-def keys(dim: int, build: Build, rates: int, lo: bool, hi: bool, listed: bool) -> triton.compiler.CompiledKernel:
+def keys(
+    dim: int, build: Build, rates: int, lo: bool, hi: bool, listed: bool, group: int
+) -> triton.compiler.CompiledKernel:
     chosen: dict[str, object] = {"STAGES": build.stages, "HAS_LO": lo, "HAS_HI": hi, "LISTED": listed}
-    chosen["STORE"] = build.store
+    chosen |= {"STORE": build.store, "GROUP": group}
     chosen |= {"AHEAD": build.ahead, "OWN": build.own} | ({} if build.store else {"squares": None})
     rows = {"k": TILE, "v": TILE, "q": SQUARE, "d": SQUARE}
     return compiled(hopper_gradients.key_gradients, rows, dim, rates, build, chosen)
@@ -77,7 +79,12 @@ def queries(dim: int, build: Build, rates: int) -> triton.compiler.CompiledKerne
 
 if __name__ == "__main__":
     for dim, build in TABLE.items():
-        shapes = ((4, False, False, False), (4, False, True, False), (1, True, True, False), (1, False, False, True))
+        shapes = (
+            (4, False, False, False, 1),
+            (4, False, True, False, 1),
+            (1, True, True, False, 4),
+            (1, False, False, True, 1),
+        )
         made = [keys(dim, build, *shape) for shape in shapes]
         if build.store:
             made.append(queries(dim, build, 4))

@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -43,15 +44,24 @@ def chains_of(pattern: Pattern, n: int, heads: int) -> tuple[Chain, ...] | None:
     return squares.chains_of(lower(pattern, heads), Shape(n, heads, heads, TILE, SQUARE), MOST_RATES)
 
 
+def seen_of(n: int, heads: int) -> Seen:
+    """A (batch, n, heads, DIM) tensor."""
+    return Seen(heads * DIM, (n, 0, 0, DIM))
+
+
 @dataclass
 class Walk:
-    """The tables of a pattern for (batch, n, heads, DIM) tensors, `together` units at a time."""
+    """The tables of a pattern for (batch, n, heads, DIM) tensors, `together` units at a time.
+
+    `group` heads of q share one of k and v.
+    """
 
     pattern: Pattern
     n: int
     heads: int
     batch: int = 1
     together: int | None = None
+    group: int = 1
     keys: np.ndarray = field(init=False)
     queries: np.ndarray = field(init=False)
 
@@ -62,7 +72,7 @@ class Walk:
         assert chains is not None
         rates = tuple(sorted({1, *(rate for chain in chains for rate in chain.matrices)}))
         self.planes = Planes(rates, self.batch * self.heads * self.n)
-        self.seen = Seen(self.heads * DIM, (self.n, 0, 0, DIM))
+        self.seen, self.seen_keys = (seen_of(self.n, heads) for heads in (self.heads, self.heads // self.group))
         for chain in chains:
             self.walk(chain)
 
@@ -71,43 +81,52 @@ class Walk:
         key_steps = [steps for steps, *_ in made]
         query_steps = [square_steps.query_steps(chain, *rest) for _, *rest in made]
         most = max(len(steps.entries) for steps in key_steps)
-        units = square_steps.units(chain.heads, chain.phases, chain.unit, self.batch, self.n)
+        units = square_steps.units(chain.heads, chain.phases, chain.unit, self.batch, self.n, self.group)
         together = self.together or len(units)
         key_entries, query_entries = (
             np.concatenate([one.entries for one in steps]) for steps in (key_steps, query_steps)
         )
         for first in range(0, len(units), together):
             chunk = units[first : first + together]
-            table = square_steps.key_pieces(key_steps, chunk, self.heads, self.n, most, (self.seen,) * 4)
+            seen = self.seen_keys, self.seen_keys, self.seen, self.seen
+            table = square_steps.key_pieces(key_steps, chunk, self.heads, self.n, most, seen, self.group)
             left: dict[int, Square] = {}
-            for piece in dealt(table, table[:, 0], PROGRAMS, 4):
-                for number, square in self.key_squares(chain, piece, key_entries):
+            for piece, member in product(dealt(table, table[:, 0], PROGRAMS, 4), range(self.group)):
+                for number, square in self.key_squares(chain, piece, member, most, key_entries):
                     item, head, queries, keys, weights = square
                     self.keys[item, head][np.ix_(queries, keys)] += weights
                     assert number not in left
                     left[number] = square
             assert max(left, default=-1) < 2 * most * together
-            table = square_steps.query_pieces(query_steps, chunk, most, self.seen)
+            table = square_steps.query_pieces(query_steps, chunk, most, self.seen_keys, self.group)
             for piece in dealt(table, table[:, 0], PROGRAMS, 4):
                 self.query_squares(chain, piece, query_entries, left)
 
-    def key_squares(self, chain: Chain, piece: np.ndarray, entries: np.ndarray) -> Iterator[tuple[int, Square]]:
-        """Each square that is written down, and where."""
+    def key_squares(
+        self, chain: Chain, piece: np.ndarray, member: int, most: int, entries: np.ndarray
+    ) -> Iterator[tuple[int, Square]]:
+        """Each square past the queries of one head that is written down, and where."""
         steps, groups, masked, first = piece[:4]
-        item, head, token, apart = piece[15:19]
+        item, key_head, token, apart = piece[15:19]
+        head = key_head * self.group + member
+        piece = piece.copy()
+        piece[[10, 12]] += member * DIM
+        piece[13] += member * self.n
+        piece[19] += member * most
         before, after = piece[square_steps.ENDS : square_steps.ENDS + 2]
         if not steps:
             return
         assert apart == chain.matrices[piece[8]]
         for at in (4, 6):
-            assert self.token(piece[at], piece[at + 1], apart, item, head) == token
+            assert self.token(piece[at], piece[at + 1], apart, item, key_head, self.seen_keys) == token
         whole = [bits for g in range(groups) for bits in piece[GROUPS + 2 * g + 1 :][:1].repeat(piece[GROUPS + 2 * g])]
         assert before + len(whole) + masked + after == steps
         lo, hi = (end if end is not None else far for end, far in ((chain.band.lo, -self.n), (chain.band.hi, self.n)))
         for step in range(steps):
             rate, shift, row, residue, place, offset, bits, who = entries[first + step]
-            queries = self.streamed(chain, piece, rate, shift, row, residue, 9)
-            assert self.streamed(chain, piece, rate, shift, row, residue, 11)[0] == queries[0] == piece[14] + offset
+            where = chain, piece, rate, shift, row, residue
+            queries = self.streamed(*where, 9, head, self.seen)
+            assert self.streamed(*where, 11, head, self.seen)[0] == queries[0] == piece[14] + offset
             assert self.vector(place + piece[13] + (piece[14] >> shift), item, head) == queries[0]
             unmasked = before <= step < before + len(whole)
             assert bits == whole[step - before] if unmasked else bits == 0 or len(chain.rates) > 1
@@ -128,7 +147,7 @@ class Walk:
     def query_squares(self, chain: Chain, piece: np.ndarray, entries: np.ndarray, left: dict[int, Square]) -> None:
         item, head, token, apart = piece[15:19]
         for entry in entries[piece[3] : piece[3] + piece[0]]:
-            keys = self.streamed(chain, piece, *entry[:4], 9)
+            keys = self.streamed(chain, piece, *entry[:4], 9, head // self.group, self.seen_keys)
             for block, place in enumerate(entry[4:6]):
                 if place < 0:
                     continue
@@ -139,16 +158,25 @@ class Walk:
                 self.queries[item, head][np.ix_(queries, keys)] += weights
 
     def streamed(
-        self, chain: Chain, piece: np.ndarray, rate: int, shift: int, row: int, residue: int, at: int
+        self,
+        chain: Chain,
+        piece: np.ndarray,
+        rate: int,
+        shift: int,
+        row: int,
+        residue: int,
+        at: int,
+        head: int,
+        seen: Seen,
     ) -> np.ndarray:
         """The tokens of a block that streams past a piece, as the loader comes to them."""
         step = chain.matrices[rate]
         assert step == 1 << shift
-        column = piece[at + 1] + residue * self.seen.stride
-        return self.token((piece[at] >> shift) + row, column, step, *piece[15:17]) + np.arange(SQUARE) * step
+        column = piece[at + 1] + residue * seen.stride
+        return self.token((piece[at] >> shift) + row, column, step, piece[15], head, seen) + np.arange(SQUARE) * step
 
-    def token(self, row: int, column: int, rate: int, item: int, head: int) -> int:
-        residue, rest = divmod(column, self.seen.stride)
+    def token(self, row: int, column: int, rate: int, item: int, head: int, seen: Seen) -> int:
+        residue, rest = divmod(column, seen.stride)
         assert rest == head * DIM
         return row * rate + residue - item * self.n
 
@@ -161,9 +189,9 @@ class Walk:
         return row * rate + residue
 
 
-def check(text: str, n: int, heads: int, batch: int = 1, together: int | None = None) -> None:
+def check(text: str, n: int, heads: int, batch: int = 1, together: int | None = None, group: int = 1) -> None:
     pattern = attnlang.loads("pattern p = " + text)
-    walk = Walk(pattern, n, heads, batch, together)
+    walk = Walk(pattern, n, heads, batch, together, group)
     for item in range(batch):
         np.testing.assert_allclose(walk.keys[item], pattern.multiplicity(n, heads), rtol=1e-6)
     np.testing.assert_array_equal(walk.queries, walk.keys)
@@ -211,6 +239,25 @@ def test_any_nest(ratios: list[int], causal: bool, heads: int) -> None:
     rates = [rate for rate in dict.fromkeys(rates) if rate <= 4]
     widths = [128 * rates[-1] * 2**i for i in range(len(rates))]
     check(("causal & " if causal else "") + longnet(widths, rates), max(widths), heads)
+
+
+@pytest.mark.parametrize("together", [None, 4, 8])
+@pytest.mark.parametrize("group", [2, 4])
+def test_heads_that_share_one_of_keys(group: int, together: int | None) -> None:
+    check("causal & window(150) & segment(512)", 1024, 4, 2, together, group)
+    check(longnet([512, 1024], [1, 2]).replace("shift=h", "shift=h // 4"), 1024, 4, 1, None, group)
+
+
+def test_heads_of_one_group_must_meet_the_same_keys() -> None:
+    for text, heads, kv_heads, found in (
+        (longnet([512, 1024], [1, 2]), 4, 2, False),
+        (longnet([512, 1024], [1, 2]).replace("shift=h", "shift=h // 2"), 4, 2, True),
+        ("causal & (segment(256) if h < 2 else window(128))", 4, 2, True),
+        ("causal & (segment(256) if h < 1 else window(128))", 4, 2, False),
+    ):
+        plan = lower(attnlang.loads("pattern p = " + text), heads)
+        parts = gradients.parts(plan, Shape(1024, heads, kv_heads, TILE, SQUARE), Contents({}))
+        assert (parts is not None) == found, text
 
 
 def test_heads_of_different_patterns_are_chains_of_their_own() -> None:

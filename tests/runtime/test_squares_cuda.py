@@ -40,6 +40,14 @@ CASES |= {
         "pattern p = offset(-300..-64)", 1024, batch=2, side_by_side=False
     ),
 }
+CASES |= {
+    "causal, grouped heads": Case("causal", 1024, heads=4, kv_heads=1, repeat=True),
+    "window, grouped heads, batch": Case("sliding", 1024, {"w": 300}, heads=4, batch=2, side_by_side=False),
+    "nested lattices, grouped heads": Case(
+        "pattern p = mix(segment(w) { dilate(r, shift=h // 2) } for w, r in zip([512, 1024], [1, 2]))", 2048, heads=6,
+        kv_heads=3, repeat=True,
+    ),
+}  # fmt: skip
 BUILDS = [Build(2, ahead=ahead, own=False, store=store) for ahead in (False, True) for store in (False, True)]
 
 

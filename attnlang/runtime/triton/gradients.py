@@ -19,7 +19,16 @@ from attnlang.runtime.triton.dealing import dealt
 from attnlang.runtime.triton.kept import Call, Pointer, launch
 from attnlang.runtime.triton.listed import words
 from attnlang.runtime.triton.listed_steps import Listed, listed_of, longest_first
-from attnlang.runtime.triton.matrices import Form, Matrix, layout_of, layout_of_vectors, matrix, places_of, plane_size
+from attnlang.runtime.triton.matrices import (
+    Form,
+    Matrix,
+    Place,
+    layout_of,
+    layout_of_vectors,
+    matrix,
+    places_of,
+    plane_size,
+)
 from attnlang.runtime.triton.nesting import Shape
 from attnlang.runtime.triton.pieces import Seen
 from attnlang.runtime.triton.prepared import lists_of
@@ -132,7 +141,7 @@ Part: TypeAlias = Chain | Listed
 
 def parts(plan: Plan, shape: Shape, content: Contents) -> tuple[Part, ...] | None:
     """A plan in parts, one for each head; None if it is anything else, or if there is too much to enumerate."""
-    if shape.group != 1 or any(isinstance(branch, Columns) for branch in plan.branches):
+    if any(isinstance(branch, Columns) for branch in plan.branches):
         return None
     chains = squares.chains_of(plan, shape, MOST_RATES)
     if chains is None or any(squares.count_squares(chain) > square_steps.MOST_ENTRIES for chain in chains):
@@ -142,7 +151,15 @@ def parts(plan: Plan, shape: Shape, content: Contents) -> tuple[Part, ...] | Non
     if sorted(heads) != list(range(shape.heads)):
         return None
     listed = listed_of(plan, lists_of(plan, shape, SQUARE, content))
-    return None if listed is None else (*chains, *listed)
+    if listed is None or not all(_alike(part, shape.group) for part in (*chains, *listed)):
+        return None
+    return (*chains, *listed)
+
+
+def _alike(part: Part, group: int) -> bool:
+    """Whether heads that share one of keys are all in a part, and meet the same keys."""
+    phase = dict(zip(part.heads, part.phases, strict=True))
+    return all(phase.get(head // group * group + i) == own for head, own in phase.items() for i in range(group))
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,46 +172,41 @@ class _Given:
     planes: Planes
     device: torch.device
 
-    def launches(self, chain: Part) -> tuple[list[Call], int] | None:
-        """The launches of a chain, and how many squares there has to be room for."""
+    def launches(self, part: Part) -> tuple[list[Call], int] | None:
+        """The launches of a part, and how many squares there has to be room for."""
         q, k, v, dout = self.forms
-        rates = chain.matrices
-        of_queries, of_keys = places_of((q, dout), rates), places_of((k, v), rates)
-        if of_queries is None or of_keys is None:
+        of_keys, of_queries = places_of((k, v), part.matrices), places_of((q, dout), part.matrices)
+        if of_keys is None or of_queries is None:
             return None
-        (q_place, dout_place), (k_place, v_place) = of_queries, of_keys
-        views = tuple(
-            Seen(x.strides[2], place)
-            for x, place in zip(self.forms, (q_place, k_place, v_place, dout_place), strict=True)
-        )
+        places = *of_keys, *of_queries
         batch, heads, n, _ = q.shape
-        kinds = sorted(set(chain.phases))
-        keys, queries = zip(*(_steps(chain, phase, n, self.planes) for phase in kinds), strict=True)
+        group = heads // k.shape[1]
+        keys, queries = zip(*(_steps(part, phase, n, self.planes) for phase in sorted(set(part.phases))), strict=True)
         if any((np.diff(one.first) == 0).any() for one in (*keys, *queries)):
             return None  # (nobody would write the rows that meet none)
         most = max(len(one.entries) for one in keys)
-        units = square_steps.units(chain.heads, chain.phases, chain.unit, batch, n)
-        together = self._together(len(units), chain, most)
+        units = square_steps.units(part.heads, part.phases, part.unit, batch, n, group)
+        together = self._together(len(units) // group, part, most * group) * group
         if not together:
             return None
         chunks = [units[i : i + together] for i in range(0, len(units), together)]
         room = 2 * together * most if self.build.store else 0
         key_entries, query_entries = self._entries(keys), self._entries(queries)
         bits = key_entries  # (of lattices nobody reads any)
-        if isinstance(chain, Listed):
-            bits = torch.from_numpy(words(chain.lists, by_key=True)).to(self.device)
+        if isinstance(part, Listed):
+            bits = torch.from_numpy(words(part.lists, by_key=True)).to(self.device)
+        views = [Seen(x.strides[2], place) for x, place in zip((k, v, q, dout), places, strict=True)]
         calls: list[Call] = []
         for chunk in chunks:
-            pieces = square_steps.key_pieces(keys, chunk, heads, n, most, (views[1], views[2], views[0], views[3]))
-            pieces = longest_first(pieces, len(chunk)) if isinstance(chain, Listed) else pieces
-            calls.append(self._keys(chain, (q_place, k_place, v_place, dout_place), pieces, key_entries, bits, room))
+            pieces = square_steps.key_pieces(keys, chunk, heads, n, most, views, group)
+            table = self._table(part, pieces, len(chunk) // group)
+            calls.append(self._keys(part, places, table, (key_entries, bits), most, room))
             if self.build.store:
-                pieces = square_steps.query_pieces(queries, chunk, most, views[1])
-                pieces = longest_first(pieces, len(chunk)) if isinstance(chain, Listed) else pieces
-                calls.append(self._queries(chain, k_place, pieces, query_entries, room))
+                pieces = square_steps.query_pieces(queries, chunk, most, views[0], group)
+                calls.append(self._queries(part, places[0], self._table(part, pieces, len(chunk)), query_entries, room))
         return calls, room
 
-    def _together(self, units: int, chain: Part, most: int) -> int:
+    def _together(self, units: int, part: Part, most: int) -> int:
         """How many units go together, of so many steps at most: all, or as many as dS has room for; 0 if too few."""
         if not self.build.store:
             return units
@@ -202,7 +214,7 @@ class _Given:
         fit = room // (2 * most * SQUARE_BYTES)
         if fit >= units:
             return units
-        pieces = fit * (chain.unit // TILE)
+        pieces = fit * (part.unit // TILE)
         if not fit or pieces < LEAST_PIECES * specialised.multiprocessors(self.device):
             return 0
         return -(-units // -(-units // fit))  # (chunks of one size)
@@ -211,17 +223,26 @@ class _Given:
         entries = np.concatenate([one.entries for one in steps]).astype(np.int32)
         return torch.from_numpy(entries).to(self.device)
 
-    def _keys(self, chain: Part, places: Any, pieces: Ints, entries: Tensor, bits: Tensor, room: int) -> Call:
+    def _keys(
+        self,
+        part: Part,
+        places: tuple[Place, Place, Place, Place],
+        pieces: tuple[Tensor, int],
+        steps: tuple[Tensor, Tensor],
+        most: int,
+        room: int,
+    ) -> Call:
         kernel: Any = import_module("attnlang.runtime.triton.hopper_gradients").key_gradients
         q, k, v, dout = self.forms
-        q_place, k_place, v_place, dout_place = places
-        table, size = self._table(pieces)
+        k_place, v_place, q_place, dout_place = places
+        table, size = pieces
         vector = layout_of_vectors()
         whole = (len(self.planes.rates) * self.planes.size,)
-        band, build = chain.band, self.build
+        apart = (most, q.shape[2], q_place[1], q_place[3], dout_place[1], dout_place[3])  # (from head to head)
+        band, build = part.band, self.build
         descriptors = (
-            *_matrices(k, K, k_place, chain, TILE), *_matrices(v, V, v_place, chain, TILE),
-            *_matrices(q, Q, q_place, chain, SQUARE), *_matrices(dout, DOUT, dout_place, chain, SQUARE),
+            *_matrices(k, K, k_place, part, TILE), *_matrices(v, V, v_place, part, TILE),
+            *_matrices(q, Q, q_place, part, SQUARE), *_matrices(dout, DOUT, dout_place, part, SQUARE),
             Matrix(LSE, whole, (1,), (SQUARE,), vector), Matrix(DELTA, whole, (1,), (SQUARE,), vector),
             _room(room, q.dtype),
         )  # fmt: skip
@@ -230,53 +251,54 @@ class _Given:
             (size,),
             (
                 *descriptors, Pointer(DK), Pointer(DV), k.like().strides[:3], v.like().strides[:3],
-                q.strides[2], dout.strides[2], table, entries, bits, len(table),
+                q.strides[2], dout.strides[2], table, *steps, len(table), apart,
                 self.scale * math.log2(math.e), self.scale, band.lo or 0, band.hi or 0,
             ),
             {
-                "D": q.shape[-1], "STAGES": build.stages, "RATES": len(chain.matrices),
-                "HAS_LO": band.lo is not None, "HAS_HI": band.hi is not None,
-                "LISTED": isinstance(chain, Listed), "STORE": build.store,
-                "AHEAD": build.ahead, "OWN": build.own,
+                "D": q.shape[-1], "STAGES": build.stages, "RATES": len(part.matrices),
+                "HAS_LO": band.lo is not None, "HAS_HI": band.hi is not None, "LISTED": isinstance(part, Listed),
+                "STORE": build.store, "AHEAD": build.ahead, "OWN": build.own, "GROUP": q.shape[1] // k.shape[1],
                 "REGISTERS": build.consumer_registers, "LOADER_REGISTERS": LOADER_REGISTERS,
                 "num_warps": 4, "maxnreg": build.registers,
             },
         )  # fmt: skip
 
-    def _queries(self, chain: Part, k_place: Any, pieces: Ints, entries: Tensor, room: int) -> Call:
+    def _queries(self, part: Part, k_place: Place, pieces: tuple[Tensor, int], entries: Tensor, room: int) -> Call:
         kernel: Any = import_module("attnlang.runtime.triton.hopper_queries").query_gradients
         q, k = self.forms[:2]
-        table, size = self._table(pieces)
+        table, size = pieces
         return Call(
             kernel,
             (size,),
             (
-                *_matrices(k, K, k_place, chain, SQUARE), _room(room, q.dtype), Pointer(DQ), q.like().strides[:3],
+                *_matrices(k, K, k_place, part, SQUARE), _room(room, q.dtype), Pointer(DQ), q.like().strides[:3],
                 k.strides[2], table, entries, len(table), self.scale,
             ),
             {
-                "D": q.shape[-1], "STAGES": self.build.loads, "RATES": len(chain.matrices),
+                "D": q.shape[-1], "STAGES": self.build.loads, "RATES": len(part.matrices),
                 "REGISTERS": self.build.consumer_registers, "LOADER_REGISTERS": LOADER_REGISTERS,
                 "num_warps": 4, "maxnreg": self.build.registers,
             },
         )  # fmt: skip
 
-    def _table(self, pieces: Ints) -> tuple[Tensor, int]:
-        """Pieces dealt out to programs, and the number of those."""
+    def _table(self, part: Part, pieces: Ints, units: int) -> tuple[Tensor, int]:
+        """Pieces of so many units dealt out to programs, and the number of those."""
+        if isinstance(part, Listed):
+            pieces = longest_first(pieces, units)
         programs = min(specialised.multiprocessors(self.device), len(pieces))
         return torch.from_numpy(dealt(pieces, pieces[:, 0], programs, BESIDES)).to(self.device), programs
 
 
 @lru_cache(maxsize=8)
-def _steps(chain: Part, phase: int, n: int, planes: Planes) -> tuple[Steps, Steps]:
-    if isinstance(chain, Listed):
-        return chain.steps(phase)
-    keys, at, found, made = square_steps.key_steps(chain, phase, n, planes)
-    return keys, square_steps.query_steps(chain, at, found, made)
+def _steps(part: Part, phase: int, n: int, planes: Planes) -> tuple[Steps, Steps]:
+    if isinstance(part, Listed):
+        return part.steps(phase)
+    keys, at, found, made = square_steps.key_steps(part, phase, n, planes)
+    return keys, square_steps.query_steps(part, at, found, made)
 
 
-def _matrices(x: Form, number: int, place: Any, chain: Part, rows: int) -> list[Matrix | None]:
-    made: list[Matrix | None] = [matrix(x, number, place, rate, rows, gluon=True) for rate in chain.matrices]
+def _matrices(x: Form, number: int, place: Place, part: Part, rows: int) -> list[Matrix | None]:
+    made: list[Matrix | None] = [matrix(x, number, place, rate, rows, gluon=True) for rate in part.matrices]
     return made + [None] * (MOST_RATES - len(made))
 
 

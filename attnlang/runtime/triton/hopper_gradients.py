@@ -50,52 +50,61 @@ def fetch(matrices, rate, row, column, bar, room, RATES: gl.constexpr):
 
 
 @gluon.jit
-def _load_keys(matrices, work, strides, rooms, bars, STAGES: gl.constexpr, RATES: gl.constexpr):
-    """K and V of every piece, and what its steps need, in order."""
-    ks, vs, qs, douts, lses, deltas = matrices
-    table, entries, _bits, pieces = work
-    q_stride, dout_stride = strides
-    k_room, v_room, q_ring, dout_ring, lse_ring, delta_ring = rooms[0], rooms[1], rooms[2], rooms[3], rooms[4], rooms[5]
-    full, empty, keys_full, keys_empty = bars
-    BYTES: gl.constexpr = (
-        qs[0].block_type.nbytes + douts[0].block_type.nbytes + lses.block_type.nbytes + deltas.block_type.nbytes
-    )
+def _load_keys(
+    matrices, work, strides, apart, rooms, bars, STAGES: gl.constexpr, RATES: gl.constexpr, GROUP: gl.constexpr
+):
+    """K and V of every piece, and what its steps past each head of queries need, in order."""
+    ks, vs = matrices[0], matrices[1]
+    table, _entries, _bits, pieces = work
+    k_room, v_room = rooms[0], rooms[1]
+    keys_full, keys_empty = bars[2], bars[3]
     slot = pieces * 0
     turn = pieces * 0
     for number in range(gl.program_id(0), pieces, gl.num_programs(0)):
         piece = table + number * COLUMNS
-        steps, first, rate = gl.load(piece), gl.load(piece + 3), gl.load(piece + 8)
-        q_token, q_column = gl.load(piece + 9), gl.load(piece + 10)
-        dout_token, dout_column = gl.load(piece + 11), gl.load(piece + 12)
-        plane, start = gl.load(piece + 13), gl.load(piece + 14)
-        if steps > 0:
+        rate = gl.load(piece + 8)
+        if gl.load(piece) > 0:
             mbarrier.wait(keys_empty.index(0), (turn & 1) ^ 1)
             mbarrier.expect(keys_full.index(0), ks[0].block_type.nbytes + vs[0].block_type.nbytes)
             fetch(ks, rate, gl.load(piece + 4), gl.load(piece + 5), keys_full.index(0), k_room, RATES)
             fetch(vs, rate, gl.load(piece + 6), gl.load(piece + 7), keys_full.index(0), v_room, RATES)
             turn += 1
-        for step in range(steps):
-            entry = entries + (first + step) * ENTRY
-            rate, shift = gl.load(entry), gl.load(entry + 1)
-            row, residue, place = gl.load(entry + 2), gl.load(entry + 3), gl.load(entry + 4)
-            place += plane + (start >> shift)
-            stage = slot % STAGES
-            bar = full.index(stage)
-            mbarrier.wait(empty.index(stage), (slot // STAGES & 1) ^ 1)
-            mbarrier.expect(bar, BYTES)
-            fetch(qs, rate, (q_token >> shift) + row, q_column + residue * q_stride, bar, q_ring.index(stage), RATES)
-            tma.async_copy_global_to_shared(lses, [place], bar, lse_ring.index(stage))
-            fetch(
-                douts,
-                rate,
-                (dout_token >> shift) + row,
-                dout_column + residue * dout_stride,
-                bar,
-                dout_ring.index(stage),
-                RATES,
-            )
-            tma.async_copy_global_to_shared(deltas, [place], bar, delta_ring.index(stage))
-            slot += 1
+        for member in range(GROUP):
+            slot = _load_queries(slot, member, piece, matrices, work, strides, apart, rooms, bars, STAGES, RATES)
+
+
+@gluon.jit
+def _load_queries(
+    slot, member, piece, matrices, work, strides, apart, rooms, bars, STAGES: gl.constexpr, RATES: gl.constexpr
+):
+    """What the steps of a piece past one head of queries need; and the next slot."""
+    _ks, _vs, qs, douts, lses, deltas = matrices
+    q_ring, dout_ring, lse_ring, delta_ring = rooms[2], rooms[3], rooms[4], rooms[5]
+    full, empty = bars[0], bars[1]
+    q_stride, dout_stride = strides
+    BYTES: gl.constexpr = (
+        qs[0].block_type.nbytes + douts[0].block_type.nbytes + lses.block_type.nbytes + deltas.block_type.nbytes
+    )
+    q_token, q_column = gl.load(piece + 9) + member * apart[2], gl.load(piece + 10) + member * apart[3]
+    dout_token, dout_column = gl.load(piece + 11) + member * apart[4], gl.load(piece + 12) + member * apart[5]
+    plane, start = gl.load(piece + 13) + member * apart[1], gl.load(piece + 14)
+    steps, first = gl.load(piece), work[1] + gl.load(piece + 3) * ENTRY
+    for step in range(steps):
+        entry = first + step * ENTRY
+        rate, shift = gl.load(entry), gl.load(entry + 1)
+        row, residue, place = gl.load(entry + 2), gl.load(entry + 3), gl.load(entry + 4)
+        place += plane + (start >> shift)
+        stage = slot % STAGES
+        bar = full.index(stage)
+        mbarrier.wait(empty.index(stage), (slot // STAGES & 1) ^ 1)
+        mbarrier.expect(bar, BYTES)
+        fetch(qs, rate, (q_token >> shift) + row, q_column + residue * q_stride, bar, q_ring.index(stage), RATES)
+        tma.async_copy_global_to_shared(lses, [place], bar, lse_ring.index(stage))
+        column = dout_column + residue * dout_stride
+        fetch(douts, rate, (dout_token >> shift) + row, column, bar, dout_ring.index(stage), RATES)
+        tma.async_copy_global_to_shared(deltas, [place], bar, delta_ring.index(stage))
+        slot += 1
+    return slot
 
 
 @gluon.jit
@@ -199,12 +208,13 @@ def _skip(slot, bars, STAGES: gl.constexpr):
 
 @gluon.jit
 def _masked(
-    state, count, begin, end, piece, entries, bits, own, rooms, bars, squares, index, scale, lo, hi, D: gl.constexpr,
+    state, count, begin, end, piece, blob, work, own, rooms, bars, squares, index, scale, lo, hi, D: gl.constexpr,
     STAGES: gl.constexpr, HAS_LO: gl.constexpr, HAS_HI: gl.constexpr, LISTED: gl.constexpr, STORE: gl.constexpr, AHEAD: gl.constexpr,
 ):  # fmt: skip
     """So many steps in which some pair does not count; `begin` is the piece's first slot, `end` the last that this consumer has, and one."""
+    _table, entries, bits, _pieces = work
     first, start = gl.load(piece + 3), gl.load(piece + 14)
-    first_key, k_step, blob = gl.load(piece + 17), gl.load(piece + 18), gl.load(piece + 19)
+    first_key, k_step = gl.load(piece + 17), gl.load(piece + 18)
     for _ in range(count):
         step = state[4] - begin
         entry = entries + (first + step) * ENTRY
@@ -225,17 +235,61 @@ def _masked(
 
 
 @gluon.jit
-def _consume_keys(
-    results, work, rooms, bars, squares, ds_ring, scale, gradient_scale, lo, hi, index, D: gl.constexpr,
+def _past(
+    sums, piece, blob, work, own, rooms, bars, squares, index, scale, lo, hi, D: gl.constexpr,
     STAGES: gl.constexpr, HAS_LO: gl.constexpr, HAS_HI: gl.constexpr, LISTED: gl.constexpr, STORE: gl.constexpr, AHEAD: gl.constexpr,
-    OWN: gl.constexpr,
 ):  # fmt: skip
-    """A consumer: its 64 keys of every piece, past all squares of the piece.
+    """A consumer's keys of a piece, past all queries of one head that they meet. `blob`: where dS of the first step lies.
 
     Steps come in this order: those of the second consumer alone, those without a mask, those of both with one, those of
     the first alone. So a consumer's own steps follow one another. Of LISTED squares no consumer has any alone.
     """
-    table, entries, bits, pieces = work
+    dk, dv, slot, stored = sums
+    steps, groups, masked = gl.load(piece), gl.load(piece + 1), gl.load(piece + 2)
+    before, after = gl.load(piece + ENDS), gl.load(piece + ENDS + 1)
+    begin = slot
+    end = begin + steps
+    if index == 0:
+        if HAS_LO:
+            for _ in range(before):
+                slot = _skip(slot, bars, STAGES)
+        before *= 0
+        masked += after
+        after *= 0
+    else:
+        end -= after
+    s, dp = _begin(slot, slot < end, own, rooms, bars, STAGES, AHEAD)
+    state = (s, dp, dk, dv, slot, stored)
+    if HAS_LO:
+        state = _masked(
+            state, before, begin, end, piece, blob, work, own, rooms, bars, squares, index, scale, lo, hi, D,
+            STAGES, HAS_LO, HAS_HI, LISTED, STORE, AHEAD)  # fmt: skip
+    for group in range(groups):
+        count = gl.load(piece + GROUPS + 2 * group)
+        log_m = gl.load(piece + GROUPS + 2 * group + 1).to(gl.float32, bitcast=True)
+        for _ in range(count):
+            state = _step(
+                state, state[4] + 1 < end, blob + state[4] - begin, 0, log_m, own, rooms, bars, squares, index, scale, lo, hi, D,
+                STAGES, False, HAS_LO, HAS_HI, LISTED, STORE, AHEAD)  # fmt: skip
+    if HAS_LO or HAS_HI or LISTED:
+        state = _masked(
+            state, masked, begin, end, piece, blob, work, own, rooms, bars, squares, index, scale, lo, hi, D,
+            STAGES, HAS_LO, HAS_HI, LISTED, STORE, AHEAD)  # fmt: skip
+    s, dp, dk, dv, slot, stored = state
+    if HAS_LO or HAS_HI:
+        for _ in range(after):
+            slot = _skip(slot, bars, STAGES)
+    return dk, dv, slot, stored
+
+
+@gluon.jit
+def _consume_keys(
+    results, work, apart, rooms, bars, squares, ds_ring, scale, gradient_scale, lo, hi, index, D: gl.constexpr,
+    STAGES: gl.constexpr, HAS_LO: gl.constexpr, HAS_HI: gl.constexpr, LISTED: gl.constexpr, STORE: gl.constexpr, AHEAD: gl.constexpr,
+    OWN: gl.constexpr, GROUP: gl.constexpr,
+):  # fmt: skip
+    """A consumer: its 64 keys of every piece, past all squares of the piece, head of queries after head."""
+    table, pieces = work[0], work[3]
     dk_out, dv_out, dk_stride, dv_stride = results
     keys_full, keys_empty = bars[2], bars[3]
     mma: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, D, 16])
@@ -246,10 +300,8 @@ def _consume_keys(
     turn = pieces * 0
     for number in range(gl.program_id(0), pieces, gl.num_programs(0)):
         piece = table + number * COLUMNS
-        steps, groups, masked = gl.load(piece), gl.load(piece + 1), gl.load(piece + 2)
         blob = gl.load(piece + 19)
-        before, after = gl.load(piece + ENDS), gl.load(piece + ENDS + 1)
-        if steps > 0:
+        if gl.load(piece) > 0:
             mbarrier.wait(keys_full.index(0), turn & 1)
             if OWN:
                 own_k = rooms[0].slice(SQUARE * index, SQUARE, 0).load(left)
@@ -260,40 +312,12 @@ def _consume_keys(
                 own_k = rooms[0].slice(SQUARE * index, SQUARE, 0)
                 own_v = rooms[1].slice(SQUARE * index, SQUARE, 0)
             own = (own_k, own_v)
-            begin = slot
-            end = begin + steps
-            if index == 0:
-                if HAS_LO:
-                    for _ in range(before):
-                        slot = _skip(slot, bars, STAGES)
-                before *= 0
-                masked += after
-                after *= 0
-            else:
-                end -= after
             dk = gl.full([SQUARE, D], 0.0, gl.float32, mma)
             dv = gl.full([SQUARE, D], 0.0, gl.float32, mma)
-            s, dp = _begin(slot, slot < end, own, rooms, bars, STAGES, AHEAD)
-            state = (s, dp, dk, dv, slot, stored)
-            if HAS_LO:
-                state = _masked(
-                    state, before, begin, end, piece, entries, bits, own, rooms, bars, squares, index, scale, lo, hi, D,
+            for member in range(GROUP):
+                dk, dv, slot, stored = _past(
+                    (dk, dv, slot, stored), piece, blob + member * apart[0], work, own, rooms, bars, squares, index, scale, lo, hi, D,
                     STAGES, HAS_LO, HAS_HI, LISTED, STORE, AHEAD)  # fmt: skip
-            for group in range(groups):
-                count = gl.load(piece + GROUPS + 2 * group)
-                log_m = gl.load(piece + GROUPS + 2 * group + 1).to(gl.float32, bitcast=True)
-                for _ in range(count):
-                    state = _step(
-                        state, state[4] + 1 < end, blob + state[4] - begin, 0, log_m, own, rooms, bars, squares, index, scale, lo, hi, D,
-                        STAGES, False, HAS_LO, HAS_HI, LISTED, STORE, AHEAD)  # fmt: skip
-            if HAS_LO or HAS_HI or LISTED:
-                state = _masked(
-                    state, masked, begin, end, piece, entries, bits, own, rooms, bars, squares, index, scale, lo, hi, D,
-                    STAGES, HAS_LO, HAS_HI, LISTED, STORE, AHEAD)  # fmt: skip
-            s, dp, dk, dv, slot, stored = state
-            if HAS_LO or HAS_HI:
-                for _ in range(after):
-                    slot = _skip(slot, bars, STAGES)
             if not OWN:
                 mbarrier.arrive(keys_empty.index(0))
             turn += 1
@@ -319,11 +343,16 @@ def put(out, stride, piece, acc, first, step, D: gl.constexpr):
 @gluon.jit(do_not_specialize=INTEGERS)
 def key_gradients(
     k0, k1, k2, k3, k4, v0, v1, v2, v3, v4, q0, q1, q2, q3, q4, d0, d1, d2, d3, d4, lses, deltas, squares,
-    dk_out, dv_out, dk_stride, dv_stride, q_stride, dout_stride, table, entries, bits, pieces, scale, gradient_scale, lo, hi,
+    dk_out, dv_out, dk_stride, dv_stride, q_stride, dout_stride, table, entries, bits, pieces, apart,
+    scale, gradient_scale, lo, hi,
     D: gl.constexpr, STAGES: gl.constexpr, RATES: gl.constexpr, HAS_LO: gl.constexpr, HAS_HI: gl.constexpr, LISTED: gl.constexpr,
-    STORE: gl.constexpr, AHEAD: gl.constexpr, OWN: gl.constexpr, REGISTERS: gl.constexpr, LOADER_REGISTERS: gl.constexpr,
+    STORE: gl.constexpr, AHEAD: gl.constexpr, OWN: gl.constexpr, GROUP: gl.constexpr, REGISTERS: gl.constexpr, LOADER_REGISTERS: gl.constexpr,
 ):  # fmt: skip
-    """Compute dk and dv of pieces of work, each 128 keys of one head and all squares that they are in; dS of those."""
+    """Compute dk and dv of pieces of work, each 128 keys of one head and all squares that they are in; dS of those.
+
+    GROUP heads of queries share one of keys. `apart` is how far these lie from one another: steps of dS, numbers of a
+    plane, tokens and columns of q, and of d_out.
+    """
     dtype: gl.constexpr = k0.dtype
     gl.static_assert(gl.num_warps() == 4)
     k_room = gl.allocate_shared_memory(dtype, [KEYS, D], k0.layout)
@@ -353,7 +382,7 @@ def key_gradients(
     work = (table, entries, bits, pieces)
     results = (dk_out, dv_out, dk_stride, dv_stride)
     gl.warp_specialize(
-        [(_consume_keys, (results, work, rooms, bars, squares, ds0, scale, gradient_scale, lo, hi, 0, D, STAGES, HAS_LO, HAS_HI, LISTED, STORE, AHEAD, OWN)),
-         (_consume_keys, (results, work, rooms, bars, squares, ds1, scale, gradient_scale, lo, hi, 1, D, STAGES, HAS_LO, HAS_HI, LISTED, STORE, AHEAD, OWN)),
-         (_load_keys, (matrices, work, (q_stride, dout_stride), rooms, bars, STAGES, RATES))],
+        [(_consume_keys, (results, work, apart, rooms, bars, squares, ds0, scale, gradient_scale, lo, hi, 0, D, STAGES, HAS_LO, HAS_HI, LISTED, STORE, AHEAD, OWN, GROUP)),
+         (_consume_keys, (results, work, apart, rooms, bars, squares, ds1, scale, gradient_scale, lo, hi, 1, D, STAGES, HAS_LO, HAS_HI, LISTED, STORE, AHEAD, OWN, GROUP)),
+         (_load_keys, (matrices, work, (q_stride, dout_stride), apart, rooms, bars, STAGES, RATES, GROUP))],
         [4, 1], [REGISTERS, LOADER_REGISTERS])  # fmt: skip

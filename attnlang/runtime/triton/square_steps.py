@@ -131,7 +131,7 @@ def query_steps(chain: Chain, at: Ints, found: Squares, made: Blocks) -> Steps:
 
 @dataclass(frozen=True, slots=True)
 class Unit:
-    """A stretch of one head: its batch item, its head, its first token, and which phase's entries it goes by."""
+    """A stretch of one head of q: its batch item, its head, its first token, and which phase's entries it goes by."""
 
     batch: int
     head: int
@@ -139,24 +139,34 @@ class Unit:
     phase: int
 
 
-def units(heads: Sequence[int], phases: Sequence[int], unit: int, batch: int, n: int) -> list[Unit]:
-    """All units of some heads, of so many tokens each, in order."""
+def units(heads: Sequence[int], phases: Sequence[int], unit: int, batch: int, n: int, group: int = 1) -> list[Unit]:
+    """All units of some heads, of so many tokens each; heads that share one of keys come in turn in each stretch."""
     kinds = sorted(set(phases))
+    of = sorted(zip(heads, phases, strict=True))
     return [
         Unit(b, head, start, kinds.index(phase))
         for b in range(batch)
-        for head, phase in zip(heads, phases, strict=True)
+        for first in range(0, len(of), group)
         for start in range(0, n, unit)
+        for head, phase in of[first : first + group]
     ]
 
 
 def key_pieces(
-    steps: Sequence[Steps], some: Sequence[Unit], heads: int, n: int, room: int, seen: tuple[Seen, Seen, Seen, Seen]
+    steps: Sequence[Steps],
+    some: Sequence[Unit],
+    heads: int,
+    n: int,
+    room: int,
+    seen: Sequence[Seen],
+    group: int = 1,
 ) -> Ints:
-    """(pieces, COLUMNS) of tiles of keys, unit after unit. `room` is how many steps' squares a unit has room for.
+    """(pieces, COLUMNS) of tiles of keys, unit after unit; of heads that share one of keys the first stands for all.
+
+    `room` is how many steps' squares a unit has room for. seen: k, v, q and d_out.
 
     0 steps, 1 groups, 2 masked steps of both blocks, 3 first entry; row and column of 4 k and 6 v; 8 rate (its number);
-    of the unit: tokens and column of 9 q and 11 d_out, 13 place in a plane, 14 first token, 15 batch, 16 head;
+    of the unit: tokens and column of 9 q and 11 d_out, 13 place in a plane, 14 first token, 15 batch, 16 head of k;
     17 first key, 18 tokens from key to key, 19 where its first square lies; 20.. groups: steps, bits of log2 m;
     32 steps of the second block alone, which come first, 33 of the first block alone, which come last.
     """
@@ -169,25 +179,26 @@ def key_pieces(
         model[:, 19] = one.first[:-1]
         model[:, GROUPS:ENDS] = one.groups[:, 1:]
         model[:, ENDS : ENDS + 2] = one.alone
-    table, batch, head, start = _of_units(models, some)
-    table[..., 19] += np.arange(len(some))[:, None] * room
+    table, batch, head, start = _of_units(models, some[::group])
+    table[..., 16] = head // group
+    table[..., 19] += np.arange(0, len(some), group)[:, None] * room
     token, rate = table[..., 17], table[..., 18]
-    table[..., 4], table[..., 5] = k.corner(token, head, batch, rate)
-    table[..., 6], table[..., 7] = v.corner(token, head, batch, rate)
+    table[..., 4], table[..., 5] = k.corner(token, head // group, batch, rate)
+    table[..., 6], table[..., 7] = v.corner(token, head // group, batch, rate)
     table[..., 9], table[..., 10] = _origin(q, batch, head, start)
     table[..., 11], table[..., 12] = _origin(dout, batch, head, start)
     table[..., 13], table[..., 14] = (batch * heads + head) * n, start
     return table.reshape(-1, COLUMNS)
 
 
-def query_pieces(steps: Sequence[Steps], some: Sequence[Unit], room: int, k: Seen) -> Ints:
+def query_pieces(steps: Sequence[Steps], some: Sequence[Unit], room: int, k: Seen, group: int = 1) -> Ints:
     """(pieces, COLUMNS) of tiles of queries, unit after unit.
 
     0 steps, 3 first entry; of the unit: 9 tokens and 10 column of k; 15 batch, 16 head, 19 where its first square lies;
     17 first query, 18 tokens from query to query.
     """
     table, batch, head, start = _of_units(_models(steps), some)
-    table[..., 9], table[..., 10] = _origin(k, batch, head, start)
+    table[..., 9], table[..., 10] = _origin(k, batch, head // group, start)
     table[..., 19] = np.arange(len(some))[:, None] * room
     return table[:, ::-1].reshape(-1, COLUMNS)  # (of a causal unit the last queries meet most: they had best begin)
 
