@@ -30,11 +30,19 @@ def longnet_dense() -> str:
 
 def longnet() -> str:
     """LongNet on our kernels and on others, from longnet.json."""
-    result = _result("longnet")
+    return _longnet(_result("longnet"))
+
+
+def longnet_flex() -> str:
+    """The same beside FlexAttention, which takes one length that it can, from longnet_flex.json."""
+    return _longnet(_result("longnet_flex"), {"flex": "FlexAttention"})
+
+
+def _longnet(result: dict[str, Any], more: dict[str, str] | None = None) -> str:
     peers = {"reference": "authors' algorithm"}  # (what the key meant before there were two)
     if all("reference_fewer_copies" in times for row in result["rows"] for times in row["milliseconds"].values()):
         peers = {"reference": "authors' code", "reference_fewer_copies": "with fewer copies"}
-    peers |= {"cudnn_views": "cuDNN on views", "dense": "dense cuDNN"}
+    peers |= {"cudnn_views": "cuDNN on views", "dense": "dense cuDNN"} | (more or {})
     lines = [
         _measured(result),
         "",
@@ -141,6 +149,7 @@ def _measured(result: dict[str, Any]) -> str:
 TABLES: dict[str, Callable[[], str]] = {
     "longnet_dense": longnet_dense,
     "longnet": longnet,
+    "longnet_flex": longnet_flex,
     "longnet_scaling": longnet_scaling,
     "patterns": patterns,
     "dense": dense,
