@@ -143,12 +143,17 @@ class _Solver:
         found = meetings(self.problem, self.lattices, *np.array(list(first.values()), np.int64).reshape(-1, 2).T)
         apart = [(number, key) for number, key in enumerate(first) if not found.known[number]]
         pictures = {number: self._picture(key, *first[key]) for number, key in apart}
+        keys = list(first)
+
+        def drawn(number: int) -> Picture:
+            return self._picture(keys[number], *first[keys[number]])
+
         told = found.told.replaced(pictures)
         some = np.flatnonzero(told.weight)
         told.number[:] = -1  # what may have pairs as far as two ranks see need have none
         told.number[some] = np.arange(len(some))
         self._weigh(count_distances(s, distances, told))
-        s.later = Later(found, pictures, some)
+        s.later = Later(found, pictures, some, drawn)
 
     def _pairs_at(self, distance: int) -> None:
         for key, queries in self.alike.groups(self._queries_at(distance), distance):
