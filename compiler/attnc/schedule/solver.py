@@ -311,7 +311,8 @@ class _Solver:
         return [pairs for q in chunks[a] for k in chunks[b] for pairs in branch_pairs(branch, q, k)]
 
     def _of_classes(self, number: int, residues: Residues, a: int, b: int) -> Picture:
-        cover, total, here = residues.cover(self.problem.group, self.problem.weights, self.problem.queries_stay)
+        known = self.problem.classes.setdefault(number, {})
+        cover, total, here = residues.cover(self.problem.group, self.problem.weights, self.problem.queries_stay, known)
         there = [0.0] * len(self.problem.plan.branches)
         at = there.copy()
         at[number], there[number] = float(here), float(total - here)
