@@ -256,5 +256,5 @@ def test_what_is_too_fine_is_refused_after_some_meetings(monkeypatch: pytest.Mon
 
     monkeypatch.setattr(room, "multiplicity_at", counted)
     with pytest.raises(TooFineError, match=r"more than 4,194,304 of its pairs one by one"):
-        attnc.plan(loads("pattern p = pairs((q * k) % 7 == 3)"), n=2**14, ranks=64, heads=1, placement="contiguous")
+        attnc.plan(loads("pattern p = pairs((q * k) % 509 == 3)"), n=2**14, ranks=64, heads=1, placement="contiguous")
     assert sum(asked) < 2**22 // 8
