@@ -154,7 +154,7 @@ class Terms:
         return self._make("mod", self.total(constant % m, rest), m)
 
     def _reduced(self, a: Term, m: int) -> Term:
-        """The same modulo m, of products whose factors have constants below m: moved by m, they are themselves again."""
+        """The same modulo m, factors of products with constants below m: moved by m, they are the same again."""
         if a.kind == "mul":
             return self.mul(*(self._reduced(factor, m) for factor in a.args))
         constant, weighted = self.parts(a)

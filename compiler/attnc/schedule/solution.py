@@ -123,7 +123,6 @@ class Solution:
     keys_out: Array = field(default_factory=lambda: np.zeros(0, np.int64))
     queries_in: Array = field(default_factory=lambda: np.zeros(0, np.int64))
     queries_out: Array = field(default_factory=lambda: np.zeros(0, np.int64))
-    peers: Array = field(default_factory=lambda: np.zeros(0, np.int64))
     kinds: list[set[str]] = field(default_factory=list[set[str]])
     later: Callable[[], Iterable[Transfer]] | None = None
 

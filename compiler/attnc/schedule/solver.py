@@ -46,7 +46,7 @@ def solve(problem: Problem, gathered: Sequence[int] = ()) -> Solution:
     solution = Solution(problem, tuple(gathered), which=np.full((ranks, ranks), -1, np.int32))
     for name in ("local", "at_query", "at_key", "owned"):
         setattr(solution, name, np.zeros(ranks))
-    for name in ("keys_in", "keys_out", "queries_in", "queries_out", "peers"):
+    for name in ("keys_in", "keys_out", "queries_in", "queries_out"):
         setattr(solution, name, np.zeros(ranks, np.int64))
     solution.kinds = [set() for _ in problem.plan.branches]
     _Solver(problem, solution).run()
@@ -257,8 +257,6 @@ class _Solver:
         s.keys_out[b] += moved.key_rows
         s.queries_out[a] += moved.query_rows
         s.queries_in[b] += moved.query_rows
-        s.peers[a] += 1
-        s.peers[b] += 1
         for number, (here, there) in enumerate(zip(picture.at_query, picture.at_key, strict=True)):
             if here or there:
                 near = "near" if abs(distance) == 1 and self.placement.kind == "contiguous" else "far"
