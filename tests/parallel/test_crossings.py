@@ -18,7 +18,8 @@ from tests.parallel.test_sides import found, never
 TEXTS = [
     "causal & mix(segment(w) { dilate(r, shift=h) } for w, r in zip([8, 16, 32], [1, 2, 3]))",
     "mix(segment(w) { dilate(r, shift=h) } for w, r in zip([12, 20, 36, 60], [1, 2, 4, 6]))",
-    "segment(24, shift=7) { dilate(3, shift=h // 2) } + segment(40, shift=31) { dilate(2) } + dilate(4, shift=h)",
+    "segment(24, shift=7) { dilate(3, shift=h // 2) } + segment(40, shift=31) { dilate(2, shift=1) }"
+    " + dilate(4, shift=h)",
     "mix(segment(w) { dilate(r, shift=h) } for w, r in zip([16, 48, 96], [2, 6, 12])) + window(9)",
 ]
 """Several branches, of which heads of q that share a head of k have a set each; a band cuts some of the last."""

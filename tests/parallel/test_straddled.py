@@ -29,6 +29,7 @@ SEGMENTS = [
     "segment(24, shift=5) { causal & key(pos % 4 == h) | query(pos % 4 == 1) & pairs((k - q) % 2 == 0) }",
     "segment(30) { pairs(q % 3 == 0) & pairs(k % 3 == 1) + causal & pairs((q - k) % 2 == h % 2) }",
     "segment(31) { causal & pairs((q - k) % 11 <= h) }",
+    "segment(32) { pairs(q * k % 5 == 1) }",
 ]
 
 
@@ -163,7 +164,7 @@ def test_short_segments_across_many_edges(modulus: int, limit: int, monkeypatch:
         ("segment(32) { pairs((q - k) % 4 == 0) } + offset(-3..0)", 500, 11),
         ("segment(32) { random(3, seed=1) }", 500, 11),
         ("segment(16 + 16 * (h % 2)) { pairs((q - k) % 4 == 0) & causal }", 500, 11),
-        ("segment(32) { pairs(q * k % 5 == 1) }", 500, 11),
+        ("segment(32) { pairs(q * k % 37 == 1) }", 500, 11),  # more residues than rows
     ],
 )
 def test_other_segments_are_planned_by_meeting(text: str, n: int, ranks: int, monkeypatch: pytest.MonkeyPatch) -> None:
