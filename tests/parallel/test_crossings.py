@@ -59,7 +59,7 @@ def test_a_flow_finds_what_choices_of_few_sets_do(
     if seed % 2:
         monkeypatch.setattr(crossings, "LARGEST", 1000)
     by_choice = least(q, k, weights, queries_stay)
-    by_flow = least_by_flow(q, k, weights, queries_stay, branches)
+    by_flow = least_by_flow(q, k, weights, queries_stay, branches, range(branches * group))
     assert by_flow is not None
     for name in ("weight", "q_rows", "k_rows", "pairs", "at_query"):
         assert (getattr(by_flow, name) == getattr(by_choice, name)).all(), name
@@ -71,7 +71,7 @@ def test_a_flow_of_many_sets_finds_what_each_place_has_alone(seed: int) -> None:
     branches, group = random.choice([(3, 4), (4, 3), (2, 6)])
     q, k = sides_of(random, 40, branches, group)
     weights = random.randint(1, 4), random.randint(1, 4)
-    by_flow = least_by_flow(q, k, weights, queries_stay=False, branches=branches)
+    by_flow = least_by_flow(q, k, weights, queries_stay=False, branches=branches, same=range(branches * group))
     assert by_flow is not None
     for place in range(40):
         q_rows, k_rows = (dict(side.rows((place,), -1)) for side in (q, k))
@@ -88,7 +88,7 @@ def test_a_flow_of_many_sets_finds_what_each_place_has_alone(seed: int) -> None:
 
 def test_what_is_too_heavy_or_has_too_many_classes_is_left_to_others(monkeypatch: pytest.MonkeyPatch) -> None:
     q, k = sides_of(Random(0), 5, 2, 4)
-    assert least_by_flow(q, k, (2**40, 1), queries_stay=False, branches=2) is None
+    assert least_by_flow(q, k, (2**40, 1), queries_stay=False, branches=2, same=range(8)) is None
     assert can_flow(20, (1, 2, 4, 6, 12))
     assert not can_flow(20, (1, 7, 11, 13))
     assert not can_flow(48, (1, 2))

@@ -7,7 +7,7 @@ each is a few progressions a side, one a branch and head, and what they weigh ar
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -21,7 +21,7 @@ from attnc.schedule.seen import Within
 from attnc.schedule.solution import Picture, Problem
 from attnc.schedule.tally import Told
 from attnc.schedule.unions import Least, Sets, least
-from attnlang.plan import Lattice
+from attnlang.plan import Branch, Lattice
 from attnlang.rows import Rows
 from attnlang.schedule import Transfer
 
@@ -107,15 +107,17 @@ def can_tell(problem: Problem, lattices: Sequence[int]) -> bool:
     ]
     if not branches or len(lattices_of_one_class) < len(branches):
         return False
-    sets = problem.group * len(branches)
-    return sets <= FEW_SETS or can_flow(sets, tuple(branch.dilation for branch in lattices_of_one_class))
+    if problem.group * len(branches) <= FEW_SETS:
+        return True
+    different = len(set(_same_keys(problem, lattices_of_one_class)))
+    return can_flow(different, tuple(branch.dilation for branch in lattices_of_one_class))
 
 
 def meetings(problem: Problem, lattices: Sequence[int], a: Array, b: Array) -> Meetings:
     """What ranks a[i], with queries, and b[i], with keys, have under these branches."""
     q, k, known = _sets(problem, lattices, a, b)
     few = len(q.step) <= FEW_SETS
-    found = _of_few(problem, q, k) if few else _of_many(problem, q, k, len(lattices))
+    found = _of_few(problem, q, k) if few else _of_many(problem, q, k, lattices)
     if found is None:
         known[:] = False
         found = Least.of_nothing(len(a) * problem.kv_heads, len(q.step))
@@ -141,8 +143,21 @@ def _of_few(problem: Problem, q: Sets, k: Sets) -> Least:
     return Least(*(np.concatenate(column) for column in zip(*parts, strict=True)))
 
 
-def _of_many(problem: Problem, q: Sets, k: Sets, branches: int) -> Least | None:
-    return least_by_flow(_places(q), _places(k), problem.weights, problem.queries_stay, branches)
+def _of_many(problem: Problem, q: Sets, k: Sets, lattices: Sequence[int]) -> Least | None:
+    same = _same_keys(problem, [problem.plan.branches[i] for i in lattices])
+    return least_by_flow(_places(q), _places(k), problem.weights, problem.queries_stay, len(lattices), same)
+
+
+def _same_keys(problem: Problem, branches: Sequence[Branch]) -> list[int]:
+    """A number for each set of a head of k: heads of q that see keys of one residue, whichever head of k, have one."""
+    numbers: dict[Hashable, int] = {}
+    heads = np.arange(problem.plan.heads).reshape(problem.kv_heads, problem.group).T.tolist()
+    found: list[int] = []
+    for place, branch in enumerate(branches):
+        assert isinstance(branch, Lattice)
+        phases = dict(zip(branch.heads, branch.phases or [0] * len(branch.heads), strict=True))
+        found += [numbers.setdefault((place, *(phases.get(h) for h in some)), len(numbers)) for some in heads]
+    return found
 
 
 def _flat(found: Least) -> tuple[Array, ...]:
