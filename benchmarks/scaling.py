@@ -20,10 +20,8 @@ from __future__ import annotations
 
 import json
 import os
-import statistics
 import sys
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -43,7 +41,8 @@ from attnlang.parallel.machines import Device
 from attnlang.schedule import Schedule
 
 sys.path.insert(0, str(Path(__file__).parent))
-from common import RESULTS, machine, synchronize, what_runs, write_result
+from common import RESULTS, machine, what_runs
+from on_ranks import Results, in_turn, made, runs, say, seconds
 
 
 def patterns(each: int, n: int, ranks: int) -> dict[str, Pattern]:
@@ -54,46 +53,6 @@ def patterns(each: int, n: int, ranks: int) -> dict[str, Pattern]:
         "window": loads(f"pattern window_{min(4096, each)} = causal & window({min(4096, each)})"),
         "longnet_whole": load("longnet", segments=segments, dilations=[max(1, w // 2048) for w in segments]),
     }
-
-
-def seconds(function: Callable[[], object], device: str, repeats: int, steps: int = 1) -> float:
-    """Median seconds of a step, of `steps` that follow one another, all ranks starting together; the slowest rank's."""
-    return in_turn([function], device, repeats, steps)[0]
-
-
-def in_turn(functions: Sequence[Callable[[], object]], device: str, repeats: int, steps: int) -> list[float]:
-    """The same of several functions, a sample of each in turn, so that all meet the GPU as warm as the others do."""
-    samples: list[list[float]] = [[] for _ in functions]
-    for number in range(repeats + 2):
-        for function, found in zip(functions, samples, strict=True):
-            synchronize(device)
-            dist.barrier()
-            start = time.perf_counter()
-            for _ in range(steps):
-                function()
-            synchronize(device)
-            if number >= 2:
-                found.append((time.perf_counter() - start) / steps)
-    slowest = torch.tensor([statistics.median(found) for found in samples], dtype=torch.float64, device=device)
-    dist.all_reduce(slowest, dist.ReduceOp.MAX)
-    return slowest.tolist()
-
-
-def runs(module: torch.nn.Module, tensors: list[Tensor]) -> dict[str, Callable[[], object]]:
-    """Forward alone, and forward and backward."""
-    q, k, v, dout = tensors
-    inputs = [x.detach().requires_grad_() for x in (q, k, v)]
-
-    def forward() -> object:
-        with torch.no_grad():
-            return module(q, k, v)
-
-    return {"forward": forward, "forward_backward": lambda: torch.autograd.grad(module(*inputs), inputs, dout)}
-
-
-def made(heads: int, tokens: int, head_dim: int, device: str, dtype: torch.dtype, count: int = 4) -> list[Tensor]:
-    torch.manual_seed(0)
-    return [torch.randn(1, heads, tokens, head_dim, device=device, dtype=dtype) for _ in range(count)]
 
 
 @dataclass
@@ -108,41 +67,6 @@ class Alone:
     pairs: int
     passes: dict[str, Callable[[], object]]
     tensors: list[Tensor]
-
-
-class Results:
-    """The result file of a run: written by rank 0 after every row, so that what is cut off leaves what it had."""
-
-    def __init__(self, head: dict[str, Any], folder: Path, limit: float) -> None:
-        self.data: dict[str, Any] = {**head, "one_gpu": {}, "weak": {}, "strong": {}, "complete": False}
-        self.folder = folder
-        self.limit = limit
-        self.start = time.monotonic()
-        self.write()
-
-    def add(self, kind: str, name: str, row: dict[str, Any]) -> None:
-        """Keep a row, print it, write the file."""
-        if name:
-            self.data[kind][name] = row
-        else:
-            self.data[kind] = row
-        say(json.dumps({"kind": kind, "name": name, **row}))
-        self.write()
-
-    def write(self) -> None:
-        if dist.get_rank() == 0:
-            write_result(f"scaling_{self.data['ranks']}", self.data, self.folder)
-
-    def time_is_up(self, what: str, device: str) -> bool:
-        """Whether rank 0 has no time left to begin with a row; the same answer on all ranks."""
-        left = torch.tensor(self.limit - (time.monotonic() - self.start), device=device)
-        dist.broadcast(left, 0)
-        if float(left) > 0:
-            return False
-        say(f"left out for want of time: {what}")
-        self.data.setdefault("left_out", []).append(what)
-        self.write()
-        return True
 
 
 def measured(name: str, n: int, each: int, options: dict[str, Any], alone: Alone) -> dict[str, Any]:
@@ -222,11 +146,6 @@ def like_an_exchange(schedule: Schedule, rank: int, like: Tensor) -> Tensor:
     ranks = dist.get_world_size()
     each = max(1, int(most) // max(1, ranks - 1) // like.element_size())
     return like.new_zeros(each * ranks)
-
-
-def say(text: str) -> None:
-    if dist.get_rank() == 0:
-        print(text, file=sys.stderr, flush=True)
 
 
 def longest(options: dict[str, Any], results: Results) -> None:

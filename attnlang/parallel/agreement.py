@@ -14,7 +14,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from time import monotonic
@@ -35,9 +36,13 @@ NOTHING = 0
 """The digest of a rank that cannot do what it was called for: it is no other's."""
 FAULT = "fault"
 """The fact that a rank cannot do what it was called for, and why."""
+LEFT = "left"
+"""The word of a rank that left, in the store by which the hosts found each other."""
 KINDS = 64
 """Notes of so many kinds of calls (shapes, dtypes, scales) are kept."""
 SHORTEST = timedelta(milliseconds=1)
+PATIENCE = timedelta(seconds=5)
+"""How long a rank that was interrupted stays for the others to hear of it, before it leaves word and goes."""
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -60,6 +65,12 @@ class Note:
         digest = NOTHING if FAULT in kept else int.from_bytes(found, "big") + 1
         return Note(kept, digest, torch.full((min(ranks, DIRECT),), digest, dtype=torch.int64, device="cpu"))
 
+    @staticmethod
+    def refusal(facts: Mapping[str, str], error: BaseException, ranks: int) -> Note:
+        """The note of a rank that cannot do what it was called for."""
+        text = f"{type(error).__name__}: {error}".removesuffix(": ")
+        return Note.of({**facts, FAULT: str(error) if isinstance(error, ValueError) else text}, ranks)
+
 
 class Hosts:
     """The hosts of a group's ranks. Once one of them is lost they are of no use, and say so at every call.
@@ -74,8 +85,9 @@ class Hosts:
         self._lost = ""
         self._line: Any = None
         if self.ranks > 1:
+            self._store = _store(group)
             try:
-                self._line = _line(group, timeout)
+                self._line = dist.ProcessGroupGloo(self._store, self.rank, self.ranks, timeout)
             except RuntimeError as error:
                 self._lost = f"hosts did not connect (by gloo: GLOO_SOCKET_IFNAME names the interface): {error}"
 
@@ -145,22 +157,34 @@ class Hosts:
         if error is not None:
             self.lose(error.with_traceback(None))  # (its frames would hold the line as long as someone holds the error)
         raise PeerLostError(
-            f"rank {self.rank} of {self.ranks}: not all ranks came to this call of attention within {timeout}: one is "
-            f"gone, is in another collective, or is not as far (see the first error among the ranks). No later call on "
-            f"this group will run. The backend says: {self._lost}"
+            f"rank {self.rank} of {self.ranks}: not all ranks came to this call within {timeout}: one is gone, "
+            f"is in another collective, or is not as far (see the first error among the ranks). No later call on this "
+            f"group will run. {self._left()}The backend says: {self._lost}"
         ) from error
 
+    def leave(self, note: Note) -> None:
+        """Hang up, and leave word why with the group's store: others may be long in coming, as while they plan."""
+        with suppress(RuntimeError):  # (the store may be gone as well)
+            self._store.set(LEFT, f"rank {self.rank}: {note.facts[FAULT]}")
+        self.lose(RuntimeError(f"this rank has left: {note.facts[FAULT]}"))
 
-def _line(group: dist.ProcessGroup, timeout: timedelta) -> Any:
-    """A gloo backend beside a group, known to nobody else, that ends when it is dropped.
+    def _left(self) -> str:
+        """What the last rank said that left, as the end of a message."""
+        with suppress(RuntimeError):
+            if self._store.check([LEFT]):
+                return f"Of a rank that left there is word, {self._store.get(LEFT).decode()}. "
+        return ""
+
+
+def _store(group: dist.ProcessGroup) -> PrefixStore:
+    """What ranks of a group find each other by, for a gloo backend beside it that nobody else knows.
 
     `dist.new_group` would need every rank of the world, or (use_local_synchronization) a name that ranks make from how
     many groups each is in. The group's own store is known to its ranks, and to them alone; how often a rank came to it
-    for this counts up there, so that what an earlier line left in a store that outlives it is not read again.
+    for this counts up there, so that what an earlier backend left in a store that outlives it is not read again.
     """
     store = group.get_group_store()
-    number = store.add(f"attnlang/lines of {group.rank()}", 1)
-    return dist.ProcessGroupGloo(PrefixStore(f"attnlang/{number}", store), group.rank(), group.size(), timeout)
+    return PrefixStore(f"attnlang/{store.add(f'attnlang/lines of {group.rank()}', 1)}", store)
 
 
 _hosts: WeakKeyDictionary[dist.ProcessGroup, Hosts] = WeakKeyDictionary()
@@ -212,6 +236,40 @@ class Agreement:
 
     def __exit__(self, *_: object) -> None:
         self.settle()
+
+
+def refuse(facts: Mapping[str, str], error: BaseException, hosts: Hosts, timeout: timedelta) -> None:
+    """Tell the other ranks what keeps this one from what all were called for. Raises RanksDisagreeError, as they do.
+
+    Returns where it is an interrupt, which goes on as it is: whoever pressed a key wants this rank to end, and so it
+    waits for the others for `PATIENCE` at most, and leaves word for those that come later.
+    """
+    note = Note.refusal(facts, error, hosts.ranks)
+    if isinstance(error, Exception):
+        Agreement(note, hosts, timeout).settle()
+        return
+    try:
+        Agreement(note, hosts, min(timeout, PATIENCE)).settle()
+    except RanksDisagreeError:
+        return
+    except PeerLostError:
+        hosts.leave(note)
+
+
+@contextmanager
+def alike(name: str, group: dist.ProcessGroup, timeout: timedelta) -> Generator[dict[str, str]]:
+    """Around what every rank does for itself, and what all of them must come out of: with the same facts, noted here.
+
+    An error within goes on here as it is, and is a RanksDisagreeError on the others; other facts are one on every rank.
+    """
+    hosts, facts = hosts_of(group, timeout), {"pass": name}
+    try:
+        yield facts
+    except BaseException as error:
+        with suppress(RanksDisagreeError, PeerLostError):
+            refuse(facts, error, hosts, timeout)
+        raise
+    Agreement(Note.of(facts, hosts.ranks), hosts, timeout).settle()
 
 
 def disagreement(told: Sequence[Mapping[str, str]]) -> str:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from attnlang.nn import PatternAttention
 from attnlang.nn.checks import check_lengths, check_scale, check_tables, check_tensors
-from attnlang.parallel.agreement import KINDS, Agreement, Hosts, Note, When, hosts_of
+from attnlang.parallel.agreement import KINDS, Agreement, Hosts, Note, When, hosts_of, refuse
 from attnlang.parallel.calls import (
     Call,
     Notes,
@@ -26,7 +26,6 @@ from attnlang.parallel.calls import (
     check_local,
     needs_gradients,
     readable,
-    refusal,
     refuse_fakes,
 )
 from attnlang.parallel.dense import positions
@@ -123,8 +122,8 @@ class DistributedAttention(nn.Module):
         facts = self._about.copy()
         try:
             call = self._called(facts, q, k, v, scale, lengths, tables)
-        except Exception as error:  # (whatever it is, the other ranks must not wait for this one)
-            self.agreement(refusal(facts, error, self._hosts.ranks), always=True).settle()
+        except BaseException as error:  # (whatever it is, the other ranks must not wait for this one)
+            self.refuse(facts, error)
             raise
         agreement = self.agreement(call.notes.forward, call.content)
         back = call.notes.backward
@@ -148,6 +147,10 @@ class DistributedAttention(nn.Module):
         """Begin to compare notes with all ranks, unless that is to be done once and was done."""
         once = self._first_only and not always
         return Agreement(note, self._hosts, self.timeout, self._agreed if once else None)
+
+    def refuse(self, facts: Mapping[str, str], error: BaseException) -> None:
+        """Tell all ranks that this one cannot go on. Raises RanksDisagreeError, as they do; not for an interrupt."""
+        refuse(facts, error, self._hosts, self.timeout)
 
     def driven(self, steps: Steps, agreement: Agreement) -> Any:
         """Run the steps of this rank, the agreement settled before the first exchange; what they return."""
@@ -313,7 +316,11 @@ class _Distributed(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        saved = ctx.saved_tensors  # (checkpointing lets them be asked for once)
+        try:
+            saved = ctx.saved_tensors  # (checkpointing computes them again, and lets them be asked for once)
+        except BaseException as error:  # (such as one that was changed in place, on this rank alone)
+            ctx.module.refuse(ctx.note.facts, error)
+            raise
         with torch.no_grad():
             found = _Distributed.gradients(ctx, saved, grads[0])
         if torch.is_grad_enabled():  # create_graph=True

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.distributed.tensor import DTensor
 
-from attnlang.parallel.agreement import FAULT, Note
+from attnlang.parallel.agreement import Note
 from attnlang.parallel.rank import RankWork
 from attnlang.schedule import ITEM_SIZES, Placement
 
@@ -119,12 +119,6 @@ def check_local(*tensors: Tensor) -> None:
             "attention on ranks cannot be transformed by torch.func (vmap, grad, ..): fold what vmap would map into "
             "the batch, and take gradients by torch.autograd"
         )
-
-
-def refusal(facts: dict[str, str], error: Exception, ranks: int) -> Note:
-    """The note of a rank that cannot do what it was called for."""
-    text = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
-    return Note.of({**facts, FAULT: text}, ranks)
 
 
 def needs_gradients(*tensors: Tensor) -> bool:

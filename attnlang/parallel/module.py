@@ -14,7 +14,7 @@ from torch import nn
 from torch.distributed.device_mesh import DeviceMesh
 
 from attnlang.nn import PatternAttention
-from attnlang.parallel.agreement import When
+from attnlang.parallel.agreement import When, alike
 from attnlang.parallel.attention import TIMEOUT, DistributedAttention
 from attnlang.parallel.planning import Planner, compiler_part
 from attnlang.plan import Branch, Lattice, Plan
@@ -46,7 +46,7 @@ def distribute(
     placement as of `attnc.plan`, where schedules are written here
     kv_heads  heads of k and v, where they are fewer than of q
     timeout   how long a rank waits for the others to come to the same call, and on gloo for their rows (NCCL's group
-              has a timeout of its own for those). It includes what planning at the call takes others longer
+              has a timeout of its own for those). It includes what planning, here or at the call, takes others longer
     agree     "every call": ranks compare what they were called with before they exchange anything, forward and
               backward. "first call": only at the first call of each kind (shapes, dtypes, scale, whether gradients are
               needed), and where tables or lengths come with it; what differs later is then found by an exchange that
@@ -54,18 +54,34 @@ def distribute(
 
     head_dim and dtype are what rows weigh where schedules are weighed; inputs with others run.
     An attention that stands in several places of the module, as one shared by all layers, is one in all of them.
+
+    Every rank of the mesh calls this, with the same arguments. They compare them before they plan, and what they have
+    planned after it, so that none is left alone with a module that the others do not have.
+
     Returns the module. Raises ValueError where there is no attention in it, where some is distributed already, for
-    more ranks than tokens, for a schedule of another pattern, and for other arguments that do not fit.
+    more ranks than tokens, for a schedule of another pattern, and for other arguments that do not fit. Where other
+    ranks raise that, or are interrupted while they plan, or were given something else, raises RanksDisagreeError, which
+    names them and says what they said; PeerLostError where a rank does not come in time. (A mesh that is none is an
+    error on its own rank: it is what ranks would tell each other by.)
     """
-    _check(module, n, schedule, timeout, agree)
     group = _group(mesh) if isinstance(mesh, DeviceMesh) else whole_group(mesh)
     ranks = dist.get_world_size(group)
     if ranks > 1 and not dist.is_gloo_available():
         raise ValueError("this torch is built without gloo, by which ranks compare what they are called with")
-    found = _attentions(module)
-    parts = list(dict.fromkeys(part for _, part in found))
+    limit = timeout if _is_limit(timeout) else TIMEOUT
+    with alike("distribute", group, limit) as facts:
+        _check(module, n, schedule, timeout, agree)
+        found = _attentions(module)
+        parts = list(dict.fromkeys(part for _, part in found))
+        written = _written(parts, ranks, n, schedule, placement)
+        facts |= _facts(found, agree, n, written)
+        if written is None:
+            facts |= {"head_dim": str(head_dim), "kv_heads": str(kv_heads), "dtype": str(dtype).removeprefix("torch.")}
+            facts["placement"] = getattr(placement, "kind", str(placement))
     names = {part: name for name, part in reversed(found)}
-    planners = _planners(parts, ranks, n, schedule, placement, head_dim, kv_heads, dtype)
+    with alike("distribute", group, limit) as facts:
+        planners = _planners(parts, ranks, n, written, placement, head_dim, kv_heads, dtype)
+        facts["schedule"] = ", ".join(dict.fromkeys(planner.digest for planner in planners))
     made = {
         part: DistributedAttention(part, planner, group, timeout, agree, names[part])
         for part, planner in zip(parts, planners, strict=True)
@@ -78,6 +94,23 @@ def distribute(
     return module
 
 
+def _is_limit(timeout: object) -> bool:
+    return isinstance(timeout, timedelta) and timeout > timedelta(0)
+
+
+def _facts(
+    found: Sequence[tuple[str, PatternAttention]], agree: When, n: int | None, written: Schedule | None
+) -> dict[str, str]:
+    """What all ranks must be called with, whatever they would plan."""
+    patterns = ", ".join(dict.fromkeys(part.pattern.call for _, part in found))
+    tokens = n if written is None else written.n
+    return {
+        "agree": agree,
+        "attention": f"{patterns} in {counted(len(found), 'place')}",
+        "tokens of the whole sequence": str(tokens),
+    }
+
+
 def _check(module: object, n: object, schedule: object, timeout: object, agree: object) -> None:
     """Raises ValueError for arguments that fit no module and no group."""
     if agree not in get_args(When):
@@ -86,7 +119,7 @@ def _check(module: object, n: object, schedule: object, timeout: object, agree: 
         raise ValueError(f"module must be a PatternAttention, or an nn.Module with some, not {type(module).__name__}")
     if n is not None and (isinstance(n, bool) or not isinstance(n, SupportsIndex) or index(n) < 1):
         raise ValueError(f"n must be an integer of at least 1, not {n!r}")
-    if not isinstance(timeout, timedelta) or timeout <= timedelta(0):
+    if not _is_limit(timeout):
         raise ValueError(f"timeout must be a datetime.timedelta above 0, as timedelta(seconds=60), not {timeout!r}")
     if schedule is None:
         return
@@ -135,10 +168,13 @@ def _group(mesh: DeviceMesh) -> dist.ProcessGroup:
     return mesh.get_group()
 
 
-def _planners(
-    parts: Sequence[PatternAttention], ranks: int, n: int | None, schedule: Schedule | None, placement: str,
-    head_dim: int, kv_heads: int | None, dtype: torch.dtype | str,
-) -> list[Planner]:  # fmt: skip
+def _written(
+    parts: Sequence[PatternAttention], ranks: int, n: int | None, schedule: Schedule | None, placement: str
+) -> Schedule | None:
+    """The schedule that was written before: the one given, or the module's own. None where n says how long to plan for.
+
+    Raises ValueError where it does not fit, and where neither is there.
+    """
     written = schedule or (getattr(parts[0], "schedule", None) if n is None else None)
     if written is not None:
         if placement not in ("auto", written.placement.kind, written.placement):
@@ -146,13 +182,25 @@ def _planners(
                 f"a schedule was written for these tokens, on placement {written.placement.kind!r}: give n= in its "
                 f"place, for one on placement {placement!r}"
             )
-        return [Planner.of(_fitting(written, part, ranks), part.plan) for part in parts]
+        for part in parts:
+            _check_fits(written, part, ranks)
+        return written
     if n is None:
         raise ValueError("how long is the sequence? Give n=, or schedule=")
     if ranks > n:
         raise ValueError(
             f"{counted(ranks, 'rank')} for {counted(n, 'token')}: every rank needs a token; use at most {n} ranks"
         )
+    return None
+
+
+def _planners(
+    parts: Sequence[PatternAttention], ranks: int, n: int | None, written: Schedule | None, placement: str,
+    head_dim: int, kv_heads: int | None, dtype: torch.dtype | str,
+) -> list[Planner]:  # fmt: skip
+    if written is not None:
+        return [Planner.of(written, part.plan) for part in parts]
+    assert n is not None
     kind = str(dtype).removeprefix("torch.")
     sizes = {"n": n, "ranks": ranks, "head_dim": head_dim, "dtype": kind}
     fixed = {(part.pattern, part.heads): part for part in parts if not part.pattern.tables}
@@ -209,7 +257,8 @@ def _on_one_placement(
     return min(options, key=lambda option: sum(s.certificate.minimum for s in option.values()))
 
 
-def _fitting(schedule: Schedule, part: PatternAttention, ranks: int) -> Schedule:
+def _check_fits(schedule: Schedule, part: PatternAttention, ranks: int) -> None:
+    """Raises ValueError unless a schedule is of the pattern of a module, for so many ranks."""
     if schedule.ranks != ranks or schedule.heads != part.heads:
         raise ValueError(
             f"the schedule is for {schedule.ranks} ranks and {schedule.heads} heads, "
@@ -220,7 +269,6 @@ def _fitting(schedule: Schedule, part: PatternAttention, ranks: int) -> Schedule
             f"the schedule is of {schedule.pattern or 'another pattern'}, and not of {part.pattern.call} as it stands: "
             "write one of this pattern (`attnc.plan`), or give n= in place of schedule="
         )
-    return schedule
 
 
 def is_of(schedule: Schedule, part: PatternAttention) -> bool:

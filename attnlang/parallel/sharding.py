@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from attnlang.parallel.agreement import Note
 from attnlang.parallel.attention import DistributedAttention
-from attnlang.parallel.calls import needs_gradients, refusal, refuse_fakes
+from attnlang.parallel.calls import needs_gradients, refuse_fakes
 from attnlang.parallel.dense import positions as placed
 from attnlang.schedule import Placement
 
@@ -55,8 +55,8 @@ def unshard(x: Tensor, module: nn.Module, dim: int) -> Tensor:
     facts = {"pass": "unshard"}
     try:
         facts |= _gathered(x, dim, attention.placement.sizes[attention.rank])
-    except (ValueError, IndexError) as error:
-        attention.agreement(refusal(facts, error, ranks), always=True).settle()
+    except BaseException as error:  # (whatever it is, the other ranks must not wait for this one)
+        attention.refuse(facts, error)
         raise
     attention.agreement(Note.of(facts, ranks), always=True).settle()
     return _Unshard.apply(x, attention.placement, attention.group, dim)
@@ -64,6 +64,8 @@ def unshard(x: Tensor, module: nn.Module, dim: int) -> Tensor:
 
 def _gathered(x: Tensor, dim: int, mine: int) -> dict[str, str]:
     """What ranks must agree on before they gather rows along dim. Raises ValueError for other rows than this rank's."""
+    if not isinstance(x, Tensor):  # pyright: ignore[reportUnnecessaryIsInstance] - not everyone checks types
+        raise ValueError(f"x must be a tensor, this rank's rows, not {type(x).__name__}")
     shape = list(x.shape)
     if x.size(dim) != mine:
         raise ValueError(

@@ -7,56 +7,38 @@ the truth and are never narrower: a tile of bounds (0, 0) is empty, one of (c, c
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, TypeAlias, assert_never
 
 import numpy as np
 from numpy.typing import NDArray
 
-from attnlang.diagnostics import AttnError
 from attnlang.pattern import algebra
 from attnlang.pattern.arrays import evaluate_at
 from attnlang.pattern.expr import Scope, bindings, evaluate, integer
 from attnlang.pattern.intervals import Interval, interval, truth
-from attnlang.pattern.pointwise import drawn, neighborhood
-from attnlang.pattern.ranges import Cells, Counts, Extremes
+from attnlang.pattern.listed import (
+    MOST_DRAWN,
+    MOST_LOOKED_UP,
+    Rectangles,
+    among,
+    cell_size,
+    drawn_cells,
+    held_cells,
+    held_in,
+    looks_up,
+    of_drawn,
+)
+from attnlang.pattern.pointwise import neighborhood
+from attnlang.pattern.ranges import Counts, Extremes
 from attnlang.pattern.values import at_least_one, grid_sizes, head_range, scope_integer
-from attnlang.pattern.walk import nodes
 from attnlang.syntax import tree
 
 Array: TypeAlias = NDArray[np.int64]
 
 MOST = 2**20
 """Stands for any multiplicity of this size and more."""
-MOST_CELLS = 4096
-"""Up to this length of a frame the pairs that `random` draws are known one by one: 64 MiB."""
-CELLS = 1024
-"""In a longer frame they are counted in a square of so many cells a side."""
-MOST_LOOKED_UP = 2**13
-"""Up to this length of a frame every pair is looked up in a table of pairs, once."""
-MOST_DRAWN = 2**23
-"""Where it draws more than these in a frame, they are not drawn ahead."""
-FEW_QUERIES = 16
-"""Where cells do not decide, rectangles of at most this many queries ask `random` for its keys."""
 MOST_ROW = 2**26
 """Up to this length of a frame, what is asked of positions is asked of every one, once."""
-
-
-@dataclass(frozen=True, eq=False, slots=True)
-class Rectangles:
-    """Queries q0..q1 and keys k0..k1, ends included: int64 arrays of one length."""
-
-    q0: Array
-    q1: Array
-    k0: Array
-    k1: Array
-
-    def __len__(self) -> int:
-        return len(self.q0)
-
-    def __getitem__(self, chosen: Any) -> Rectangles:
-        return Rectangles(self.q0[chosen], self.q1[chosen], self.k0[chosen], self.k1[chosen])
 
 
 class Bounds:
@@ -168,31 +150,27 @@ class Bounds:
     def _pairs(self, relation: algebra.Pairs, condition: tree.Expr, at: Rectangles, n: int, scope: Scope) -> Interval:
         places = {"q": Interval(at.q0, at.q1), "k": Interval(at.k0, at.k1)}
         found = truth(condition, scope, places)
-        if not _looks_up(condition) or n > MOST_LOOKED_UP:
+        if not looks_up(condition) or n > MOST_LOOKED_UP:
             return found
-        cells = self._kept(relation, n, lambda: _held_cells(condition, n, scope))
+        cells = self._kept(relation, n, lambda: held_cells(condition, n, scope))
         if cells is None:
             return found
-        size = 1 if n <= MOST_CELLS else -(-n // CELLS)
-        held = cells(at.q0 // size, at.q1 // size, at.k0 // size, at.k1 // size)
-        if size > 1:
+        held = held_in(cells, at, n)
+        if cell_size(n) > 1:
             return Interval(np.where(held > 0, found.lo, 0), np.where(held > 0, found.hi, 0))
-        area = (at.q1 - at.q0 + 1) * (at.k1 - at.k0 + 1)
-        return Interval((held == area) + 0, (held > 0) + 0)
+        return Interval((held == at.area) + 0, (held > 0) + 0)
 
     def _random(self, relation: algebra.Random, at: Rectangles, n: int, scope: Scope) -> Interval:
         count = integer(relation.count, scope)
         if count * n > MOST_DRAWN or (count >= n and relation.body is None):
-            return _random(relation, at, n, scope)
-        size = 1 if n <= MOST_CELLS else -(-n // CELLS)
-        keys, cells = self._kept(relation, n, lambda: _drawn_cells(relation, n, scope, size))
-        held = cells(at.q0 // size, at.q1 // size, at.k0 // size, at.k1 // size)
-        if size == 1:
-            area = (at.q1 - at.q0 + 1) * (at.k1 - at.k0 + 1)
-            return Interval((held == area) + 0, (held > 0) + 0)
+            return of_drawn(relation, at, n, scope)
+        keys, cells = self._kept(relation, n, lambda: drawn_cells(relation, n, scope))
+        held = held_in(cells, at, n)
+        if cell_size(n) == 1:
+            return Interval((held == at.area) + 0, (held > 0) + 0)
         some = np.flatnonzero(held > 0)
         lo, hi = np.zeros(len(at), np.int64), np.zeros(len(at), np.int64)
-        lo[some], hi[some] = _among(lambda queries: keys[queries], at[some])
+        lo[some], hi[some] = among(lambda queries: keys[queries], at[some])
         return Interval(lo, hi)
 
     # frames ---------------------------------------------------------------------------------------------------------
@@ -261,71 +239,6 @@ def _offset(relation: algebra.Offset, at: Rectangles, scope: Scope) -> Interval:
         possible = possible & (last // step * step >= first)
         certain = certain & ((step == 1) | ((least == most) & (least % step == 0)))
     return Interval(certain + 0, possible + 0)
-
-
-def _looks_up(condition: tree.Expr) -> bool:
-    """Whether a condition asks a table for an entry of q and of k at once, of which intervals know little."""
-    for node in nodes(condition):
-        if isinstance(node, tree.Index) and {"q", "k"} <= {x.name for x in nodes(node) if isinstance(x, tree.Name)}:
-            return True
-    return False
-
-
-def _held_cells(condition: tree.Expr, n: int, scope: Scope) -> Cells | None:
-    """How many pairs of a frame are in cells; None where not every pair of it may be asked for."""
-    size = 1 if n <= MOST_CELLS else -(-n // CELLS)
-    rows: list[Array] = []
-    columns: list[Array] = []
-    step = max(1, 2**22 // n)
-    try:
-        for first in range(0, n, step):
-            queries = np.arange(first, min(n, first + step))
-            q, k = (x.reshape(-1) for x in np.meshgrid(queries, np.arange(n), indexing="ij"))
-            place = np.flatnonzero(evaluate_at(condition, scope, {"q": q, "k": k}))
-            rows.append(q[place] // size)
-            columns.append(k[place] // size)
-    except AttnError:
-        return None
-    return Cells(-(-n // size), np.concatenate(rows), np.concatenate(columns))
-
-
-def _drawn_cells(relation: algebra.Random, n: int, scope: Scope, size: int) -> tuple[Array, Cells]:
-    """The keys that are drawn for each query; and how many are in cells of `size` by `size` positions."""
-    keys = drawn(relation, np.arange(n), n, scope)
-    rows, columns = (keys >= 0).nonzero()
-    return keys, Cells(-(-n // size), rows // size, keys[rows, columns] // size)
-
-
-def _random(relation: algebra.Random, at: Rectangles, n: int, scope: Scope) -> Interval:
-    """Bounds where the keys are not known yet."""
-    count = integer(relation.count, scope)
-    if count >= n and relation.body is None:
-        return Interval(1, 1)
-    few = at.q1 - at.q0 < FEW_QUERIES
-    if count <= 0 or not few.any():
-        return Interval(np.zeros(len(at), np.int64), np.full(len(at), int(count > 0)))
-    asked = np.unique(np.concatenate([np.minimum(at[few].q0 + i, at[few].q1) for i in range(FEW_QUERIES)]))
-    keys = drawn(relation, asked, n, scope)
-    return _among(lambda queries: keys[np.searchsorted(asked, queries)], at)
-
-
-def _among(keys: Callable[[Array], Array], at: Rectangles) -> Interval:
-    """Exact for rectangles of few queries, by the keys of each; a larger one may hold one."""
-    lo, hi = np.zeros(len(at), np.int64), np.ones(len(at), np.int64)
-    few = at.q1 - at.q0 < FEW_QUERIES
-    some = at[few]
-    found, every = np.zeros(len(some), bool), np.ones(len(some), bool)
-    for i in range(int((some.q1 - some.q0).max(initial=-1)) + 1):
-        tall = np.flatnonzero(some.q0 + i <= some.q1)
-        mine = some[tall]
-        chosen = keys(mine.q0 + i)
-        held = np.zeros(len(tall), np.int64)
-        for column in chosen.T:
-            held += (column >= mine.k0) & (column <= mine.k1)
-        found[tall] |= held > 0
-        every[tall] &= held == mine.k1 - mine.k0 + 1
-    lo[few], hi[few] = every, found
-    return Interval(lo, hi)
 
 
 def _coordinates(first: Array, last: Array, size: int, stride: int) -> tuple[Array, Array]:

@@ -119,11 +119,18 @@ def branch_pairs(branch: Lattice | Columns, q: Rows, k: Rows) -> Iterator[Pairs]
 
 def _lattice(branch: Lattice, q: Rows, k: Rows) -> Iterator[Pairs]:
     for origin, q_run, k_run in _runs(branch.runs, q, k):
+        if not _reaches(branch.band, q_run, k_run):
+            continue
         for phase, heads in _classes(branch, q_run):
             q_class = q_run.congruent(origin + phase, branch.dilation)
             k_class = k_run.congruent(origin + phase, branch.dilation)
             if q_class is not None and k_class is not None:
                 yield from exact(Pairs(heads, q_class, k_class, branch.band))
+
+
+def _reaches(band: Band, q: Rows, k: Rows) -> bool:
+    """Whether a band holds any distance from some rows to others, whatever their steps."""
+    return (band.lo is None or k.last - q.first >= band.lo) and (band.hi is None or k.first - q.last <= band.hi)
 
 
 def _classes(branch: Lattice, rows: Rows) -> Iterable[tuple[int, tuple[int, ...]]]:

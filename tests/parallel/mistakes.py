@@ -1,10 +1,10 @@
 """Calls that one rank gets wrong: each must be an error on every rank, in the same words, and the next call right.
 
-    torchrun --nproc-per-node 2 tests/parallel/mistakes.py                  # NCCL
-    torchrun --nproc-per-node 2 tests/parallel/mistakes.py --last late      # and in the end a rank that comes too late
-    torchrun --nproc-per-node 2 tests/parallel/mistakes.py --device cpu     # gloo
+    torchrun --nproc-per-node 2 -m tests.parallel.mistakes                  # NCCL
+    torchrun --nproc-per-node 2 -m tests.parallel.mistakes --last late      # and in the end a rank that comes too late
+    torchrun --nproc-per-node 2 -m tests.parallel.mistakes --device cpu     # gloo
 
-Rank 1 is the one that errs. After all mistakes it is lost, in one of the ways of `LAST`: the others must hear of it.
+Rank 1 is the one that errs. After all mistakes it is lost, in one of the ways of `lost`: the others must hear of it.
 """
 
 from __future__ import annotations
@@ -13,105 +13,17 @@ import argparse
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext, suppress
-from dataclasses import dataclass, field
-from datetime import timedelta
+from collections.abc import Callable
+from dataclasses import dataclass
 from threading import Timer
-from typing import Any
-from unittest import mock
 
-import attnc
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
 
-from attnlang import Pattern, loads
-from attnlang.parallel import PeerLostError, RanksDisagreeError, distribute, shard
+from attnlang.parallel import RanksDisagreeError
 from attnlang.parallel.rank import RankWork
-from attnlang.runtime import reference
-
-HEADS, N = 4, 45
-PLAIN = "p = causal & window(9)"
-PACKED = "p(doc: table) = causal & same(doc[pos])"
-
-
-@dataclass(frozen=True, slots=True)
-class World:
-    """Two layers and one with a table on all ranks of a group, and what to call them with."""
-
-    group: dist.ProcessGroup
-    device: torch.device
-    dtype: torch.dtype
-    timeout: timedelta
-    layers: nn.ModuleList
-    pattern: Pattern = field(default_factory=lambda: loads(f"pattern {PLAIN}"))
-
-    @staticmethod
-    def of(
-        group: dist.ProcessGroup, device: str = "cpu", dtype: torch.dtype = torch.float64, timeout: float = 20.0,
-        **options: Any,
-    ) -> World:  # fmt: skip
-        limit = timedelta(seconds=timeout)
-        texts = (PLAIN, PLAIN, PACKED)
-        layers = nn.ModuleList(attnc.compile(loads(f"pattern {text}"), heads=HEADS) for text in texts)
-        kind = str(dtype).removeprefix("torch.")
-        distribute(
-            layers, group, n=N, placement="contiguous", head_dim=16, dtype=kind, timeout=limit, **options
-        )  # fmt: skip
-        return World(group, torch.device(device), dtype, limit, layers)
-
-    @property
-    def errs(self) -> bool:
-        return dist.get_rank(self.group) == 1
-
-    @property
-    def plain(self) -> Any:
-        return self.layers[0]
-
-    @property
-    def packed(self) -> Any:
-        return self.layers[2]
-
-    def doc(self, *, moved: bool = False) -> Tensor:
-        return ((torch.arange(N) + moved) // 17).to(self.device)
-
-    def whole(self, batch: int = 2) -> list[Tensor]:
-        """Q, k, v and the gradient of out, the same on every rank."""
-        generator = torch.Generator().manual_seed(batch)
-        shape = batch, HEADS, N, 16
-        made = (torch.randn(shape, generator=generator, dtype=torch.float64) for _ in range(4))
-        return [x.to(self.device, self.dtype) for x in made]
-
-    def rows(self, batch: int = 2, dtype: torch.dtype | None = None, *, gradients: bool = True) -> list[Tensor]:
-        mine = (shard(x, self.plain, 2).to(dtype or self.dtype) for x in self.whole(batch)[:3])
-        return [x.requires_grad_(gradients) for x in mine]
-
-    def right(self) -> bool:
-        """Whether a good call gives the right out, dq, dk and dv on this rank."""
-        *inputs, dout = self.whole()
-        exact = self._by_formula([x.double() for x in inputs], dout.double())
-        near = self._by_formula(inputs, dout)
-        mine = self.rows()
-        out = self.plain(*mine)
-        found = [out, *torch.autograd.grad(out, mine, shard(dout, self.plain, 2))]
-        least = 1e-12 if self.dtype == torch.float64 else 2e-5
-        return all(
-            _apart(f, shard(e, self.plain, 2)) <= 2 * _apart(x, e) + least
-            for f, e, x in zip(found, exact, near, strict=True)
-        )
-
-    def _by_formula(self, inputs: list[Tensor], dout: Tensor) -> list[Tensor]:
-        inputs = [x.detach().requires_grad_() for x in inputs]
-        out = reference.attention(*inputs, self.pattern, 0.25, inputs[0].dtype)[0]
-        return [out, *torch.autograd.grad(out, inputs, dout)]
-
-
-def _apart(a: Tensor, b: Tensor) -> float:
-    return float((a.double() - b).detach().abs().max())
-
-
-# what rank 1 gets wrong ---------------------------------------------------------------------------------------------
+from tests.parallel.lost import LAST, LOST, last
+from tests.parallel.world import N, World, failing
 
 
 def other_batch(world: World) -> None:
@@ -148,6 +60,16 @@ def no_backward(world: World) -> None:
         out.sum().backward()
 
 
+def changed_in_place(world: World) -> None:
+    """What the backward pass needs of rank 1 is gone by then, and torch says so there alone."""
+    q, k, v = world.rows()
+    q = 1 * q
+    out = world.plain(q, k, v)
+    if world.errs:
+        q.mul_(2)
+    out.sum().backward()
+
+
 def whole_sequence(world: World) -> None:
     world.plain(*(world.whole()[:3] if world.errs else world.rows()))
 
@@ -175,22 +97,22 @@ def no_table(world: World) -> None:
 
 
 def no_plan(world: World) -> None:
-    with _failing(world, world.packed._planner, "schedule", ValueError("no room for this plan")):
+    with failing(world, world.packed._planner, "schedule", ValueError("no room for this plan")):
         world.packed(*world.rows(), doc=world.doc())
 
 
 def no_memory(world: World) -> None:
-    with _failing(world, world.packed._planner, "schedule", MemoryError("out of memory")):
+    with failing(world, world.packed._planner, "schedule", MemoryError("out of memory")):
         world.packed(*world.rows(), doc=world.doc())
 
 
 def no_kernel(world: World) -> None:
-    with _failing(world, RankWork, "check", ValueError("no kernel runs this here")):
+    with failing(world, RankWork, "check", ValueError("no kernel runs this here")):
         world.packed(*world.rows(), doc=world.doc())
 
 
 def no_kernel_of_a_known_kind(world: World) -> None:
-    with _failing(world, world.plain, "_work", ValueError("what ran this is gone")):
+    with failing(world, world.plain, "_work", ValueError("what ran this is gone")):
         world.plain(*world.rows())
 
 
@@ -204,17 +126,6 @@ def out_of_step(world: World) -> None:
         hosts.exchanges -= world.errs
 
 
-@contextmanager
-def _failing(world: World, where: Any, name: str, error: Exception) -> Iterator[None]:
-    """On rank 1 only, a method raises an error."""
-
-    def fail(*_: Any) -> None:
-        raise error
-
-    with mock.patch.object(where, name, fail) if world.errs else nullcontext():
-        yield
-
-
 MISTAKES: dict[Callable[[World], None], str] = {
     other_batch: "ranks differ in batch: ",
     other_dtype: "ranks differ in dtype: ",
@@ -223,6 +134,7 @@ MISTAKES: dict[Callable[[World], None], str] = {
     gradients_off: "ranks differ in autograd: ",
     another_layer: "ranks differ in attention: p 0 on rank",
     no_backward: "ranks differ in pass: backward on rank",
+    changed_in_place: "rank 1: RuntimeError: one of the variables needed for gradient computation has been modified",
     whole_sequence: "rank 1: q must be (batch, 4, ",
     no_tensor: "rank 1: q must be a tensor",
     elsewhere: "rank 1: q is on ",
@@ -256,71 +168,6 @@ def outcome(world: World, mistake: Callable[[World], None]) -> Outcome:
         said = str(error)
     seconds = time.monotonic() - start
     return Outcome(said, seconds, world.right())
-
-
-# how rank 1 is lost -------------------------------------------------------------------------------------------------
-
-
-def dead(world: World) -> None:
-    if world.errs:
-        os._exit(0)
-
-
-def dead_before_backward(world: World) -> None:
-    out = world.plain(*world.rows())
-    dead(world)
-    out.sum().backward()
-
-
-def late(world: World) -> None:
-    if world.errs:
-        time.sleep(2 * world.timeout.total_seconds())
-
-
-def in_another_collective(world: World) -> None:
-    if world.errs:
-        alone = torch.ones(1, device=world.device)
-        dist.all_reduce(alone, group=world.group)
-        alone.item()  # (with NCCL it is here that the host waits)
-
-
-def fails_in_between(world: World) -> None:
-    """After all agreed. On gloo the others wait for its rows; with NCCL their hosts go on, and find it out of step."""
-    with suppress(MemoryError), _failing(world, RankWork, "forward", MemoryError("out of memory")):
-        world.plain(*world.rows())
-
-
-LAST = {
-    action.__name__: action for action in (dead, dead_before_backward, late, in_another_collective, fails_in_between)
-}
-
-
-LOST = ("not all ranks came", "an exchange of attention rows failed", "exchanges so far")
-"""What the others hear of it."""
-
-
-HELD: list[RuntimeError] = []
-"""Errors that somebody holds, as a debugger does: that must not hold the other ranks up."""
-
-
-def last(world: World, action: Callable[[World], None]) -> tuple[str, float, bool]:
-    """What a rank hears of a lost one, after how many seconds, and whether a later call says so at once."""
-    assert world.right()
-    said, again = "nothing", False
-    start = time.monotonic()
-    try:
-        action(world)
-        world.plain(*world.rows())
-    except (PeerLostError, RanksDisagreeError) as error:
-        HELD.append(error)
-        said = str(error)
-    seconds = time.monotonic() - start
-    try:
-        world.plain(*world.rows())
-    except (PeerLostError, RanksDisagreeError) as error:
-        HELD.append(error)
-        again = time.monotonic() - start - seconds < 1
-    return said, seconds, again
 
 
 # by torchrun --------------------------------------------------------------------------------------------------------

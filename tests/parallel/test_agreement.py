@@ -20,8 +20,9 @@ from attnlang.parallel import agreement, distribute, wire
 from attnlang.parallel.agreement import FAULT, Hosts, disagreement, hosts_of
 from attnlang.parallel.planning import KEPT
 from attnlang.parallel.rank import RankWork
-from tests.parallel.mistakes import HEADS, MISTAKES, N, Outcome, World, outcome
+from tests.parallel.mistakes import MISTAKES, Outcome, outcome
 from tests.parallel.ranks import on_ranks, outcomes
+from tests.parallel.world import HEADS, N, World
 
 
 @pytest.fixture(scope="module", params=["3 ranks", "5 ranks by doubling"])

@@ -22,6 +22,7 @@ from attnc.schedule.classes import least_covers
 from attnc.schedule.families import Families, TooUnlikeError, together
 from attnc.schedule.folds import Folder
 from attnc.schedule.lines import Meeting
+from attnc.schedule.owners import peers
 from attnc.schedule.placements import placement
 from attnc.schedule.search import (
     DEVICES,
@@ -91,7 +92,7 @@ def test_plans_by_kind_are_those_of_every_meeting(number: int, monkeypatch: pyte
     assert by_kind.solution.bytes_total == every.solution.bytes_total
     s, o = by_kind.solution, every.solution
     assert s.local.tolist() == o.local.tolist()
-    assert s.peers.tolist() == o.peers.tolist()
+    assert peers(s).tolist() == peers(o).tolist()
     assert (s.local + s.at_query + s.at_key + s.owned).sum() == m.sum()
     assert simulate(by_kind.schedule).pairs == m.sum()
 

@@ -21,7 +21,7 @@ from attnc.schedule.regions import TooFineError
 from attnlang import Pattern, load, loads
 from attnlang.parallel import simulate
 from attnlang.parallel.dense import positions
-from attnlang.pattern import bounds
+from attnlang.pattern import bounds, listed
 from attnlang.pattern.tables import Content, key
 from attnlang.rows import Rows
 from tests.parallel.test_covers import least_weight, rows_moved
@@ -199,8 +199,8 @@ def test_tables_of_pairs_are_counted_in_cells(monkeypatch: pytest.MonkeyPatch) -
     ends = np.sort(RANDOM.integers(0, n, (200, 2, 2)), axis=2)
     where = bounds.Rectangles(ends[:, 0, 0], ends[:, 0, 1], ends[:, 1, 0], ends[:, 1, 1])
     for most, cells in ((4096, 1024), (8, 5)):
-        monkeypatch.setattr(bounds, "MOST_CELLS", most)
-        monkeypatch.setattr(bounds, "CELLS", cells)
+        monkeypatch.setattr(listed, "MOST_CELLS", most)
+        monkeypatch.setattr(listed, "CELLS", cells)
         lo, hi = bounds.Bounds(pattern.relation, n, scope)(where)
         for i, (q0, q1, k0, k1) in enumerate(zip(where.q0, where.q1, where.k0, where.k1, strict=True)):
             held = m[q0 : q1 + 1, k0 : k1 + 1]
@@ -256,5 +256,5 @@ def test_what_is_too_fine_is_refused_after_some_meetings(monkeypatch: pytest.Mon
 
     monkeypatch.setattr(room, "multiplicity_at", counted)
     with pytest.raises(TooFineError, match=r"more than 4,194,304 of its pairs one by one"):
-        attnc.plan(loads("pattern p = pairs((q * k) % 7 == 3)"), n=2**14, ranks=64, heads=1, placement="contiguous")
+        attnc.plan(loads("pattern p = pairs((q * k) % 509 == 3)"), n=2**14, ranks=64, heads=1, placement="contiguous")
     assert sum(asked) < 2**22 // 8

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import os
 import time
+from datetime import timedelta
 
+import attnc
 import pytest
 import torch.distributed as dist
 
-from attnlang.parallel import agreement
-from tests.parallel.mistakes import LAST, World, last
+from attnlang.parallel import PeerLostError, agreement, distribute
+from tests.parallel.lost import LAST, last
 from tests.parallel.ranks import outcomes
+from tests.parallel.world import World
 
 TIMEOUT = 1.5
 
@@ -18,7 +21,6 @@ TIMEOUT = 1.5
 def heard(action: str, rank: int, direct: int = 8) -> tuple[str, float, bool]:
     agreement.DIRECT = direct
     world = World.of(dist.group.WORLD, timeout=TIMEOUT)
-    dist.barrier()  # (planning has taken some longer)
     found = last(world, LAST[action])
     if rank != 1:
         time.sleep((2 if action == "late" else 1) * TIMEOUT)  # (so that nobody learns of anything by this rank's end)
@@ -33,7 +35,7 @@ def test_a_rank_that_ends_is_noticed_at_the_next_pass_and_not_after_the_timeout(
     assert found.pop(1) == (False, "ended without an answer")
     for ok, (said, seconds, again) in found:
         assert ok
-        assert "not all ranks came to this call of attention" in said
+        assert "not all ranks came to this call" in said
         assert seconds < TIMEOUT
         assert again
 
@@ -51,7 +53,7 @@ def test_a_rank_that_comes_too_late_is_an_error_on_every_rank_itself_included() 
     found = outcomes(3, lambda rank: heard("late", rank), timeout=30)
     for rank, (ok, (said, seconds, again)) in enumerate(found):
         assert ok
-        assert "not all ranks came to this call of attention within 0:00:01.5" in said
+        assert "not all ranks came to this call within 0:00:01.5" in said
         assert seconds < (2 if rank == 1 else 1) * TIMEOUT + 1.5
         assert again
 
@@ -61,28 +63,27 @@ def test_a_rank_in_another_collective_is_an_error_on_those_that_wait_for_it() ->
     found = outcomes(3, lambda rank: heard("in_another_collective", rank), timeout=8)
     for ok, (said, seconds, again) in (found[0], found[2]):
         assert ok
-        assert "not all ranks came to this call of attention" in said
+        assert "not all ranks came to this call" in said
         assert TIMEOUT - 0.5 < seconds < TIMEOUT + 1.5
         assert again
     assert not found[1][0]
 
 
-def test_a_rank_that_never_comes_to_the_first_call_is_an_error_on_the_others() -> None:
+def test_a_rank_that_never_comes_to_distribute_is_an_error_on_the_others() -> None:
     """They have no connection to it yet."""
 
     def job(rank: int) -> str:
-        world = World.of(dist.group.WORLD, timeout=TIMEOUT)
         if rank == 1:
             time.sleep(3 * TIMEOUT)
             os._exit(0)
         start = time.monotonic()
-        with pytest.raises(RuntimeError) as caught:
-            world.right()
+        with pytest.raises(PeerLostError) as caught:
+            distribute(attnc.compile("causal", heads=2), None, n=8, timeout=timedelta(seconds=TIMEOUT))
         assert time.monotonic() - start < 2.5 * TIMEOUT
-        return f"{type(caught.value).__name__}: {caught.value}"
+        return str(caught.value)
 
     found = outcomes(3, job, timeout=30)
     for ok, text in (found[0], found[2]):
         assert ok
-        assert "PeerLostError: rank" in text
+        assert "not all ranks came to this call" in text
         assert "GLOO_SOCKET_IFNAME" in text

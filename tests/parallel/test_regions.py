@@ -17,7 +17,7 @@ from attnc.schedule.regions import regions
 
 from attnlang import Pattern, load, loads
 from attnlang.parallel.dense import alike_heads, positions, scope_of
-from attnlang.pattern import bounds
+from attnlang.pattern import listed
 from attnlang.plan import Band, Tiles
 from attnlang.rows import Rows
 from attnlang.schedule import Schedule
@@ -176,8 +176,8 @@ def test_blocks_drawn_at_random_over_a_hundred_thousand_tokens() -> None:
 
 def test_keys_drawn_in_long_frames_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where there are more positions than cells in which drawn keys are counted."""
-    monkeypatch.setattr(bounds, "MOST_CELLS", 32)
-    monkeypatch.setattr(bounds, "CELLS", 16)
+    monkeypatch.setattr(listed, "MOST_CELLS", 32)
+    monkeypatch.setattr(listed, "CELLS", 16)
     check_regions(loads("pattern p = random(3, seed=0) { ~offset(-1..1) } | key(pos == n - 1)"), 211, 5, "contiguous")
     check_regions(load("bigbird", b=3), 300, 4, "zigzag")
 

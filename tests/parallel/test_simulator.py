@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import attnc
 import pytest
+from attnc.api import found_schedule
+from attnc.emit.schedule import summary
 
 from attnlang import loads
 from attnlang.parallel import simulate
+from attnlang.parallel.recipe import recipe
 
 LONGNET = "causal & mix(segment(w) { dilate(r, shift=h) } for w, r in zip([64, 256, 1024], [1, 2, 4]))"
 
@@ -92,3 +97,28 @@ def test_thousands_of_ranks_around_a_few(text: str, ranks: int) -> None:
     assert schedule.certificate.exact
     for first in (0, ranks // 2, ranks - 3):
         simulate(schedule, range(first, first + 3))
+
+
+@pytest.mark.parametrize(
+    ("text", "ranks", "options"),
+    [
+        ("causal & window(9)", 5, {"placement": "contiguous"}),
+        ("offset(-9..9) | key(pos < 2) | query(pos < 2)", 6, {"placement": "contiguous"}),
+        ("causal & window(9)", 4, {"placement": "zigzag"}),
+        ("mix(segment(w) { dilate(r, shift=h) } for w, r in zip([8, 64], [1, 4]))", 8, {"objective": "time"}),
+        ("dilate(5, shift=h) + window(3)", 7, {"placement": "contiguous", "objective": "time"}),
+    ],
+)
+def test_peers_in_json_are_the_ranks_with_which_rows_are_exchanged(text: str, ranks: int, options: Any) -> None:
+    """A neighbour to whom rows go and from whom others come is one."""
+    found = found_schedule(
+        loads(f"pattern p = {text}"), n=97, ranks=ranks, heads=4, kv_heads=None, head_dim=16, dtype="float64",
+        gpu="h100", link=None, backward=True, tables=None, **{"placement": "auto", "objective": "", **options},
+    )  # fmt: skip
+    listed = summary(found)["by_rank"]
+    for rank in range(ranks):
+        mine = recipe(found.schedule, rank)
+        moved = zip(mine.key_sends, mine.query_sends, mine.keys_from, mine.queries_from, strict=True)
+        peers = [other for other, (k, q, *of) in enumerate(moved) if other != rank and (len(k) or len(q) or any(of))]
+        assert listed[rank]["peers"] == len(peers)
+    assert any(each["peers"] for each in listed)

@@ -144,14 +144,23 @@ class Terms:
         return self.total(constant // m, [*whole, (self._make("floor", inner, m), 1)])
 
     def mod(self, a: Term, m: int) -> Term:
-        """A modulo m, for m >= 1."""
-        constant, weighted = self.parts(a)
+        """A modulo m, for m >= 1.  (x + a) (y + b) % m  -->  (x + a % m) (y + b % m) % m"""
+        constant, weighted = self.parts(self._reduced(a, m) if any(x.kind == "mul" for x, _ in self.parts(a)[1]) else a)
         rest = [(atom, c) for atom, c in weighted if c % m]
         if not rest:
             return self.constant(constant % m)
         if len(rest) == 1 and rest[0][1] == 1 and rest[0][0].kind == "mod" and rest[0][0].args[1] % m == 0:
             return self.mod(self.plus(rest[0][0].args[0], constant), m)
         return self._make("mod", self.total(constant % m, rest), m)
+
+    def _reduced(self, a: Term, m: int) -> Term:
+        """The same modulo m, factors of products with constants below m: moved by m, they are the same again."""
+        if a.kind == "mul":
+            return self.mul(*(self._reduced(factor, m) for factor in a.args))
+        constant, weighted = self.parts(a)
+        if weighted == ((a, 1),):
+            return a
+        return self.total(constant % m, ((self._reduced(atom, m), c) for atom, c in weighted))
 
     # truths ---------------------------------------------------------------------------------------------------------
 

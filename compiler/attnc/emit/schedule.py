@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from attnc.schedule.cost import Times, balance, times
+from attnc.schedule.owners import peers
 from attnc.schedule.search import Found
 from attnlang.schedule import Alternative, Schedule, counted
 
@@ -61,6 +62,7 @@ def summary(found: Found) -> dict[str, Any]:
         "others": [_alternative(a) for a in schedule.others],
     }
     if schedule.ranks <= MOST_RANKS:
+        met = peers(s).tolist()
         data["by_rank"] = [
             {
                 "rank": rank,
@@ -70,7 +72,7 @@ def summary(found: Found) -> dict[str, Any]:
                 "query_rows_received": int(s.queries_in[rank]),
                 "key_rows_sent": int(s.keys_out[rank]),
                 "query_rows_sent": int(s.queries_out[rank]),
-                "peers": int(s.peers[rank]),
+                "peers": met[rank],
             }
             for rank in range(schedule.ranks)
         ]

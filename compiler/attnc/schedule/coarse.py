@@ -119,7 +119,7 @@ def refined(problem: Problem, found: Solution, of: Coarse) -> Solution:
         setattr(fine, name, getattr(found, name) * pairs)
     for name in ("keys_in", "keys_out", "queries_in", "queries_out"):
         setattr(fine, name, getattr(found, name) * width)
-    fine.peers, fine.kinds = found.peers, found.kinds
+    fine.kinds = found.kinds
     return fine
 
 

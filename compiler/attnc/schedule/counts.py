@@ -1,13 +1,17 @@
-"""How many pairs lattices have within one stretch of tokens, by formulas: no stretch is too long."""
+"""How many pairs a rank has with itself: of lattices by formulas, so that no stretch is too long, else by structure."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 
 import numpy as np
 from numpy.typing import NDArray
 
+from attnc.analysis.boxes import Counter, TooManyError
+from attnc.schedule.folds import Folder
 from attnlang.parallel.units import inner_rows
+from attnlang.pattern.algebra import Relation
 from attnlang.plan import FULL, Band, Branch, Columns, Lattice, Plan
 from attnlang.rows import Rows
 from attnlang.runtime.calls import resolve
@@ -18,6 +22,8 @@ Array = NDArray[np.int64]
 
 MOST = 1 << 60
 """Up to so many pairs of one stretch are counted in arrays of 64 bits."""
+LONG = 2**20
+"""Of more rows their classes are looked for last: each row is looked at for them."""
 
 
 def local_pairs(plan: Plan, numbers: Sequence[int], where: Placement, kinds: Array) -> NDArray[np.float64]:
@@ -151,3 +157,15 @@ def _moved(band: Band, distance: int) -> Band:
     if band == FULL:
         return band
     return Band(*(None if end is None else end + distance for end in (band.lo, band.hi)))
+
+
+def tiled_pairs(counter: Counter, folder: Folder, what: tuple[Relation, int, int, int], q: Rows, k: Rows) -> int:
+    """The pairs of a relation between two stretches: by classes of rows where there are few, else by its structure.
+
+    Of long stretches by structure first. Raises NoTermError and TooManyError where neither counts them.
+    """
+    if max(q.count, k.count) > LONG:
+        with suppress(TooManyError):
+            return counter.rectangle(*what, q, k)
+    folded = folder.pairs(q, k)
+    return counter.rectangle(*what, q, k) if folded is None else folded

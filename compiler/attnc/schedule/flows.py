@@ -54,14 +54,32 @@ def least_cover_of_boxes(
     if max(int(q_weights.sum()), int(k_weights.sum())) >= LARGEST:
         return None
     low_q, high_q, low_k, high_k = boxes
-    queries, keys = len(q_weights), len(k_weights)
     (of_q, q), (of_k, k) = _spread(low_q, high_q), _spread(low_k, high_k)
-    inner, others = queries + 1, queries + len(low_q) + 1
+    return _cut_through(q_weights, k_weights, (q, of_q), (k, of_k), len(low_q))
+
+
+def least_cover_of_sets(
+    q_weights: Array, k_weights: Array, q_in: tuple[Array, Array], k_in: tuple[Array, Array], sets: int
+) -> tuple[Flags, Flags]:
+    """The same where queries q_in[0][i] are in the sets q_in[1][i], keys likewise, and those in one set meet.
+
+    Of several least covers the one with the most keys. Each side weighs less than 32 bits hold.
+    """
+    return _cut_through(q_weights, k_weights, q_in, k_in, sets, from_keys=True)
+
+
+def _cut_through(
+    q_weights: Array, k_weights: Array, q_in: tuple[Array, Array], k_in: tuple[Array, Array], sets: int, *,
+    from_keys: bool = False,
+) -> tuple[Flags, Flags]:  # fmt: skip
+    """A set is a node that its queries pass on to and that passes on to its keys."""
+    queries, keys = len(q_weights), len(k_weights)
+    inner, others = queries + 1, queries + sets + 1
     sink = others + keys
-    start = np.concatenate([np.zeros(queries, np.int64), q + 1, of_k + inner, np.arange(keys) + others])
-    end = np.concatenate([np.arange(queries) + 1, of_q + inner, k + others, np.full(keys, sink)])
-    unlimited = np.full(len(q) + len(k), LARGEST)
-    reached = _reached(start, end, np.concatenate([q_weights, unlimited, k_weights]), sink)
+    start = np.concatenate([np.zeros(queries, np.int64), q_in[0] + 1, k_in[1] + inner, np.arange(keys) + others])
+    end = np.concatenate([np.arange(queries) + 1, q_in[1] + inner, k_in[0] + others, np.full(keys, sink)])
+    unlimited = np.full(len(q_in[0]) + len(k_in[0]), LARGEST)
+    reached = _reached(start, end, np.concatenate([q_weights, unlimited, k_weights]), sink, from_sink=from_keys)
     return ~reached[1 : queries + 1], reached[others:sink]
 
 

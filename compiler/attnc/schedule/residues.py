@@ -6,8 +6,9 @@ rows as any other, or one more: so there are few kinds of classes, and one of ea
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,16 +22,38 @@ from attnlang.runtime.pairs import Pairs
 Array = NDArray[np.int64]
 Flags = NDArray[np.bool_]
 
+Stretch: TypeAlias = tuple[int, int]
+"""A head, and the number of a stretch."""
+
 FEW_CLASSES = 16
 """Up to so many, classes are taken one by one."""
 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Kind:
-    """Classes that are alike, and the pairs of the first of them."""
+    """Classes that are alike, and the pairs of the first of them.
 
+    name  which stretches of theirs meet, and how many rows of a class they have: all that a cover depends on
+    """
+
+    name: Hashable
     classes: Array
     pairs: tuple[Pairs, ...]
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Held:
+    """What is moved of a class: (head, number) of stretches of keys and of queries; its weight, bound and pairs.
+
+    here  pairs that are computed where their query lives, of `total`
+    """
+
+    keys: tuple[Stretch, ...]
+    queries: tuple[Stretch, ...]
+    weight: int
+    bound: int
+    total: int
+    here: int
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -66,43 +89,47 @@ class Residues:
         )
         kinds: list[Kind] = []
         for number, c in enumerate(first.tolist() if meeting else ()):
+            rows = tuple(
+                (i, j, int(q_count[i, c]), int(k_count[j, c])) for i, j in meeting if q_count[i, c] and k_count[j, c]
+            )
             pairs = tuple(
-                Pairs(branch.heads, Rows(int(q_first[i, c]), int(q_count[i, c]), r),
-                      Rows(int(k_first[j, c]), int(k_count[j, c]), r))
-                for i, j in meeting if q_count[i, c] and k_count[j, c]
-            )  # fmt: skip
+                Pairs(branch.heads, Rows(int(q_first[i, c]), of_q, r), Rows(int(k_first[j, c]), of_k, r))
+                for i, j, of_q, of_k in rows
+            )
             if pairs:
-                kinds.append(Kind(np.flatnonzero(of.reshape(-1) == number), pairs))
+                kinds.append(Kind(rows, np.flatnonzero(of.reshape(-1) == number), pairs))
         return Residues(tuple(q), tuple(k), r, tuple(kinds))
 
-    def cover(self, group: int, weights: tuple[int, int], queries_stay: bool) -> tuple[Cover, int, int]:
-        """The least cover, or all keys with its weight; how many pairs there are, and how many where queries live."""
-        keys: dict[tuple[int, int], Flags] = {}
-        queries: dict[tuple[int, int], Flags] = {}
+    def cover(
+        self, group: int, weights: tuple[int, int], queries_stay: bool, known: dict[Hashable, Held]
+    ) -> tuple[Cover, int, int]:
+        """The least cover, or all keys with its weight; how many pairs there are, and how many where queries live.
+
+        known  what was found of classes of this branch, with this group and these weights, between whichever ranks
+        """
+        keys: dict[Stretch, Flags] = {}
+        queries: dict[Stretch, Flags] = {}
         weight = bound = total = here = 0
         for kind in self.kinds:
-            times, pairs = len(kind.classes), kind.pairs
-            cover = least_cover(pairs, group, *weights)
-            weight, bound = weight + times * cover.weight, bound + times * cover.bound
-            if queries_stay:
-                cover = Cover(tuple(every_key(pairs, group)), ())
-            self._mark(keys, cover.keys, self.k, kind.classes)
-            self._mark(queries, cover.queries, self.q, kind.classes)
-            total += times * sum(part.count for part in pairs)
-            here += times * at_query_home(pairs, cover, group)
+            name, times = (kind.name, queries_stay), len(kind.classes)
+            if name not in known:
+                known[name] = self._held(kind, group, weights, queries_stay)
+            one = known[name]
+            weight, bound = weight + times * one.weight, bound + times * one.bound
+            total, here = total + times * one.total, here + times * one.here
+            for flags, held in ((keys, one.keys), (queries, one.queries)):
+                for stretch in held:
+                    flags.setdefault(stretch, np.zeros(self.dilation, bool))[kind.classes] = True
         return Cover(self._nodes(keys, self.k), self._nodes(queries, self.q), weight, bound), total, here
 
-    def _mark(
-        self, held: dict[tuple[int, int], Flags], nodes: Sequence[Node], stretches: Sequence[Rows], classes: Array
-    ) -> None:
-        """That these classes of the stretches are held in which nodes of the first of them lie."""
-        for head, rows in nodes:
-            for number, stretch in enumerate(stretches):
-                if rows.within(stretch.first, stretch.last) is not None:
-                    flags = held.setdefault((head, number), np.zeros(self.dilation, bool))
-                    flags[classes] = True
+    def _held(self, kind: Kind, group: int, weights: tuple[int, int], queries_stay: bool) -> Held:
+        cover, pairs = least_cover(kind.pairs, group, *weights), kind.pairs
+        held = Cover(tuple(every_key(pairs, group)), ()) if queries_stay else cover
+        total = sum(part.count for part in pairs)
+        keys, queries = _stretches_of(held.keys, self.k), _stretches_of(held.queries, self.q)
+        return Held(keys, queries, cover.weight, cover.bound, total, at_query_home(pairs, held, group))
 
-    def _nodes(self, held: dict[tuple[int, int], Flags], stretches: Sequence[Rows]) -> tuple[Node, ...]:
+    def _nodes(self, held: dict[Stretch, Flags], stretches: Sequence[Rows]) -> tuple[Node, ...]:
         """Rows of classes that are held; a stretch of which all are is one."""
         found: list[Node] = []
         for (head, number), flags in held.items():
@@ -115,6 +142,16 @@ class Residues:
                 if rows is not None:
                     found.append((head, rows))
         return tuple(found)
+
+
+def _stretches_of(nodes: Sequence[Node], stretches: Sequence[Rows]) -> tuple[Stretch, ...]:
+    """The stretches in which rows of nodes lie, in the order of the nodes."""
+    return tuple(
+        (head, number)
+        for head, rows in nodes
+        for number, stretch in enumerate(stretches)
+        if rows.within(stretch.first, stretch.last) is not None
+    )
 
 
 def _rows(stretches: Sequence[Rows], classes: Array, dilation: int) -> tuple[Array, Array]:

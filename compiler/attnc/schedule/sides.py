@@ -7,20 +7,21 @@ each is a few progressions a side, one a branch and head, and what they weigh ar
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
 from attnc.schedule.bicliques import FEW_SETS
+from attnc.schedule.crossings import can_flow, least_by_flow
 from attnc.schedule.pictures import head_rows
 from attnc.schedule.progressions import disjoint, tidied
 from attnc.schedule.seen import Within
 from attnc.schedule.solution import Picture, Problem
 from attnc.schedule.tally import Told
 from attnc.schedule.unions import Least, Sets, least
-from attnlang.plan import Lattice
+from attnlang.plan import Branch, Lattice
 from attnlang.rows import Rows
 from attnlang.schedule import Transfer
 
@@ -37,6 +38,7 @@ class Meetings:
 
     known    those that are told here: no band cuts them
     queries  which sets of each head of k are shipped, as bits: (meetings, heads of k); keys: which are sent
+    few      whether sets are few, so that this is known
     """
 
     known: Flags
@@ -46,6 +48,7 @@ class Meetings:
     k: Sets
     queries: Array
     keys: Array
+    few: bool
     _tidied: dict[tuple[Rows, ...], list[Rows]] = field(default_factory=dict[tuple[Rows, ...], list[Rows]])
 
     def transfer(self, number: int) -> Transfer:
@@ -72,41 +75,54 @@ class Meetings:
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Later:
-    """Makes the transfers of some meetings: those that are told, and those of which there are pictures."""
+    """Makes the transfers of some meetings: those that are told, and those of which there are pictures.
+
+    drawn  the picture of one that is told by what it moves alone, and not by its sets
+    """
 
     found: Meetings
     pictures: Mapping[int, Picture]
     some: Array
+    drawn: Callable[[int], Picture]
 
     def __call__(self) -> Iterator[Transfer]:
         for number in self.some.tolist():
-            yield self.pictures[number].transfer if number in self.pictures else self.found.transfer(number)
+            if number in self.pictures:
+                yield self.pictures[number].transfer
+            else:
+                yield self.found.transfer(number) if self.found.few else self.drawn(number).transfer
 
 
 def can_tell(problem: Problem, lattices: Sequence[int]) -> bool:
-    """Whether meetings under these branches are told here: few sets a head of k, of one stretch a rank."""
+    """Whether meetings under these branches are told here: few sets a head of k, or few classes; one stretch a rank."""
     branches = [problem.plan.branches[i] for i in lattices]
     if any(len(chunks) != 1 or chunks[0].step > 1 for chunks in problem.placement.chunks):
         return False
-    return 0 < problem.group * len(branches) <= FEW_SETS and all(
-        isinstance(branch, Lattice)
+    lattices_of_one_class = [
+        branch
+        for branch in branches
+        if isinstance(branch, Lattice)
         and (branch.phases is not None or branch.dilation == 1)
         and len(set(branch.heads)) == len(branch.heads)
-        for branch in branches
-    )
+    ]
+    if not branches or len(lattices_of_one_class) < len(branches):
+        return False
+    if problem.group * len(branches) <= FEW_SETS:
+        return True
+    different = len(set(_same_keys(problem, lattices_of_one_class)))
+    return can_flow(different, tuple(branch.dilation for branch in lattices_of_one_class))
 
 
 def meetings(problem: Problem, lattices: Sequence[int], a: Array, b: Array) -> Meetings:
     """What ranks a[i], with queries, and b[i], with keys, have under these branches."""
     q, k, known = _sets(problem, lattices, a, b)
-    kv_heads, sets = problem.kv_heads, len(q.step)
-    at_once = max(1, MAX_CHOICES // (kv_heads << sets))
-    parts = [
-        _flat(least(_places(q[some]), _places(k[some]), problem.weights, problem.queries_stay))
-        for some in (slice(first, first + at_once) for first in range(0, max(1, len(a)), at_once))
-    ]
+    few = len(q.step) <= FEW_SETS
+    found = _of_few(problem, q, k) if few else _of_many(problem, q, k, lattices)
+    if found is None:
+        known[:] = False
+        found = Least.of_nothing(len(a) * problem.kv_heads, len(q.step))
     queries, keys, weight, q_rows, k_rows, pairs, at_query = (
-        np.concatenate(column).reshape(len(a), kv_heads, *column[0].shape[1:]) for column in zip(*parts, strict=True)
+        column.reshape(len(a), problem.kv_heads, *column.shape[1:]) for column in _flat(found)
     )
     homes = np.zeros((2, len(a), len(problem.plan.branches)))
     for place, number in enumerate(lattices):
@@ -115,7 +131,33 @@ def meetings(problem: Problem, lattices: Sequence[int], a: Array, b: Array) -> M
         homes[1, :, number] = pairs[..., of].sum((1, 2)) - homes[0, :, number]
     weights, q_total, k_total = (rows.sum(1) for rows in (weight, q_rows, k_rows))
     told = Told(np.arange(len(a)), weights, weights, k_total, q_total, *homes)
-    return Meetings(known, told, problem.group, q, k, queries, keys)
+    return Meetings(known, told, problem.group, q, k, queries, keys, few)
+
+
+def _of_few(problem: Problem, q: Sets, k: Sets) -> Least:
+    at_once = max(1, MAX_CHOICES // (problem.kv_heads << len(q.step)))
+    parts = [
+        _flat(least(_places(q[some]), _places(k[some]), problem.weights, problem.queries_stay))
+        for some in (slice(first, first + at_once) for first in range(0, max(1, len(q.first)), at_once))
+    ]
+    return Least(*(np.concatenate(column) for column in zip(*parts, strict=True)))
+
+
+def _of_many(problem: Problem, q: Sets, k: Sets, lattices: Sequence[int]) -> Least | None:
+    same = _same_keys(problem, [problem.plan.branches[i] for i in lattices])
+    return least_by_flow(_places(q), _places(k), problem.weights, problem.queries_stay, len(lattices), same)
+
+
+def _same_keys(problem: Problem, branches: Sequence[Branch]) -> list[int]:
+    """A number for each set of a head of k: heads of q that see keys of one residue, whichever head of k, have one."""
+    numbers: dict[Hashable, int] = {}
+    heads = np.arange(problem.plan.heads).reshape(problem.kv_heads, problem.group).T.tolist()
+    found: list[int] = []
+    for place, branch in enumerate(branches):
+        assert isinstance(branch, Lattice)
+        phases = dict(zip(branch.heads, branch.phases or [0] * len(branch.heads), strict=True))
+        found += [numbers.setdefault((place, *(phases.get(h) for h in some)), len(numbers)) for some in heads]
+    return found
 
 
 def _flat(found: Least) -> tuple[Array, ...]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from attnc.schedule.alike import Alike
 from attnc.schedule.covers import Cover
 from attnc.schedule.families import Kinds, kinds_of
+from attnc.schedule.residues import Held
 from attnc.schedule.tiled import Tiled
 from attnlang.exchanges import Exchanges
 from attnlang.plan import Plan, Tiles
@@ -31,6 +32,7 @@ class Problem:
     known         what was found of tiled branches, for all solutions of one problem
     stand_ins     what was found of them among ranks that stand for others
     covers        least covers of pairs of ranks under lattices, by branches and by what tells these pairs apart
+    classes       what is moved of classes of residues that are alike, by branch
     grids         what they are as grids with a narrow last axis (`attnc.schedule.grids`)
     """
 
@@ -45,6 +47,9 @@ class Problem:
     known: dict[tuple[int, ...], Tiled] = field(default_factory=dict[tuple[int, ...], Tiled], compare=False, repr=False)
     stand_ins: dict[tuple[int, ...], Any] = field(default_factory=dict[tuple[int, ...], Any], compare=False, repr=False)
     covers: dict[Any, Cover] = field(default_factory=dict[Any, Cover], compare=False, repr=False)
+    classes: dict[int, dict[Hashable, Held]] = field(
+        default_factory=dict[int, dict[Hashable, Held]], compare=False, repr=False
+    )
     _alike: dict[tuple[int, ...], Alike] = field(
         default_factory=dict[tuple[int, ...], Alike], compare=False, repr=False
     )
@@ -118,7 +123,6 @@ class Solution:
     keys_out: Array = field(default_factory=lambda: np.zeros(0, np.int64))
     queries_in: Array = field(default_factory=lambda: np.zeros(0, np.int64))
     queries_out: Array = field(default_factory=lambda: np.zeros(0, np.int64))
-    peers: Array = field(default_factory=lambda: np.zeros(0, np.int64))
     kinds: list[set[str]] = field(default_factory=list[set[str]])
     later: Callable[[], Iterable[Transfer]] | None = None
 

@@ -46,7 +46,7 @@ def solve(problem: Problem, gathered: Sequence[int] = ()) -> Solution:
     solution = Solution(problem, tuple(gathered), which=np.full((ranks, ranks), -1, np.int32))
     for name in ("local", "at_query", "at_key", "owned"):
         setattr(solution, name, np.zeros(ranks))
-    for name in ("keys_in", "keys_out", "queries_in", "queries_out", "peers"):
+    for name in ("keys_in", "keys_out", "queries_in", "queries_out"):
         setattr(solution, name, np.zeros(ranks, np.int64))
     solution.kinds = [set() for _ in problem.plan.branches]
     _Solver(problem, solution).run()
@@ -143,12 +143,17 @@ class _Solver:
         found = meetings(self.problem, self.lattices, *np.array(list(first.values()), np.int64).reshape(-1, 2).T)
         apart = [(number, key) for number, key in enumerate(first) if not found.known[number]]
         pictures = {number: self._picture(key, *first[key]) for number, key in apart}
+        keys = list(first)
+
+        def drawn(number: int) -> Picture:
+            return self._picture(keys[number], *first[keys[number]])
+
         told = found.told.replaced(pictures)
         some = np.flatnonzero(told.weight)
         told.number[:] = -1  # what may have pairs as far as two ranks see need have none
         told.number[some] = np.arange(len(some))
         self._weigh(count_distances(s, distances, told))
-        s.later = Later(found, pictures, some)
+        s.later = Later(found, pictures, some, drawn)
 
     def _pairs_at(self, distance: int) -> None:
         for key, queries in self.alike.groups(self._queries_at(distance), distance):
@@ -252,8 +257,6 @@ class _Solver:
         s.keys_out[b] += moved.key_rows
         s.queries_out[a] += moved.query_rows
         s.queries_in[b] += moved.query_rows
-        s.peers[a] += 1
-        s.peers[b] += 1
         for number, (here, there) in enumerate(zip(picture.at_query, picture.at_key, strict=True)):
             if here or there:
                 near = "near" if abs(distance) == 1 and self.placement.kind == "contiguous" else "far"
@@ -306,7 +309,8 @@ class _Solver:
         return [pairs for q in chunks[a] for k in chunks[b] for pairs in branch_pairs(branch, q, k)]
 
     def _of_classes(self, number: int, residues: Residues, a: int, b: int) -> Picture:
-        cover, total, here = residues.cover(self.problem.group, self.problem.weights, self.problem.queries_stay)
+        known = self.problem.classes.setdefault(number, {})
+        cover, total, here = residues.cover(self.problem.group, self.problem.weights, self.problem.queries_stay, known)
         there = [0.0] * len(self.problem.plan.branches)
         at = there.copy()
         at[number], there[number] = float(here), float(total - here)

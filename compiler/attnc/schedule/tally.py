@@ -125,7 +125,6 @@ def _columns(s: Solution, told: Told) -> list[tuple[NDArray[Any], NDArray[Any] |
         (told.at_key.sum(1), None, s.at_key),
         (told.key_rows, s.keys_in, s.keys_out),
         (told.query_rows, s.queries_out, s.queries_in),
-        ((told.number >= 0).astype(np.int64), s.peers, s.peers),
     ]
 
 

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from attnc.analysis.boxes import Counter, NoTermError, TooManyError
 from attnc.analysis.terms import looks_up_distances
 from attnc.schedule.classes import Chosen, Job, every_key, least_covers
+from attnc.schedule.counts import tiled_pairs
 from attnc.schedule.drawn import check_count, drawn_regions, draws_of
 from attnc.schedule.folds import Folder
 from attnc.schedule.joint import Joined, Order, Placed, joined, put_back
@@ -162,8 +163,9 @@ class Tiled:
         folder = Folder(branch.relation, n, head, self.plan.heads, tables, ())
         total = np.zeros(self.placement.ranks, np.int64)
         known: dict[Hashable, int] = {}
+        what = branch.relation, n, head, self.plan.heads
         try:
-            if looks_up_distances(counter.term(branch.relation, n, head, self.plan.heads)[0]):
+            if looks_up_distances(counter.term(*what)[0]):
                 return None
             for rank, chunks in enumerate(self.placement.chunks):
                 for q in chunks:
@@ -172,10 +174,9 @@ class Tiled:
                             return None
                         name = counter.meeting(branch.relation, n, head, self.plan.heads, q, k), q.count, k.count
                         if name not in known:
-                            folded = folder.pairs(q, k)
-                            if folded is None:
-                                folded = counter.rectangle(branch.relation, n, head, self.plan.heads, q, k)
-                            known[name] = folded
+                            known[name] = tiled_pairs(
+                                counter, folder, (branch.relation, n, head, self.plan.heads), q, k
+                            )
                         total[rank] += known[name]
         except (NoTermError, TooManyError):
             return None

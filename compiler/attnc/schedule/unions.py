@@ -90,10 +90,11 @@ class _Progressions:
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Least:
-    """Least covers, one for each place: which sets of queries and of keys they hold, as bits; all arrays are (places,).
+    """Least covers, one for each place: which sets of queries and of keys they hold, as bits; arrays are (places,).
 
-    weight         what each weighs; no cover weighs less
-    q_rows, k_rows how many rows each holds
+    weight           what each weighs; no cover weighs less
+    q_rows, k_rows   how many rows each holds
+    pairs, at_query  (places, sets): of each rectangle, and those of them that have a key that is held
     """
 
     queries: Array
@@ -103,6 +104,12 @@ class Least:
     k_rows: Array
     pairs: Array
     at_query: Array
+
+    @staticmethod
+    def of_nothing(places: int, sets: int) -> Least:
+        """Of places that have no pairs."""
+        none, of_sets = np.zeros(places, np.int64), np.zeros((places, sets), np.int64)
+        return Least(none, none, none, none, none, of_sets, of_sets)
 
 
 def least(q: Sets, k: Sets, weights: tuple[int, int], queries_stay: bool) -> Least:
