@@ -349,3 +349,23 @@ def _register(
 
 _register("forward", _forward, _fake_forward, traced_forward, forward_flops)
 _register("backward", _backward, _fake_backward, traced_backward, backward_flops)
+
+
+# the operator called as it is, as in an exported program --------------------------------------------------------------
+
+
+def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    q, k, v, tables, lengths, backend, program, scale = inputs
+    ctx.save_for_backward(q, k, v, *output, lengths, *tables)
+    ctx.rest = backend, program, scale
+    ctx.mark_non_differentiable(output[1])
+
+
+def _gradients(ctx: Any, dout: Tensor, _: Tensor | None) -> tuple[Any, ...]:
+    q, k, v, out, lse, lengths, *tables = ctx.saved_tensors
+    with torch.no_grad():
+        found = backward_op(dout, q, k, v, out, lse, tables, lengths, *ctx.rest)
+    return (*differentiable_once(found, q, k, v, dout), [None] * len(tables), None, None, None, None)
+
+
+torch.library.register_autograd("attnlang::forward", _gradients, setup_context=_save, lib=_library)

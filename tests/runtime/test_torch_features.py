@@ -130,8 +130,19 @@ def test_exported_saved_and_loaded(backend: str) -> None:
     for length in (24, 57):
         given = tensors(length, grad=False)
         torch.testing.assert_close(loaded(*given), module(*given), **ROUNDING)
+        same(with_grads(loaded, tensors(length)), with_grads(module, tensors(length)))
     name = "attnlang.forward.default" if backend == "auto" else "attnlang.multiplicity.default"
     assert name in str(exported.graph)
+
+
+def test_an_exported_program_has_gradients_with_tables_and_refuses_second_ones() -> None:
+    module, given = attnc.compile("packed", heads=4), {"doc": torch.arange(40) // 9}
+    exported = torch.export.export(module, tuple(tensors(40, grad=False)), given).module()
+    same(with_grads(exported, tensors(40), **given), with_grads(module, tensors(40), **given))
+    q, k, v = tensors(40)
+    (grad,) = torch.autograd.grad(exported(q, k, v, **given).square().sum(), q, create_graph=True)
+    with pytest.raises(RuntimeError, match="differentiable once"):
+        grad.sum().backward()
 
 
 def test_checkpointing_recomputes_and_selective_checkpointing_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
