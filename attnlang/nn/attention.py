@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from math import isfinite
 from typing import Any, Literal, TypeAlias, cast
 
 import torch
@@ -101,7 +102,7 @@ class PatternAttention(nn.Module):
         Raises ValueError for shapes, dtypes or devices that do not fit, and where the backend cannot run them.
         """
         plain = not torch.compiler.is_compiling() and lengths is None and not tables
-        if plain and (scale is None or isinstance(scale, float)):
+        if plain and (scale is None or (isinstance(scale, float) and isfinite(scale))):
             last = self._last
             if last is not None and last.is_like(q, k, v, self.heads, self.backend):
                 return self._on(last.route, q, k, v, scale, return_lse)
@@ -116,7 +117,8 @@ class PatternAttention(nn.Module):
         contents = check_tables(self.pattern, tables, q.size(0)) if tables or self.pattern.tables else []
         if self.backend == REFERENCE:
             factor = q.size(-1) ** -0.5 if scale is None else scale
-            out, lse = reference.attention(q, k, v, self._formula, factor, tables=contents, lengths=lengths)
+            formula = self._formula or multiplicity.text(self.pattern)  # (another backend may have been set before)
+            out, lse = reference.attention(q, k, v, formula, factor, tables=contents, lengths=lengths)
             return (out, lse) if return_lse else out
         if plain:
             self._last = last = seen(q, k, v, self._program, self.heads, self.backend)
