@@ -160,8 +160,14 @@ class PatternAttention(nn.Module):
         missing = [name for name in ("pattern", "plan", "heads", "backend") if name not in config]
         if missing:
             raise ValueError(f"this is no attn_config: it lacks {', '.join(missing)}")
-        plan = None if config["plan"] is None else Plan.from_json(config["plan"])
-        return PatternAttention(from_recipe(config["pattern"]), plan, config["heads"], config["backend"])
+        try:
+            plan = None if config["plan"] is None else Plan.from_json(config["plan"])
+            pattern = from_recipe(config["pattern"])
+        except (TypeError, KeyError, AttributeError) as error:
+            raise ValueError(
+                f"this is no attn_config: its plan or pattern is not as one writes it ({error!r})"
+            ) from None
+        return PatternAttention(pattern, plan, config["heads"], config["backend"])
 
     def extra_repr(self) -> str:
         return f"{self.pattern.call}, heads={self.heads}, backend={self.backend!r}"

@@ -189,3 +189,12 @@ def test_documentation_comes_from_the_lines_above() -> None:
     pattern = attnlang.loads("# not this\n\n## First line.\n## Second.\npattern p = self  # nor this")
     assert pattern.doc == "First line.\nSecond."
     assert str(pattern) == "p\n    = self"
+
+
+@pytest.mark.parametrize(
+    "name", ["x" * 300, "x" * 300 + ".attn", "pattern p = window(3)", "## A text.\npattern p = window(N // 4)\n"]
+)
+def test_names_that_no_pattern_can_have(name: str) -> None:
+    with pytest.raises(AttnError) as caught:
+        attnlang.load(name)
+    assert ("`attnlang.loads(text)` reads a text" in str(caught.value)) == ("=" in name)

@@ -173,6 +173,11 @@ def test_a_reference_module_survives_its_config() -> None:
 def test_what_is_no_config_is_refused() -> None:
     with pytest.raises(ValueError, match="this is no attn_config: it lacks pattern, plan, heads, backend"):
         PatternAttention.from_config({})
+    config = attnc.compile("causal", heads=2).attn_config()
+    for name in ("pattern", "plan"):
+        for value in (3, "x", {}, []):
+            with pytest.raises(ValueError, match="this is no attn_config"):
+                PatternAttention.from_config({**config, name: value})
 
 
 def test_an_emitted_class_is_a_pattern(tmp_path: Path) -> None:
