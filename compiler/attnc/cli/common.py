@@ -61,7 +61,10 @@ def size_options(n: int, least: int = 0, most: int | None = None) -> Callable[[F
 
 
 class OutputFile(click.Path):
-    """A file to write, as a Path: refused before any work is done where its folder does not exist."""
+    """A file to write, as a Path: refused before any work is done where its folder does not exist.
+
+    No command that takes one writes patterns: a name that ends in .attn is that of a pattern file, given by mistake.
+    """
 
     def __init__(self) -> None:
         super().__init__(dir_okay=False, writable=True, path_type=Path)
@@ -70,6 +73,8 @@ class OutputFile(click.Path):
         path: Path = super().convert(value, param, ctx)  # pyright: ignore[reportAssignmentType] - by path_type
         if not path.parent.is_dir():
             self.fail(f"cannot write {path}: make the folder {path.parent} first", param, ctx)
+        if path.suffix == ".attn":
+            self.fail(f"will not write over {path}: names in .attn are those of pattern files", param, ctx)
         return path
 
 
