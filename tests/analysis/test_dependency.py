@@ -130,7 +130,7 @@ STRUCTURED = {
     "one band": ["window(5)", "offset(-3..2)", "offset(0..4)", "all", "causal"],
     "distances": ["window(3) | offset(-20..-20)", "offset(..0 step 3)",
                   "self | any(offset(-2**t..-2**t) for t in range(9))",
-                  "offset(-9..-4)", "offset(..-7)", "offset(-12..0 step 4) | offset(-6..-6)", "offset(-9..-9)"],
+                  "offset(-9..-4)", "offset(..-7)", "offset(-12..0 step 4) | offset(-6..-6)", "offset(-9..-9)", "none"],
     "hub": ["window(3) | key(pos < 2) | query(pos < 2)", "key(pos == n - 1) | query(pos == n - 1)"],
     "segments": ["segment(12) { causal }",
                  "causal & mix(segment(w) { dilate(r, shift=h) } for w, r in [[6, 1], [18, 3]])",

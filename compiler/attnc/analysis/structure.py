@@ -190,7 +190,7 @@ def _distances(pieces: list[LatticePiece], n: int) -> Dependency | None:
     one_way = all(piece.band.hi is not None and piece.band.hi <= 0 for piece in pieces)
     if not one_way or any(p.runs is not None or (p.phase is not None and p.dilation > 1) for p in pieces):
         return None
-    searched = min(n, MAX_DISTANCES // len(pieces))
+    searched = min(n, MAX_DISTANCES // max(1, len(pieces)))
     needed = np.full(searched, MAX_LAYERS + 1)
     needed[0] = 0
     reached = needed == 0
