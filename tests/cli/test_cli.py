@@ -49,6 +49,7 @@ def test_explain() -> None:
         (["report", "mine"], 2, "did you mean `mine.attn`?"),
         (["report", "min.attn"], 2, "did you mean `mine.attn`?"),
         (["check", "mine"], 2, "did you mean `mine.attn`?"),
+        (["report", "packed", "--n", "4", "-t", "doc=range(N)"], 2, "is numbers, and cannot depend on `N`"),
         (["report", "packed", "--n", "4", "-t", "doc=[0,0,1]"], 1, "index 3, but axis 0 of `doc` has 3 entries"),
         (["report", "empty.attn"], 1, "a definition reads `pattern name = causal`"),
         (["report", "natten2d"], 1, "a sequence of 3136 positions (--n 3136)"),

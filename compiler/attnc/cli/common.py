@@ -14,9 +14,11 @@ from attnc.api import MOST_HEADS
 from attnlang import AttnError, Pattern, codes
 from attnlang.diagnostics import Diagnostic, render
 from attnlang.pattern.arguments import evaluated
+from attnlang.pattern.expr import free_names
 from attnlang.pattern.files import MAX_BYTES, decode, read, unreadable
 from attnlang.pattern.tables import check_names
 from attnlang.source import Source
+from attnlang.syntax import tree
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -165,13 +167,21 @@ def given_tables(pattern: Pattern, items: Iterable[str]) -> dict[str, Any]:
             raise click.BadParameter(f"-t {item}: write -t NAME=LIST, as in -t doc=[0,0,1,1], or -t NAME=FILE.npy")
         if name in found:
             raise click.BadParameter(f"-t {item}: {name} is given twice")
-        found[name] = _array(text) if text.endswith(".npy") else evaluated(name, text).value
+        found[name] = _array(text) if text.endswith(".npy") else _content(name, text)
     wanted = [name for name, _ in pattern.tables]
     check_names(pattern.tables, {**dict.fromkeys(wanted), **found}, f"pattern {pattern.name}")
     missing = [name for name in wanted if name not in found]
     if missing:
         raise ValueError(f"pattern {pattern.name} needs the content of {', '.join(missing)}: give -t {missing[0]}=LIST")
     return found
+
+
+def _content(name: str, text: str) -> Any:
+    value = evaluated(name, text).value
+    if isinstance(value, tree.Node):
+        names = " and ".join(f"`{each}`" for each in sorted(free_names(value)))
+        raise ValueError(f"-t {name}={text}: the content of a table is numbers, and cannot depend on {names}")
+    return value
 
 
 def _array(file: str) -> Any:
