@@ -230,12 +230,13 @@ def _add_steps(out: Bools, reached: Bools, piece: LatticePiece) -> None:
     r, n = piece.dilation, len(reached)
     near = -(piece.band.hi or 0) // r
     far = n if piece.band.lo is None else -piece.band.lo // r
-    for residue in range(min(r, n)):
-        mine = np.concatenate(([0], np.cumsum(reached[residue::r])))
-        places = np.arange(len(mine) - 1)
-        last = np.maximum(places - near + 1, 0)
-        first = np.clip(places - far, 0, last)
-        out[residue::r] |= mine[last] > mine[first]
+    columns = min(r, n)  # one a residue class; where r is larger, a class is one distance
+    rows = -(-n // columns)
+    sums = np.zeros((rows + 1, columns), np.int64)
+    sums[1:] = np.cumsum(np.pad(reached, (0, rows * columns - n)).reshape(rows, columns), axis=0)
+    last = np.maximum(np.arange(rows) - near + 1, 0)
+    first = np.clip(np.arange(rows) - far, 0, last)
+    out |= (sums[last] > sums[first]).reshape(-1)[:n]
 
 
 # segments -----------------------------------------------------------------------------------------------------------
