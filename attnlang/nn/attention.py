@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from math import isfinite
 from typing import Any, Literal, TypeAlias, cast
 
 import torch
@@ -101,7 +102,7 @@ class PatternAttention(nn.Module):
         Raises ValueError for shapes, dtypes or devices that do not fit, and where the backend cannot run them.
         """
         plain = not torch.compiler.is_compiling() and lengths is None and not tables
-        if plain and (scale is None or isinstance(scale, float)):
+        if plain and (scale is None or (isinstance(scale, float) and isfinite(scale))):
             last = self._last
             if last is not None and last.is_like(q, k, v, self.heads, self.backend):
                 return self._on(last.route, q, k, v, scale, return_lse)
@@ -116,7 +117,8 @@ class PatternAttention(nn.Module):
         contents = check_tables(self.pattern, tables, q.size(0)) if tables or self.pattern.tables else []
         if self.backend == REFERENCE:
             factor = q.size(-1) ** -0.5 if scale is None else scale
-            out, lse = reference.attention(q, k, v, self._formula, factor, tables=contents, lengths=lengths)
+            formula = self._formula or multiplicity.text(self.pattern)  # (another backend may have been set before)
+            out, lse = reference.attention(q, k, v, formula, factor, tables=contents, lengths=lengths)
             return (out, lse) if return_lse else out
         if plain:
             self._last = last = seen(q, k, v, self._program, self.heads, self.backend)
@@ -158,8 +160,14 @@ class PatternAttention(nn.Module):
         missing = [name for name in ("pattern", "plan", "heads", "backend") if name not in config]
         if missing:
             raise ValueError(f"this is no attn_config: it lacks {', '.join(missing)}")
-        plan = None if config["plan"] is None else Plan.from_json(config["plan"])
-        return PatternAttention(from_recipe(config["pattern"]), plan, config["heads"], config["backend"])
+        try:
+            plan = None if config["plan"] is None else Plan.from_json(config["plan"])
+            pattern = from_recipe(config["pattern"])
+        except (TypeError, KeyError, AttributeError) as error:
+            raise ValueError(
+                f"this is no attn_config: its plan or pattern is not as one writes it ({error!r})"
+            ) from None
+        return PatternAttention(pattern, plan, config["heads"], config["backend"])
 
     def extra_repr(self) -> str:
         return f"{self.pattern.call}, heads={self.heads}, backend={self.backend!r}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor
 from attnlang.pattern import Pattern
 from attnlang.pattern.tables import check_names
 
+LARGEST = sys.float_info.max
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 
@@ -70,16 +72,20 @@ def check_inputs(q: Tensor, k: Tensor, v: Tensor, heads: int) -> None:
 
 
 def check_scale(scale: float | None) -> None:
-    """Raise ValueError unless the scale is a number, or left out."""
-    if scale is not None and not isinstance(scale, int | float):  # pyright: ignore[reportUnnecessaryIsInstance] - as above
+    """Raise ValueError unless the scale is a finite number, or left out."""
+    if scale is None:
+        return
+    if not isinstance(scale, int | float):  # pyright: ignore[reportUnnecessaryIsInstance] - as above
         raise ValueError(f"scale must be a number, or None for head_dim ** -0.5, not {type(scale).__name__}")
+    if not abs(scale) <= LARGEST:
+        raise ValueError(f"scale must be finite, not {scale:g}" if isinstance(scale, float) else "scale is too large")
 
 
 def check_lengths(lengths: Tensor | None, q: Tensor, k: Tensor) -> None:
     """Raise ValueError unless lengths are integers (B,), given for queries and keys of one length."""
     if lengths is None:
         return
-    if not isinstance(lengths, Tensor) or _is_no_integer(lengths):  # pyright: ignore[reportUnnecessaryIsInstance] - as above
+    if not isinstance(lengths, Tensor) or _is_no_integer(lengths) or lengths.dtype == torch.bool:  # pyright: ignore[reportUnnecessaryIsInstance] - as above
         kind = _name(lengths.dtype) if isinstance(lengths, Tensor) else type(lengths).__name__  # pyright: ignore[reportUnnecessaryIsInstance] - as above
         raise ValueError(f"lengths must be a tensor of integers, one for each sequence of the batch, not {kind}")
     if tuple(lengths.shape) != (q.size(0),):
@@ -93,8 +99,21 @@ def check_lengths(lengths: Tensor | None, q: Tensor, k: Tensor) -> None:
         )
 
 
+NOT_HERE = {
+    "attn_mask": "which keys a query sees is the pattern's to say; where sequences are padded, give lengths=",
+    "is_causal": "which keys a query sees is the pattern's to say",
+    "dropout_p": "attention weights are never formed here, so none can be dropped",
+    "enable_gqa": "k and v may have fewer heads than q as it is",
+}
+"""What scaled_dot_product_attention takes besides, and why a module does not."""
+
+
 def check_tables(pattern: Pattern, tables: Mapping[str, Tensor], batch: int) -> list[Tensor]:
     """The tables in the pattern's order. Raises ValueError unless they are those that the pattern asks for."""
+    own = {name for name, _ in pattern.tables}
+    for name in tables:
+        if name in NOT_HERE and name not in own:
+            raise ValueError(f"leave {name} out: {NOT_HERE[name]}")
     check_names(pattern.tables, tables, f"pattern {pattern.name}")
     for name, axes in pattern.tables:
         table = tables[name]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,9 @@ class MultiheadPatternAttention(nn.Module):
     none of them can be dropped.
     """
 
-    in_proj_bias = None  # nn.TransformerEncoderLayer asks for it before it takes a path that knows no patterns
+    # nn.TransformerEncoderLayer and nn.TransformerEncoder ask for these before they take a path that knows no patterns
+    in_proj_bias = None
+    _qkv_same_embed_dim = False
 
     def __init__(
         self,
@@ -86,6 +89,8 @@ class MultiheadPatternAttention(nn.Module):
             raise ValueError(f"num_kv_heads {self.num_kv_heads} must divide num_heads {self.num_heads}")
         if self.rope_theta is not None and self.head_dim % 2:
             raise ValueError(f"a rotary embedding needs an even head_dim, not {self.head_dim}")
+        if self.rope_theta is not None and not 0 < self.rope_theta < inf:
+            raise ValueError(f"rope_theta must be a number above 0, as 10000.0, or None, not {self.rope_theta}")
         if dropout:
             raise ValueError(
                 f"dropout must be 0, not {dropout}: attention weights are never formed here, so none can be dropped; "
@@ -113,8 +118,8 @@ class MultiheadPatternAttention(nn.Module):
         query             (B, M, E), or (M, E) without a batch; (M, B, E) where not batch first
         key, value        (B, N, E), N >= M, and queries are the last M positions; query, and key, unless given
         key_padding_mask  (B, N) booleans, True = ignore, as in nn.MultiheadAttention (and unlike the masks of
-                          scaled_dot_product_attention); padding at the end only. That is checked, which waits for a
-                          GPU: `lengths` does not
+                          scaled_dot_product_attention), or numbers, -inf = ignore and 0 elsewhere; padding at the end
+                          only. That is checked, which waits for a GPU: `lengths` does not
         lengths           (B,) instead: how many tokens of each sequence count
         position_ids      (N,) or (B, N) for the rotary embedding; unless given, 0..N-1, and on several ranks
                           (`attnlang.parallel.distribute`) the tokens that this rank holds
@@ -167,7 +172,7 @@ class MultiheadPatternAttention(nn.Module):
             raise ValueError("key_padding_mask and lengths say the same: give one of them")
         if padding.dim() == 1:
             padding = padding.unsqueeze(0)
-        if padding.dtype != torch.bool or padding.shape != k.shape[:2]:
+        if not (padding.dtype == torch.bool or padding.is_floating_point()) or padding.shape != k.shape[:2]:
             raise ValueError(
                 f"key_padding_mask must be booleans of shape {tuple(k.shape[:2])}, True = ignore, not "
                 f"{str(padding.dtype).removeprefix('torch.')} of shape {tuple(padding.shape)}"
@@ -176,7 +181,11 @@ class MultiheadPatternAttention(nn.Module):
 
     def _rotated(self, q: Tensor, k: Tensor, position_ids: Tensor | None, theta: float) -> tuple[Tensor, Tensor]:
         n = k.size(2)
+        if q.size(2) > n:
+            raise ValueError(f"query has {q.size(2)} positions, more than the {n} of key: queries are the last of them")
         positions = self._positions(n, k.device) if position_ids is None else position_ids
+        if not isinstance(positions, Tensor):  # pyright: ignore[reportUnnecessaryIsInstance] - not everyone checks types
+            raise ValueError(f"position_ids must be a tensor, not {type(positions).__name__}")
         if positions.shape not in ((n,), (k.size(0), n)):
             raise ValueError(
                 f"position_ids must have shape ({n},) or ({k.size(0)}, {n}), but have {tuple(positions.shape)}"

@@ -31,7 +31,10 @@ def library_path(name: str) -> Path:
     """The file of a library pattern. Raises AttnError (A0005), with the nearest name, if there is none."""
     if name in library_names():
         return library_folder() / f"{name}.attn"
-    file = _file_like(Path(name))
+    try:
+        file = _file_like(Path(name))
+    except OSError:  # (no file can have such a name)
+        file = None
     close = get_close_matches(name, library_names(), 1, 0.5)
     meant = file or (close[0] if close else None)
     hint = f"did you mean `{meant}`?" if meant else "`attnc list` shows the library; files end in .attn"

@@ -152,6 +152,8 @@ def load(target: str | Path, **params: Argument) -> Pattern:
     errors, or if a parameter is missing, unknown or unsuitable.
     """
     text = str(target)
+    if "pattern" in text.split() and "=" in text:
+        raise unreadable("this is the text of a pattern, not the name of one", "`attnlang.loads(text)` reads a text")
     path, colon, name = text.rpartition(":") if ".attn:" in text else (text, "", "")
     if colon and not name:
         raise unreadable(f"`{text}` names no pattern", f"write {path}:NAME, or {path} alone")

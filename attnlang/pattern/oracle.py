@@ -1,7 +1,8 @@
 """The meaning of every relation, computed in the plainest way: the oracle that everything else is tested against.
 
 One function gives the matrix of a relation on a frame of n positions; forms that make inner frames ask for the inner
-matrix and put it where it belongs. Nothing here is fast, and nothing here is shared with the compiler.
+matrix and put it where it belongs. Of a run that a shift cuts short only the last positions are there, so the function
+is told from which one on. Nothing here is fast, and nothing here is shared with the compiler.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ def multiplicity(relation: algebra.Relation, n: int, heads: int, tables: Scope) 
             f"at most {MAX_CELLS:,} are made. Use a smaller n: patterns repeat."
         )
     result = np.zeros((heads, n, n), np.int32)
-    for head in range(heads):
+    for head in range(heads if n else 0):
         result[head] = on_head(relation, n, head, heads, tables)
     return result
 
@@ -47,18 +48,20 @@ def on_head(relation: algebra.Relation, n: int, head: int, heads: int, tables: S
     return _matrix(relation, n, {**tables, "N": n, "H": heads, "h": head})
 
 
-def _matrix(relation: algebra.Relation, n: int, scope: Scope) -> Matrix:
-    """m(q, k) for positions 0..n-1 of one frame."""
-    spend(10 + n * n // 100, relation.span)
+def _matrix(relation: algebra.Relation, n: int, scope: Scope, first: int = 0) -> Matrix:
+    """m(q, k) for the positions first..n-1 of a frame of n: an array with one row and column for each of these."""
+    rows = n - first
+    spend(10 + rows * rows // 100, relation.span)
     scope = {**scope, "n": n}
-    q, k = np.arange(n)[:, None], np.arange(n)[None, :]
+    there = np.arange(first, n)
+    q, k = there[:, None], there[None, :]
     match relation:
         case algebra.Everything():
-            return np.ones((n, n), np.int32)
+            return np.ones((rows, rows), np.int32)
         case algebra.Nothing():
-            return np.zeros((n, n), np.int32)
+            return np.zeros((rows, rows), np.int32)
         case algebra.Offset(lo, hi, step):
-            holds = np.ones((n, n), bool)
+            holds = np.ones((rows, rows), bool)
             if lo is not None:
                 holds &= k - q >= integer(lo, scope)
             if hi is not None:
@@ -67,71 +70,83 @@ def _matrix(relation: algebra.Relation, n: int, scope: Scope) -> Matrix:
                 holds &= (k - q) % _at_least_one(step, scope, "step") == 0
             return holds.astype(np.int32)
         case algebra.Same(value):
-            values = evaluate_at(value, scope, {"pos": np.arange(n)})
+            values = evaluate_at(value, scope, {"pos": there})
             return (values[:, None] == values[None, :]).astype(np.int32)
         case algebra.Key(condition):
-            holds = evaluate_at(condition, scope, {"pos": np.arange(n)})
-            return np.broadcast_to(holds[None, :], (n, n)).astype(np.int32)
+            holds = evaluate_at(condition, scope, {"pos": there})
+            return np.broadcast_to(holds[None, :], (rows, rows)).astype(np.int32)
         case algebra.Query(condition):
-            holds = evaluate_at(condition, scope, {"pos": np.arange(n)})
-            return np.broadcast_to(holds[:, None], (n, n)).astype(np.int32)
+            holds = evaluate_at(condition, scope, {"pos": there})
+            return np.broadcast_to(holds[:, None], (rows, rows)).astype(np.int32)
         case algebra.Pairs(condition):
-            queries, keys_ = (side.reshape(-1) for side in np.indices((n, n)))
-            return evaluate_at(condition, scope, {"q": queries, "k": keys_}).reshape(n, n).astype(np.int32)
+            queries, keys_ = (side.reshape(-1) + first for side in np.indices((rows, rows)))
+            return evaluate_at(condition, scope, {"q": queries, "k": keys_}).reshape(rows, rows).astype(np.int32)
         case algebra.Neighborhood():
-            return _neighborhood(relation, n, scope)
+            return _neighborhood(relation, n, scope, first)
         case algebra.Random():
-            return _random(relation, n, scope)
+            return _random(relation, n, scope, first)
         case algebra.Grid():
-            return _grid(relation, n, scope)
+            return _grid(relation, n, scope, first)
         case algebra.Segment():
-            return _segment(relation, n, scope)
+            return _segment(relation, n, scope, first)
         case algebra.Dilate():
-            return _dilate(relation, n, scope)
+            return _dilate(relation, n, scope, first)
         case algebra.Blocks(size, body):
             b = _at_least_one(size, scope, "block size")
-            inner = _matrix(body, -(-n // b), scope)
-            block = np.arange(n) // b
+            inner = _matrix(body, -(-n // b), scope, first // b)
+            block = there // b - first // b
             return inner[np.ix_(block, block)]
         case algebra.Heads(lo, hi, body):
             chosen = scope_integer(scope, "h") in head_range(lo, hi, scope, relation.span)
-            return _matrix(body if chosen else algebra.Nothing(), n, scope)
+            return _matrix(body if chosen else algebra.Nothing(), n, scope, first)
         case algebra.Union(left, right):
-            return np.maximum(_matrix(left, n, scope), _matrix(right, n, scope))
+            return np.maximum(_matrix(left, n, scope, first), _matrix(right, n, scope, first))
         case algebra.Both(left, right):
-            return _matrix(left, n, scope) * _matrix(right, n, scope)
+            return _matrix(left, n, scope, first) * _matrix(right, n, scope, first)
         case algebra.Without(left, right):
-            return _matrix(left, n, scope) * (_matrix(right, n, scope) == 0)
+            return _matrix(left, n, scope, first) * (_matrix(right, n, scope, first) == 0)
         case algebra.Not(body):
-            return (_matrix(body, n, scope) == 0).astype(np.int32)
+            return (_matrix(body, n, scope, first) == 0).astype(np.int32)
         case algebra.Plus(left, right):
-            return _matrix(left, n, scope) + _matrix(right, n, scope)
+            return _matrix(left, n, scope, first) + _matrix(right, n, scope, first)
         case algebra.Choice(condition, then, otherwise):
-            return _matrix(then if evaluate(condition, scope) else otherwise, n, scope)
+            return _matrix(then if evaluate(condition, scope) else otherwise, n, scope, first)
         case algebra.Fold():
-            return _fold(relation, n, scope)
+            return _fold(relation, n, scope, first)
         case _:
             assert_never(relation)
 
 
-def _random(relation: algebra.Random, n: int, scope: Scope) -> Matrix:
+def _random(relation: algebra.Random, n: int, scope: Scope, first: int) -> Matrix:
     """For every query the first keys of its own order of all, leaving out those that the body does not hold."""
-    result = np.zeros((n, n), np.int32)
+    size = n - first
+    result = np.zeros((size, size), np.int32)
     count, seed, head = integer(relation.count, scope), integer(relation.seed, scope), scope_integer(scope, "h")
     if count < 0:
         fail(codes.OUT_OF_RANGE, "number of keys must be at least 0", relation.count.span, f"is {count}")
-    spend(n * (n if relation.body else min(count, n)), relation.span)
-    allowed = None if relation.body is None else _matrix(relation.body, n, scope) > 0
-    for query in range(n):
+    spend(size * (n if relation.body else min(count, n)), relation.span)
+    allowed = None if relation.body is None else _whole(relation.body, n, scope) > 0
+    for query in range(first, n):
         if allowed is None:
-            result[query, keys(count, n, seed, head, query)] = 1
+            drawn = keys(count, n, seed, head, query)
         else:
             order = (key for key in keys(n, n, seed, head, query) if allowed[query, key])
-            result[query, list(islice(order, count))] = 1
+            drawn = list(islice(order, count))
+        result[query - first, [key - first for key in drawn if key >= first]] = 1
     return result
 
 
-def _neighborhood(relation: algebra.Neighborhood, n: int, scope: Scope) -> Matrix:
+def _whole(relation: algebra.Relation, n: int, scope: Scope) -> Matrix:
+    """The matrix of a whole frame, of whose positions some may not be there."""
+    if n * n > MAX_CELLS:
+        raise ValueError(
+            f"random keys are drawn from a run of {n:,} positions, though a shift cuts it short: its matrix has "
+            f"{n * n:,} entries; at most {MAX_CELLS:,} are made. Use a smaller segment."
+        )
+    return _matrix(relation, n, scope)
+
+
+def _neighborhood(relation: algebra.Neighborhood, n: int, scope: Scope, first: int) -> Matrix:
     """NATTEN's reference mask (csrc/include/natten/cuda/reference/mask.hpp), one axis.
 
     Queries of a stride group share the window of their leader: the middle one, or the last one where causal.
@@ -140,59 +155,63 @@ def _neighborhood(relation: algebra.Neighborhood, n: int, scope: Scope) -> Matri
         _at_least_one(e, scope, what) for e, what in ((relation.width, "width"), (relation.stride, "stride"))
     )
     causal = bool(evaluate(relation.causal, scope))
-    result = np.zeros((n, n), np.int32)
-    for query in range(n):
+    result = np.zeros((n - first, n - first), np.int32)
+    for query in range(first, n):
         group = query // stride * stride
         if causal:
             leader = min(group + stride - 1, n - 1)
-            result[query, max(leader - width + 1, 0) : query + 1] = 1
+            start, stop = max(leader - width + 1, 0), query + 1
         else:
             leader = min(group + stride // 2, n - 1)
             start = max(min(leader - width // 2, n - width), 0)
-            result[query, start : start + width] = 1
+            stop = min(start + width, n)
+        result[query - first, max(start - first, 0) : max(stop - first, 0)] = 1
     return result
 
 
-def _grid(relation: algebra.Grid, n: int, scope: Scope) -> Matrix:
+def _grid(relation: algebra.Grid, n: int, scope: Scope, first: int) -> Matrix:
     sizes = grid_sizes(relation.sizes, n, scope, relation.span)
-    result = np.ones((n, n), np.int32)
-    for body, size, place in zip(relation.bodies, sizes, np.unravel_index(np.arange(n), sizes), strict=True):
-        result *= _matrix(body, size, scope)[np.ix_(place, place)]
+    result = np.ones((n - first, n - first), np.int32)
+    for body, size, place in zip(relation.bodies, sizes, np.unravel_index(np.arange(first, n), sizes), strict=True):
+        least = int(place.min())
+        result *= _matrix(body, size, scope, least)[np.ix_(place - least, place - least)]
     return result
 
 
-def _segment(relation: algebra.Segment, n: int, scope: Scope) -> Matrix:
+def _segment(relation: algebra.Segment, n: int, scope: Scope, first: int) -> Matrix:
     width = _at_least_one(relation.width, scope, "segment width")
     shift = integer(relation.shift, scope) % width
-    result = np.zeros((n, n), np.int32)
-    inner: dict[int, Matrix] = {}
-    for run in range((n - 1 + shift) // width + 1 if n else 0):
+    result = np.zeros((n - first, n - first), np.int32)
+    inner: dict[tuple[int, int], Matrix] = {}
+    for run in range((first + shift) // width, (n - 1 + shift) // width + 1 if n else 0):
         start = run * width - shift  # where coordinate 0 of this run would stand
-        length = min(width, n - start)  # coordinates 0..length-1; the first run lacks those before position 0
-        if length not in inner:
-            inner[length] = _matrix(relation.body, length, scope)
-        present = slice(max(start, 0), start + length)
-        lacking = max(-start, 0)
-        result[present, present] = inner[length][lacking:, lacking:]
+        length = min(width, n - start)  # coordinates 0..length-1; the first run lacks those before the first position
+        lacking = max(first - start, 0)
+        if (length, lacking) not in inner:
+            inner[length, lacking] = _matrix(relation.body, length, scope, lacking)
+        present = slice(start + lacking - first, start + length - first)
+        result[present, present] = inner[length, lacking]
     return result
 
 
-def _dilate(relation: algebra.Dilate, n: int, scope: Scope) -> Matrix:
+def _dilate(relation: algebra.Dilate, n: int, scope: Scope, first: int) -> Matrix:
     rate = _at_least_one(relation.rate, scope, "dilation")
-    classes = range(min(rate, n)) if relation.shift is None else [integer(relation.shift, scope) % rate]
-    result = np.zeros((n, n), np.int32)
-    for residue in classes:
-        members = np.arange(residue, n, rate)
+    present = np.arange(first, n)
+    classes = np.unique(present % rate) if relation.shift is None else [integer(relation.shift, scope) % rate]
+    result = np.zeros((n - first, n - first), np.int32)
+    for residue in map(int, classes):
+        members = present[present % rate == residue] - first
         if len(members):
-            result[np.ix_(members, members)] = _matrix(relation.body, len(members), scope)
+            lacking = len(range(residue, first, rate))
+            result[np.ix_(members, members)] = _matrix(relation.body, lacking + len(members), scope, lacking)
     return result
 
 
-def _fold(relation: algebra.Fold, n: int, scope: Scope) -> Matrix:
+def _fold(relation: algebra.Fold, n: int, scope: Scope, first: int) -> Matrix:
     join: Callable[[Matrix, Matrix], Matrix] = np.add if relation.kind == "mix" else np.maximum
-    result = np.zeros((n, n), np.int32)
+    result = np.zeros((n - first, n - first), np.int32)
     for inner in bindings(relation.clauses, scope) or ():
-        result = join(result, _matrix(relation.body, n, inner))
+        result = join(result, _matrix(relation.body, n, inner, first))
     return result
 
 

@@ -78,6 +78,10 @@ def integers(name: str, value: ArrayLike, axes: int) -> NDArray[np.int64]:
     import numpy as np
 
     array = np.asarray(value)
+    if not array.size and array.dtype == float:  # what numpy makes of a list without numbers
+        array = array.astype(np.int64)
+    if array.dtype == np.uint64 and (array >= 2**63).any():
+        raise ValueError(f"table {name} must hold integers below 2^63, but one is {array.max()}")
     if array.dtype.kind not in "iub":
         raise ValueError(f"table {name} must hold integers, not {array.dtype}")
     if array.ndim != axes:

@@ -33,7 +33,7 @@ from attnlang.runtime.batches import NEVER, Piece, padded_rows, work
 from attnlang.runtime.flops import backward_flops, forward_flops
 from attnlang.runtime.layouts import full_length, layout, like, readable
 from attnlang.runtime.merge import accumulator_dtype
-from attnlang.runtime.once import differentiable_once
+from attnlang.runtime.once import differentiable_once, refuse_forward_mode
 from attnlang.runtime.program import Program
 from attnlang.runtime.routes import Plain, Route, chosen, route_for, takes_fewer
 from attnlang.runtime.tracing import rule, traced_backward, traced_forward
@@ -66,10 +66,12 @@ def attention(
     q (B, H, M, D), k and v (B, Hkv, N, D) with Hkv a divisor of H; the M <= N queries are the last positions. `tables`
     are in the program's order; `lengths` (B,) are integers, and M = N with it. scale is D ** -0.5 unless given.
 
-    Raises ValueError where no backend can run it, and for lengths outside of 0..N.
+    Raises ValueError where no backend can run it, for lengths outside of 0..N, and for forward-mode derivatives.
     """
     grad = torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad)
     if torch.compiler.is_compiling() or not unobserved(q, k, v):
+        if not torch.compiler.is_compiling():
+            refuse_forward_mode(q, k, v)
         if grad:
             if k is q:  # (torch.compile traces no autograd.Function that is given a tensor twice)
                 k = k.view_as(k)
@@ -347,3 +349,23 @@ def _register(
 
 _register("forward", _forward, _fake_forward, traced_forward, forward_flops)
 _register("backward", _backward, _fake_backward, traced_backward, backward_flops)
+
+
+# the operator called as it is, as in an exported program --------------------------------------------------------------
+
+
+def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    q, k, v, tables, lengths, backend, program, scale = inputs
+    ctx.save_for_backward(q, k, v, *output, lengths, *tables)
+    ctx.rest = backend, program, scale
+    ctx.mark_non_differentiable(output[1])
+
+
+def _gradients(ctx: Any, dout: Tensor, _: Tensor | None) -> tuple[Any, ...]:
+    q, k, v, out, lse, lengths, *tables = ctx.saved_tensors
+    with torch.no_grad():
+        found = backward_op(dout, q, k, v, out, lse, tables, lengths, *ctx.rest)
+    return (*differentiable_once(found, q, k, v, dout), [None] * len(tables), None, None, None, None)
+
+
+torch.library.register_autograd("attnlang::forward", _gradients, setup_context=_save, lib=_library)

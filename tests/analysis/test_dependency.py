@@ -10,6 +10,7 @@ import attnc
 import numpy as np
 import pytest
 from attnc.analysis import dependency as entry
+from attnc.analysis.boxes import Counter
 from attnc.analysis.dependency import Dependency, dependency
 from attnc.analysis.reach import MAX_LAYERS
 from hypothesis import given
@@ -130,7 +131,7 @@ STRUCTURED = {
     "one band": ["window(5)", "offset(-3..2)", "offset(0..4)", "all", "causal"],
     "distances": ["window(3) | offset(-20..-20)", "offset(..0 step 3)",
                   "self | any(offset(-2**t..-2**t) for t in range(9))",
-                  "offset(-9..-4)", "offset(..-7)", "offset(-12..0 step 4) | offset(-6..-6)", "offset(-9..-9)"],
+                  "offset(-9..-4)", "offset(..-7)", "offset(-12..0 step 4) | offset(-6..-6)", "offset(-9..-9)", "none"],
     "hub": ["window(3) | key(pos < 2) | query(pos < 2)", "key(pos == n - 1) | query(pos == n - 1)"],
     "segments": ["segment(12) { causal }",
                  "causal & mix(segment(w) { dilate(r, shift=h) } for w, r in [[6, 1], [18, 3]])",
@@ -252,3 +253,9 @@ def test_a_search_that_gives_up_claims_no_hops_for_what_it_left_open() -> None:
     found = attnc.dependency(attnlang.loads("pattern steps = window(2)"), n=300, heads=1)
     assert found.layers_to_connect is None
     assert found.hops_by_distance == ((1, 1, 1), (2, 3, 3), (4, 7, 7), (8, 15, 15), (16, 31, 31), (32, 63, 63))
+
+
+def test_thousands_of_heads_are_no_deeper_than_terms_may_nest() -> None:
+    pattern, counter = attnlang.load("sda"), Counter({})
+    terms, any_head = counter.any_head(pattern.relation, 100_000, 4096)
+    assert terms.shifted(any_head, 0, 0) is not None

@@ -155,3 +155,23 @@ def test_general_forms_are_exact_where_they_say_so(shape: str, heads: int) -> No
     assert found.at(n) * heads == count_pairs(pattern, n, heads, None, pieces_by_head(pattern, heads)).bag
     assert found.pairs_text
     assert found.to_dict()["latex"]
+
+
+@pytest.mark.parametrize(
+    ("text", "heads"),
+    [
+        ("all - (causal & neighborhood(4, causal=h == 0))", 2),  # what holds from 8 on holds at 2 by chance
+        ("none if 2 >= min(n, N) else window(3)", 1),
+        ("mix(offset(..-9) for x in range(n % 3))", 1),  # a remainder is a period, too
+        ("blocks(7) { query(n == 6) }", 1),  # 0 nearly everywhere, but not at the length that is asked for
+    ],
+)
+def test_a_fitted_form_holds_from_where_it_says(text: str, heads: int) -> None:
+    pattern = attnlang.loads(f"pattern p = {text}")
+    for asked in (1, 40):
+        found = attnc.report(pattern, n=asked, heads=heads, head_dim=8, dependency=False)
+        lengths = [asked] if "blocks" in text else range(1, 41)
+        for n in lengths:
+            m = pattern.multiplicity(n, heads)
+            for formula, true in ((found.formula, m.sum()), (found.distinct_formula, (m > 0).sum())):
+                assert formula is None or not formula.holds_at(n) or formula.at(n) == true, n

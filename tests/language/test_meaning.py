@@ -132,6 +132,45 @@ def test_the_oracle_refuses_what_cannot_be_held() -> None:
         pattern.multiplicity(4, 0)
 
 
+WIDE, CUT = 10**6, 10**6 - 8
+"""A segment that is cut short to its last 8 positions: their coordinates are CUT, CUT + 1, ..."""
+x, y = q + CUT, k + CUT
+IN_A_CUT_RUN: dict[str, Any] = {
+    "causal": k <= q,
+    "key(pos % 7 == 1) | query(pos == n - 1)": (y % 7 == 1) | (x == WIDE - 1),
+    "pairs(q + k == 2 * n - 6)": x + y == 2 * WIDE - 6,
+    "same(pos // 3)": x // 3 == y // 3,
+    "neighborhood(5)": abs(k - np.minimum(q, 5)) <= 2,
+    "neighborhood(3, stride=5, causal=True)": (k <= q) & (y > x // 5 * 5 + 4 - 3),
+    "dilate(3) { key(pos == n - 1) }": (x % 3 == y % 3) & (y >= WIDE - 3),
+    "dilate(10**5, shift=-1) { self }": (x == y) & (x == WIDE - 1),
+    "blocks(3) { key(pos >= n - 2) }": y // 3 >= (WIDE + 2) // 3 - 2,
+    "segment(10, shift=5) { key(pos == 0) }": ((x + 5) // 10 == (y + 5) // 10) & ((y + 5) % 10 == 0),
+    "grid(n // 10, 10) { self * causal }": (x // 10 == y // 10) & (y <= x),
+    "grid(10, n // 10) { self * key(pos == n - 1) }": y == WIDE - 1,
+    "mix(offset(-t..0) for t in range(n - 999_998))": (q == k) * 2 + (k - q == -1),
+    "~(all - self)": q == k,
+}
+
+
+@pytest.mark.parametrize("text", IN_A_CUT_RUN)
+def test_of_a_run_cut_short_only_what_is_there_is_made(text: str) -> None:
+    found = attnlang.loads(f"pattern p = segment({WIDE}, shift={CUT}) {{ {text} }}").multiplicity(8, 1)[0]
+    assert (found == np.broadcast_to(IN_A_CUT_RUN[text], (N, N))[:8, :8]).all()
+
+
+def test_random_keys_of_a_run_cut_short() -> None:
+    pattern = attnlang.loads(f"pattern p = segment({WIDE}, shift={CUT}) {{ random(3, seed=1) }}")
+    assert pattern.multiplicity(8, 1).sum() < 3  # they are drawn from the whole run
+    pattern = attnlang.loads(f"pattern p = segment({WIDE}, shift={CUT}) {{ random(3, seed=1) {{ causal }} }}")
+    with pytest.raises(ValueError, match="random keys are drawn from a run of 1,000,000 positions"):
+        pattern.multiplicity(8, 1)
+
+
+def test_no_position_is_no_trouble() -> None:
+    assert attnlang.loads("pattern p = grid(4, 5) { self * all }").multiplicity(0, 2).shape == (2, 0, 0)
+
+
 def test_several_patterns_in_a_text() -> None:
     text = "pattern a = self\npattern b = a | offset(-1..-1)"
     assert attnlang.loads(text, name="b").multiplicity(3, 1).sum() == 5
@@ -150,3 +189,12 @@ def test_documentation_comes_from_the_lines_above() -> None:
     pattern = attnlang.loads("# not this\n\n## First line.\n## Second.\npattern p = self  # nor this")
     assert pattern.doc == "First line.\nSecond."
     assert str(pattern) == "p\n    = self"
+
+
+@pytest.mark.parametrize(
+    "name", ["x" * 300, "x" * 300 + ".attn", "pattern p = window(3)", "## A text.\npattern p = window(N // 4)\n"]
+)
+def test_names_that_no_pattern_can_have(name: str) -> None:
+    with pytest.raises(AttnError) as caught:
+        attnlang.load(name)
+    assert ("`attnlang.loads(text)` reads a text" in str(caught.value)) == ("=" in name)

@@ -50,11 +50,16 @@ def test_a_table_is_handed_on_by_name() -> None:
         ({"doc": DOCUMENTS, "other": DOCUMENTS}, "has no table 'other': it takes doc"),
         ({"doc": DOCUMENTS[None]}, r"must have 1 axis, but has shape \(1, 12\)"),
         ({"doc": DOCUMENTS / 2}, "must hold integers, not float64"),
+        ({"doc": DOCUMENTS.astype(np.uint64) + 2**63}, r"must hold integers below 2\^63, but one is 9"),
     ],
 )
 def test_unsuitable_tables_are_refused(tables: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         attnlang.loads(PACKED).multiplicity(N, 1, **tables)
+
+
+def test_a_table_may_be_empty_where_there_are_no_positions() -> None:
+    assert attnlang.loads(PACKED).multiplicity(0, 1, doc=[]).shape == (1, 0, 0)
 
 
 def test_an_index_outside_of_the_table_is_reported_at_its_place() -> None:

@@ -100,6 +100,25 @@ def test_the_smallest_example_is_found_and_soon(text: str, where: str) -> None:
     assert where in found.label
 
 
+@pytest.mark.parametrize(
+    ("text", "label"),
+    [
+        ("p within heads(H // 2..) { all } = self", "q=0, k=0 (N=1, h=0, H=2)"),
+        ("p within offset(..-h) = self", "q=0, k=0 (N=1, h=1, H=2)"),
+        ("p within random(1, seed=3) = all", "(N=2, h=0, H=1)"),
+    ],
+)
+def test_a_bound_may_differ_by_head_where_the_pattern_does_not(text: str, label: str) -> None:
+    (found,) = findings(attnlang.loads(f"pattern {text}"))
+    assert found.code == "A0211"
+    assert label in found.label
+
+
+def test_a_bound_may_differ_by_layer_where_the_pattern_does_not() -> None:
+    with pytest.raises(attnlang.AttnError, match="give the layer"):
+        findings(attnlang.loads("pattern p within offset(..layer) = causal"))
+
+
 def test_what_was_too_hard_once_is_asked_again_with_more_effort() -> None:
     pattern = attnlang.loads("pattern causal_q = segment(29) { window(13) }")
     with effort(0):

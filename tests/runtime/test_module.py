@@ -227,7 +227,15 @@ def shaped(*shape: int) -> Tensor:
         ({"q": np.zeros((1, 4, 9, 8))}, r"q must be a tensor \(batch, heads, length, head_dim\), not ndarray"),
         ({"q": shaped(1, 9, 4, 8)}, r"q has 9 .*transpose\(1, 2\) them if they are \(batch, length, heads"),
         ({"scale": "0.1"}, r"scale must be a number, or None for head_dim \*\* -0.5, not str"),
+        ({"scale": float("nan")}, "scale must be finite, not nan"),
+        ({"scale": float("-inf")}, "scale must be finite, not -inf"),
+        ({"scale": 10**400}, "scale is too large"),
+        ({"lengths": torch.tensor([True])}, "lengths must be a tensor of integers, .*, not bool"),
         ({"doc": torch.tensor([3])}, "has no table 'doc': it takes none"),
+        ({"attn_mask": None}, "leave attn_mask out: .* give lengths="),
+        ({"is_causal": True}, "leave is_causal out: which keys a query sees is the pattern's to say"),
+        ({"dropout_p": 0.0}, "leave dropout_p out"),
+        ({"enable_gqa": True}, "leave enable_gqa out: k and v may have fewer heads"),
     ],
 )
 def test_unsuitable_tensors_are_refused(change: dict[str, Any], message: str) -> None:
@@ -251,6 +259,20 @@ def test_unsuitable_tables_are_refused(table: Any, message: str) -> None:
     with pytest.raises((ValueError, attnlang.AttnError)) as caught:
         attnc.compile("packed", heads=4, backend="reference")(x, x, x, **({} if table is None else {"doc": table}))
     assert message in str(caught.value) or caught.match(message)
+
+
+def test_a_scale_that_is_no_number_is_refused_after_a_batch_alike() -> None:
+    module, x = attnc.compile("causal", heads=4), torch.zeros(1, 4, 9, 8)
+    module(x, x, x, scale=0.5)
+    with pytest.raises(ValueError, match="scale must be finite, not nan"):
+        module(x, x, x, scale=float("nan"))
+
+
+def test_the_formula_may_be_asked_for_later() -> None:
+    module, x = attnc.compile("longnet", heads=2, segments=[4, 8], dilations=[1, 2]), torch.randn(1, 2, 20, 8)
+    found = module(x, x, x)
+    module.backend = "reference"
+    torch.testing.assert_close(module(x, x, x), found)
 
 
 def test_unsuitable_modules_are_refused() -> None:

@@ -93,6 +93,22 @@ def test_stands_in_a_transformer_encoder_layer() -> None:
         torch.testing.assert_close(mine(x(2, 9, E)), theirs(x(2, 9, E), src_mask=triangle(9)), **ROUNDING)
 
 
+@pytest.mark.filterwarnings("ignore:enable_nested_tensor is True")
+@pytest.mark.parametrize("mode", [True, False])
+def test_stands_in_a_transformer_encoder_with_padding(mode: bool) -> None:
+    torch.manual_seed(0)
+    layer = nn.TransformerEncoderLayer(E, 4, 32, dropout=0.0, batch_first=True, dtype=torch.float64)
+    layer.self_attn = causal()  # type: ignore[assignment]
+    mine = nn.TransformerEncoder(layer, 2).train(mode)
+    theirs = copy.deepcopy(mine)
+    for each in theirs.layers:
+        each.self_attn = torchs(each.self_attn)  # type: ignore[arg-type]
+    padding = torch.arange(9) >= torch.tensor([[9], [5]])  # which torch makes 0 and -inf of
+    found = mine(x(2, 9, E), src_key_padding_mask=padding)
+    expected = theirs(x(2, 9, E), mask=triangle(9), src_key_padding_mask=padding)
+    torch.testing.assert_close(found[~padding], expected[~padding], **ROUNDING)
+
+
 @pytest.mark.parametrize("own_positions", [False, True])
 def test_rope_is_transformers_llamas(own_positions: bool) -> None:
     from transformers import LlamaConfig
@@ -157,6 +173,11 @@ def test_a_reference_module_survives_its_config() -> None:
 def test_what_is_no_config_is_refused() -> None:
     with pytest.raises(ValueError, match="this is no attn_config: it lacks pattern, plan, heads, backend"):
         PatternAttention.from_config({})
+    config = attnc.compile("causal", heads=2).attn_config()
+    for name in ("pattern", "plan"):
+        for value in (3, "x", {}, []):
+            with pytest.raises(ValueError, match="this is no attn_config"):
+                PatternAttention.from_config({**config, name: value})
 
 
 def test_an_emitted_class_is_a_pattern(tmp_path: Path) -> None:
@@ -200,6 +221,8 @@ def test_attnc_registers_itself() -> None:
         ({"num_heads": 0}, "num_heads must be at least 1"),
         ({"num_kv_heads": 3}, "num_kv_heads 3 must divide num_heads 4"),
         ({"head_dim": 3, "rope_theta": 1e4}, "needs an even head_dim, not 3"),
+        ({"rope_theta": 0.0}, "rope_theta must be a number above 0, as 10000.0, or None, not 0.0"),
+        ({"rope_theta": float("nan")}, "rope_theta must be a number above 0"),
         ({"dropout": 0.1}, "dropout must be 0, not 0.1"),
         ({"num_heads": 8}, "was compiled for 4 heads, but num_heads is 8"),
         ({"w": 3}, "compiled already: w cannot be set"),
@@ -220,7 +243,8 @@ def test_unsuitable_constructions_are_refused(build: dict[str, Any], message: st
         ({"need_weights": True}, "attention weights are never formed"),
         ({"attn_mask": triangle(9)}, "the pattern's to say; pass neither"),
         ({"is_causal": True}, "the pattern's to say; pass neither"),
-        ({"key_padding_mask": torch.zeros(2, 9)}, r"booleans of shape \(2, 9\), True = ignore, not float32"),
+        ({"key_padding_mask": torch.zeros(2, 9).int()}, r"booleans of shape \(2, 9\), True = ignore, not int32"),
+        ({"key_padding_mask": torch.ones(2, 9)}, "-inf where to ignore, and 0 elsewhere; here are others"),
         ({"key_padding_mask": triangle(9)[:2], "lengths": torch.tensor([9, 9])}, "say the same: give one"),
         ({"position_ids": torch.arange(9)}, "no use without rope_theta"),
     ],
@@ -230,3 +254,7 @@ def test_unsuitable_calls_are_refused(call: dict[str, Any], message: str) -> Non
         causal()(**({"query": x(2, 9, E)} | call))
     with pytest.raises(ValueError, match=r"position_ids must have shape \(9,\) or \(2, 9\)"):
         causal(rope_theta=1e4)(x(2, 9, E), position_ids=torch.arange(8))
+    with pytest.raises(ValueError, match="position_ids must be a tensor, not list"):
+        causal(rope_theta=1e4)(x(2, 9, E), position_ids=[0] * 9)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="query has 9 positions, more than the 5 of key"):
+        causal(rope_theta=1e4)(x(2, 9, E), x(2, 5, E))

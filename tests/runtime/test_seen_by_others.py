@@ -61,8 +61,8 @@ def test_transforms_and_kinds_of_tensors(name: str) -> None:
     module, (q, k, v) = met(name), tensors(grad=False)
     with pytest.raises(ValueError, match="cannot be mapped by vmap"):
         torch.vmap(lambda x: module(x, k, v))(torch.stack([q, q]))
-    with pytest.raises(RuntimeError), forward_ad.dual_level():
-        forward_ad.unpack_dual(module(forward_ad.make_dual(q, q), k, v))
+    with pytest.raises(ValueError, match="no forward-mode derivatives"), forward_ad.dual_level():
+        module(forward_ad.make_dual(q, q), k, v)
     mine, true = (torch.func.grad(lambda x, of=of: of(x, k, v).sum())(q) for of in (module, compiled(name)))
     assert torch.equal(mine, true)
     assert type(module(q.as_subclass(_Kind), k, v)) is _Kind

@@ -11,6 +11,7 @@ import attnc
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -129,8 +130,19 @@ def test_exported_saved_and_loaded(backend: str) -> None:
     for length in (24, 57):
         given = tensors(length, grad=False)
         torch.testing.assert_close(loaded(*given), module(*given), **ROUNDING)
+        same(with_grads(loaded, tensors(length)), with_grads(module, tensors(length)))
     name = "attnlang.forward.default" if backend == "auto" else "attnlang.multiplicity.default"
     assert name in str(exported.graph)
+
+
+def test_an_exported_program_has_gradients_with_tables_and_refuses_second_ones() -> None:
+    module, given = attnc.compile("packed", heads=4), {"doc": torch.arange(40) // 9}
+    exported = torch.export.export(module, tuple(tensors(40, grad=False)), given).module()
+    same(with_grads(exported, tensors(40), **given), with_grads(module, tensors(40), **given))
+    q, k, v = tensors(40)
+    (grad,) = torch.autograd.grad(exported(q, k, v, **given).square().sum(), q, create_graph=True)
+    with pytest.raises(RuntimeError, match="differentiable once"):
+        grad.sum().backward()
 
 
 def test_checkpointing_recomputes_and_selective_checkpointing_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -225,6 +237,22 @@ def test_vmap_is_refused_and_func_grad_works() -> None:
     grad = torch.func.grad(lambda x: module(x, k, v).sum())(q)
     leaf = q.clone().requires_grad_()
     torch.testing.assert_close(grad, torch.autograd.grad(module(leaf, k, v).sum(), leaf)[0], **ROUNDING)
+
+
+def test_forward_mode_derivatives_are_refused_except_by_the_formula() -> None:
+    q, k, v = tensors(9, grad=False)
+    learned = q.clone().requires_grad_()
+    for query in (q, learned):  # an operator without a rule of its own would answer that they are 0
+        with pytest.raises(ValueError, match=r"no forward-mode derivatives .* 'reference'"):
+            torch.func.jvp(lambda x, query=query: longnet()(query, k, x), (v,), (v,))
+        with pytest.raises(ValueError, match="no forward-mode derivatives"), forward_ad.dual_level():
+            longnet()(query, forward_ad.make_dual(k, k), v)
+    with pytest.raises(NotImplementedError, match="jvp"):
+        torch.func.hessian(lambda x: longnet()(x, k, v).sum())(q)
+    with forward_ad.dual_level():
+        torch.testing.assert_close(longnet()(q, k, v), longnet("reference")(q, k, v), **ROUNDING)
+    out, along_v = torch.func.jvp(lambda x: longnet("reference")(q, k, x), (v,), (v,))
+    torch.testing.assert_close(along_v, out, **ROUNDING)  # it is linear in v
 
 
 def test_second_derivatives_are_refused_except_by_the_formula() -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from functools import reduce
 from math import lcm
 from typing import TypeAlias
 
@@ -111,11 +112,11 @@ class Counter:
 
     def any_head(self, relation: algebra.Relation, n: int, heads: int) -> tuple[Terms, Term]:
         """The term of the pairs that any head holds."""
-        result = self.terms.constant(0)
-        for head in range(heads):
-            term = term_of(self.terms, relation, n, {**self._tables, "N": n, "H": heads, "h": head})
-            result = self.terms.larger(result, term)
-        return self.terms, result
+        scopes = ({**self._tables, "N": n, "H": heads, "h": head} for head in range(heads))
+        found = list(dict.fromkeys(term_of(self.terms, relation, n, scope) for scope in scopes))
+        while len(found) > 1:  # two by two, for thousands of heads are deeper than terms may nest
+            found = [reduce(self.terms.larger, found[at : at + 2]) for at in range(0, len(found), 2)]
+        return self.terms, self.terms.larger(self.terms.constant(0), found[0])
 
     def over(self, term: Term, box: Box) -> int:
         """In how many points of a box a term is above 0."""

@@ -26,6 +26,7 @@ from attnc.analysis.terms import Steps, Terms, steps_of
 from attnc.lower.pieces import ColumnsPiece, Piece
 from attnlang.diagnostics import AttnError
 from attnlang.pattern import Pattern, algebra
+from attnlang.pattern.expr import free_names
 from attnlang.pattern.walk import free_names_of, nodes
 from attnlang.syntax import tree
 
@@ -34,6 +35,8 @@ N = sympy.Symbol("N", integer=True, positive=True)
 Kind: TypeAlias = Literal["multiples", "squares", "powers"]
 MAX_MULTIPLE = 2**34
 """No formula is given where its periods have a larger common multiple."""
+NEIGHBOURS = 32
+"""How many lengths, one after the other, a fitted form is tried at from where it seems to begin."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,7 +199,9 @@ def _fitted(pattern: Pattern, heads: int, count: Callable[[int], int], near: int
     far = reach > max(near, 4 * scale)
     if (far or "log2" in calls) and (found := _around(count, scale, near)) is not None:
         return found
-    return None if "log2" in calls else _polynomial(count, scale, reach, whole=far)
+    found = None if "log2" in calls else _polynomial(count, scale, reach, whole=far)
+    asked = max(near - near % scale, scale)
+    return found if found is None or asked < found.least or found.at(asked) == count(asked) else None
 
 
 def _scale(pattern: Pattern, heads: int) -> tuple[int, int]:
@@ -209,8 +214,9 @@ def _scale(pattern: Pattern, heads: int) -> tuple[int, int]:
     one, other = seen
     scale = lcm(*(one.periods & other.periods))
     if free_names_of(pattern.relation) & {"N", "n"}:
-        divisors = (node.right for node in nodes(pattern.relation) if isinstance(node, tree.Binary) and node.op == "//")
-        scale *= prod(each.value for each in divisors if isinstance(each, tree.Int) and each.value > 0)
+        divided = [node for node in nodes(pattern.relation) if isinstance(node, tree.Binary) and node.op in ("//", "%")]
+        asked = (node.right for node in divided if node.op == "//" or free_names(node.left) & {"N", "n"})
+        scale *= prod(abs(each.value) for each in asked if isinstance(each, tree.Int) and each.value)
     return scale, max(one.reaches & other.reaches, default=0)
 
 
@@ -237,6 +243,8 @@ def _polynomial(count: Callable[[int], int], scale: int, reach: int, *, whole: b
         else:
             low = middle
         points.append(n)
+    near = range(high + 1, min(high + NEIGHBOURS, safe))  # where it begins, it may hold by chance
+    high = max((step + 1 for step in near if pairs.subs(N, scale * step) != count(scale * step)), default=high)
     checked = sorted({n for n in points if n >= scale * high})
     return Formula(pairs, scale, scale * high, checked=tuple(checked))
 

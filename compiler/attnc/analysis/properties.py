@@ -60,7 +60,8 @@ def check(source: Source) -> list[Diagnostic]:
 
 def findings(pattern: Pattern) -> list[Diagnostic]:
     """Everything that can be shown to be wrong, or to be in vain, in a pattern with its parameters."""
-    require_layer(pattern.relation)
+    for relation in _relations(pattern):
+        require_layer(relation)
     wrong_heads = list(_heads_out_of_range(pattern))
     if wrong_heads:
         return wrong_heads
@@ -71,8 +72,13 @@ def findings(pattern: Pattern) -> list[Diagnostic]:
         return list(error.diagnostics)
 
 
+def _relations(pattern: Pattern) -> list[algebra.Relation]:
+    """The pattern's own, and its bound's: either may differ by head and by layer."""
+    return [pattern.relation] if pattern.within is None else [pattern.relation, pattern.within]
+
+
 def _heads_out_of_range(pattern: Pattern) -> Iterator[Diagnostic]:
-    for node in nodes(pattern.relation):
+    for node in (node for relation in _relations(pattern) for node in nodes(relation)):
         if isinstance(node, algebra.Heads) and not any(_fits(node, count) for count in range(1, 257)):
             message = "there are no such heads, whatever their number"
             yield Diagnostic(codes.OUT_OF_RANGE, message, node.span, "needs 0 <= first <= last <= H")
@@ -92,11 +98,12 @@ class _Prover:
 
     @cached_property
     def _places(self) -> list[Place]:
-        """(heads, head) at which the pattern is looked at: one, where it is the same on all."""
-        found = list(nodes(self.pattern.relation))
+        """(heads, head) at which the pattern and its bound are looked at: one, where they are the same on all."""
+        relations = _relations(self.pattern)
+        found = [node for relation in relations for node in nodes(relation)]
         ranges = [node for node in found if isinstance(node, algebra.Heads)]
         by_head = ranges or any(isinstance(node, algebra.Random) for node in found)
-        if not by_head and not free_names_of(self.pattern.relation) & {"h", "H"}:
+        if not by_head and not any(free_names_of(relation) & {"h", "H"} for relation in relations):
             return [(1, 0)]
         counts = [count for count in HEAD_COUNTS if all(_fits(node, count) for node in ranges)]
         counts = counts or [next(c for c in range(1, 257) if all(_fits(node, c) for node in ranges))]

@@ -190,7 +190,7 @@ def _distances(pieces: list[LatticePiece], n: int) -> Dependency | None:
     one_way = all(piece.band.hi is not None and piece.band.hi <= 0 for piece in pieces)
     if not one_way or any(p.runs is not None or (p.phase is not None and p.dilation > 1) for p in pieces):
         return None
-    searched = min(n, MAX_DISTANCES // len(pieces))
+    searched = min(n, MAX_DISTANCES // max(1, len(pieces)))
     needed = np.full(searched, MAX_LAYERS + 1)
     needed[0] = 0
     reached = needed == 0
@@ -230,12 +230,13 @@ def _add_steps(out: Bools, reached: Bools, piece: LatticePiece) -> None:
     r, n = piece.dilation, len(reached)
     near = -(piece.band.hi or 0) // r
     far = n if piece.band.lo is None else -piece.band.lo // r
-    for residue in range(min(r, n)):
-        mine = np.concatenate(([0], np.cumsum(reached[residue::r])))
-        places = np.arange(len(mine) - 1)
-        last = np.maximum(places - near + 1, 0)
-        first = np.clip(places - far, 0, last)
-        out[residue::r] |= mine[last] > mine[first]
+    columns = min(r, n)  # one a residue class; where r is larger, a class is one distance
+    rows = -(-n // columns)
+    sums = np.zeros((rows + 1, columns), np.int64)
+    sums[1:] = np.cumsum(np.pad(reached, (0, rows * columns - n)).reshape(rows, columns), axis=0)
+    last = np.maximum(np.arange(rows) - near + 1, 0)
+    first = np.clip(np.arange(rows) - far, 0, last)
+    out |= (sums[last] > sums[first]).reshape(-1)[:n]
 
 
 # segments -----------------------------------------------------------------------------------------------------------

@@ -55,8 +55,11 @@ def command(
         raise click.BadParameter(f"-o {output}: a picture ends in {', '.join(PICTURES)}")
     with user_errors(), progress_shown() as progress:
         from attnc.lower import lower
+        from attnlang.nn import backend_name
         from attnlang.runtime.bench import bench
 
+        for backend in backends:
+            backend_name(backend)
         found = load_pattern(pattern, parameters)
         result = bench(
             found,

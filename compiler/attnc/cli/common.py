@@ -14,9 +14,11 @@ from attnc.api import MOST_HEADS
 from attnlang import AttnError, Pattern, codes
 from attnlang.diagnostics import Diagnostic, render
 from attnlang.pattern.arguments import evaluated
+from attnlang.pattern.expr import free_names
 from attnlang.pattern.files import MAX_BYTES, decode, read, unreadable
 from attnlang.pattern.tables import check_names
 from attnlang.source import Source
+from attnlang.syntax import tree
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -61,7 +63,10 @@ def size_options(n: int, least: int = 0, most: int | None = None) -> Callable[[F
 
 
 class OutputFile(click.Path):
-    """A file to write, as a Path: refused before any work is done where its folder does not exist."""
+    """A file to write, as a Path: refused before any work is done where its folder does not exist.
+
+    No command that takes one writes patterns: a name that ends in .attn is that of a pattern file, given by mistake.
+    """
 
     def __init__(self) -> None:
         super().__init__(dir_okay=False, writable=True, path_type=Path)
@@ -70,6 +75,8 @@ class OutputFile(click.Path):
         path: Path = super().convert(value, param, ctx)  # pyright: ignore[reportAssignmentType] - by path_type
         if not path.parent.is_dir():
             self.fail(f"cannot write {path}: make the folder {path.parent} first", param, ctx)
+        if path.suffix == ".attn":
+            self.fail(f"will not write over {path}: names in .attn are those of pattern files", param, ctx)
         return path
 
 
@@ -160,13 +167,21 @@ def given_tables(pattern: Pattern, items: Iterable[str]) -> dict[str, Any]:
             raise click.BadParameter(f"-t {item}: write -t NAME=LIST, as in -t doc=[0,0,1,1], or -t NAME=FILE.npy")
         if name in found:
             raise click.BadParameter(f"-t {item}: {name} is given twice")
-        found[name] = _array(text) if text.endswith(".npy") else evaluated(name, text).value
+        found[name] = _array(text) if text.endswith(".npy") else _content(name, text)
     wanted = [name for name, _ in pattern.tables]
     check_names(pattern.tables, {**dict.fromkeys(wanted), **found}, f"pattern {pattern.name}")
     missing = [name for name in wanted if name not in found]
     if missing:
         raise ValueError(f"pattern {pattern.name} needs the content of {', '.join(missing)}: give -t {missing[0]}=LIST")
     return found
+
+
+def _content(name: str, text: str) -> Any:
+    value = evaluated(name, text).value
+    if isinstance(value, tree.Node):
+        names = " and ".join(f"`{each}`" for each in sorted(free_names(value)))
+        raise ValueError(f"-t {name}={text}: the content of a table is numbers, and cannot depend on {names}")
+    return value
 
 
 def _array(file: str) -> Any:
