@@ -5,8 +5,9 @@
 
 What torch.compile, torch.export and activation checkpointing see is one opaque operator each way, told by a text what
 to run (`attnlang.runtime.program`). Choosing a backend, padding, tables that differ within a batch, and queries fewer
-than keys are dealt with inside, once for all backends. Differentiable once in q, k and v; lse is not differentiable,
-for the backward of every backend takes the merged (out, lse), and no kernel's own lse gradient is needed.
+than keys are dealt with inside, once for all backends (`attnlang.runtime.running`). Differentiable once in q, k and v;
+lse is not differentiable, for the backward of every backend takes the merged (out, lse), and no kernel's own lse
+gradient is needed.
 
 In eager mode, unless someone looks on, what the operator would run is run at once. A plan that is one call of a kernel
 of torch's (`attnlang.runtime.direct`) becomes that call: there, and in what torch.compile traces, after checkpoint
@@ -18,8 +19,7 @@ Shape legend: B batch, H heads, Hkv heads of k and v, M queries, N keys, D head 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 import torch
@@ -29,13 +29,11 @@ from torch.autograd.function import once_differentiable
 from torch.fx.experimental.proxy_tensor import ProxyTorchDispatchMode
 from torch.utils.flop_counter import register_flop_formula
 
-from attnlang.runtime.batches import NEVER, Piece, padded_rows, work
 from attnlang.runtime.flops import backward_flops, forward_flops
-from attnlang.runtime.layouts import full_length, layout, like, readable
-from attnlang.runtime.merge import accumulator_dtype
+from attnlang.runtime.layouts import layout, like
 from attnlang.runtime.once import differentiable_once, refuse_forward_mode
-from attnlang.runtime.program import Program
-from attnlang.runtime.routes import Plain, Route, chosen, route_for, takes_fewer
+from attnlang.runtime.routes import Plain, Route, route_for
+from attnlang.runtime.running import lse_like, run_backward, run_forward
 from attnlang.runtime.tracing import rule, traced_backward, traced_forward
 
 _library = torch.library.Library("attnlang", "DEF")
@@ -84,7 +82,7 @@ def attention(
         return attention_on(route, q, k, v, backend, program, scale)
     if grad:
         return _Eager.apply(q, k, v, lengths, None, (backend, program, scale), *tables)
-    return _run_forward(q, k, v, tables, lengths, backend, program, scale)
+    return run_forward(q, k, v, tables, lengths, backend, program, scale)
 
 
 def attention_on(
@@ -126,7 +124,7 @@ class _Eager(torch.autograd.Function):
     def forward(ctx: Any, *args: Any) -> tuple[Tensor, Tensor]:
         q, k, v, lengths, route, rest, *tables = args
         if route is None:
-            out, lse = _run_forward(q, k, v, tables, lengths, *rest)
+            out, lse = run_forward(q, k, v, tables, lengths, *rest)
         else:
             out, lse = route.forward(q, k, v, rest[-1])
         ctx.save_for_backward(q, k, v, out, lse, lengths, *tables)
@@ -160,7 +158,7 @@ def _eager_gradients(ctx: Any, saved: Sequence[Any], dout: Tensor | None) -> tup
     if type(dout) is not Tensor or not unobserved(q, k, v):
         found = backward_op(dout, q, k, v, out, lse, tables, lengths, *ctx.rest)
     elif ctx.route is None or torch.is_autocast_enabled(q.device.type):  # (it may have been off in the forward pass)
-        found = _run_backward(dout, q, k, v, out, lse, tables, lengths, *ctx.rest)
+        found = run_backward(dout, q, k, v, out, lse, tables, lengths, *ctx.rest)
     else:
         found = ctx.route.backward(dout, q, k, v, out, lse, ctx.rest[-1])
     return (*found, None, None, None, *(None for _ in tables))
@@ -204,129 +202,20 @@ def _no_vmap(*_: Any) -> NoReturn:
 
 
 def _forward(q: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
-    out, lse = _run_forward(q, *rest)
+    out, lse = run_forward(q, *rest)
     return like(out, q), lse.contiguous()
 
 
 def _backward(dout: Tensor, q: Tensor, k: Tensor, v: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor]:
-    dq, dk, dv = _run_backward(dout, q, k, v, *rest)
+    dq, dk, dv = run_backward(dout, q, k, v, *rest)
     return like(dq, q), like(dk, k), like(dv, v)
-
-
-def _run_forward(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    tables: Sequence[Tensor],
-    lengths: Tensor | None,
-    backend: str,
-    program_text: str,
-    scale: float | None,
-) -> tuple[Tensor, Tensor]:
-    if not q.numel():
-        return _empty_forward(q)
-    route = route_for(q, k, v, tables, lengths, backend, program_text)
-    if route is not None:
-        return route.forward(q, k, v, scale)
-    what, runner = chosen(backend, program_text, q.device, q.dtype, q.size(-1))
-    factor = q.size(-1) ** -0.5 if scale is None else scale
-    n, fewer = k.size(2), takes_fewer(runner)
-    q_, k_, v_ = (readable(x) for x in (q, k, v))
-    q_ = q_ if fewer else full_length(q_, n)
-    padding = _padding(what, lengths, q_)
-    if padding is not None:
-        q_, k_, v_ = (x.masked_fill(padding[..., None], 0.0) for x in (q_, k_, v_))
-    with _no_autocast(q.device) if torch.is_autocast_enabled(q.device.type) else nullcontext():
-        todo = work(what, q_.size(0), n, tables, lengths)
-        if len(todo) == 1 and _is_whole(todo[0], k_):
-            out, lse = runner.forward(q_, k_, v_, what.plan, factor, todo[0].tables)
-        else:
-            out, lse = torch.zeros_like(q_), _lse_like(q_).fill_(float("-inf"))
-            for piece in todo:
-                q1, k1, v1 = map(piece.of, (q_, k_, v_))
-                part, part_lse = runner.forward(q1, k1, v1, what.plan, factor, piece.tables)
-                piece.of(out).copy_(part)
-                piece.of(lse).copy_(part_lse)
-        if padding is not None:
-            out, lse = out.masked_fill(padding[..., None], 0.0), lse.masked_fill(padding, float("-inf"))
-    if q_.size(2) != q.size(2):
-        first = q_.size(2) - q.size(2)
-        out, lse = out[:, :, first:], lse[:, :, first:]
-    return out, lse
-
-
-def _run_backward(
-    dout: Tensor,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    out: Tensor,
-    lse: Tensor,
-    tables: Sequence[Tensor],
-    lengths: Tensor | None,
-    backend: str,
-    program_text: str,
-    scale: float | None,
-) -> tuple[Tensor, Tensor, Tensor]:
-    if not q.numel():
-        return torch.zeros_like(q), torch.zeros_like(k), torch.zeros_like(v)
-    route = route_for(q, k, v, tables, lengths, backend, program_text)
-    if route is not None:
-        return route.backward(dout, q, k, v, out, lse, scale)
-    what, runner = chosen(backend, program_text, q.device, q.dtype, q.size(-1))
-    factor = q.size(-1) ** -0.5 if scale is None else scale
-    n, fewer = k.size(2), takes_fewer(runner)
-    k_, v_ = readable(k), readable(v)
-    dout_, q_, out_ = (readable(x) if fewer else full_length(readable(x), n) for x in (dout, q, out))
-    lse_ = lse if q_.size(2) == q.size(2) else torch.nn.functional.pad(lse, (n - q.size(2), 0), value=NEVER)
-    padding = _padding(what, lengths, q_)
-    if padding is not None:
-        dout_, q_, k_, v_ = (x.masked_fill(padding[..., None], 0.0) for x in (dout_, q_, k_, v_))
-        lse_ = lse_.masked_fill(padding, NEVER)
-    with _no_autocast(q.device) if torch.is_autocast_enabled(q.device.type) else nullcontext():
-        todo = work(what, q_.size(0), n, tables, lengths)
-        if len(todo) == 1 and _is_whole(todo[0], k_):
-            grads = runner.backward(dout_, q_, k_, v_, out_, lse_, what.plan, factor, todo[0].tables)
-        else:
-            grads = torch.zeros_like(q_), torch.zeros_like(k_), torch.zeros_like(v_)
-            for piece in todo:
-                dout1, q1, k1, v1, out1, lse1 = map(piece.of, (dout_, q_, k_, v_, out_, lse_))
-                parts = runner.backward(dout1, q1, k1, v1, out1, lse1, what.plan, factor, piece.tables)
-                for total, part in zip(grads, parts, strict=True):
-                    piece.of(total).copy_(part)
-    dq, dk, dv = grads
-    return dq[:, :, dq.size(2) - q.size(2) :], dk, dv
-
-
-def _padding(what: Program, lengths: Tensor | None, q: Tensor) -> Tensor | None:
-    """Rows (B, 1, N) to be blanked before and after a run at full length: they may hold anything, even NaNs."""
-    return padded_rows(lengths, q.size(2), q.device) if lengths is not None and what.ignores_padding else None
-
-
-def _is_whole(piece: Piece, k: Tensor) -> bool:
-    return (piece.first, piece.last, piece.n) == (0, k.size(0), k.size(2))
-
-
-def _lse_like(q: Tensor) -> Tensor:
-    return torch.empty(q.shape[:3], dtype=accumulator_dtype(q.dtype), device=q.device)
-
-
-def _empty_forward(q: Tensor) -> tuple[Tensor, Tensor]:
-    return torch.zeros_like(q), _lse_like(q).fill_(float("-inf"))
-
-
-@contextmanager
-def _no_autocast(device: torch.device) -> Generator[None]:
-    """Inputs have their dtype by now; what is added up inside keeps its own."""
-    with torch.autocast(device.type, enabled=False):
-        yield
 
 
 # what torch is told ---------------------------------------------------------------------------------------------------
 
 
 def _fake_forward(q: Tensor, k: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
-    return layout(q), _lse_like(q)
+    return layout(q), lse_like(q)
 
 
 def _fake_backward(dout: Tensor, q: Tensor, k: Tensor, v: Tensor, *_: Any) -> tuple[Tensor, Tensor, Tensor]:
