@@ -115,7 +115,7 @@ def test_gradient_tables_hold_every_pair_as_often_as_the_pattern(case: str) -> N
     by_keys, by_queries = np.zeros((2, batch, heads, n, n))
     for part in parts(case, heads):
         made = [part.steps(number) for number in sorted(set(part.phases))]
-        keys, queries = zip(*made, strict=True)
+        keys, queries = [one for one, _ in made], [one for _, one in made if one is not None]
         most = max(len(one.entries) for one in keys)
         units = square_steps.units(part.heads, part.phases, part.unit, batch, n)
         masks = words(part.lists, by_key=True)

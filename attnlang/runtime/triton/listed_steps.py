@@ -44,23 +44,28 @@ class Listed:
         """There is none: what does not count is masked by bits."""
         return Band()
 
-    def steps(self, number: int) -> tuple[Steps, Steps]:
-        """The steps of tiles of keys and of queries under one of the lists."""
+    def steps(self, number: int, stored: bool = True) -> tuple[Steps, Steps | None]:
+        """The steps of tiles of keys under one of the lists, and of queries, if dS is stored."""
         lists = self.lists[number]
         by_key = slots(lists.by_key(), CONSUMERS)
+        keys = _key_steps(by_key, masks_before(self.lists)[number])
+        if not stored:
+            return keys, None
         at = np.empty(lists.entries, np.int64)
         at[np.lexsort((lists.rows, lists.blocks))] = by_key.entry  # (the order of `by_key`)
-        return _key_steps(by_key, masks_before(self.lists)[number]), _query_steps(lists, at)
+        return keys, _query_steps(lists, at)
 
 
 def listed_of(plan: Plan, lists: ListsOf) -> tuple[Listed, ...] | None:
-    """The block lists of a plan; None if some tile would not be whole, or if tiles would share too little."""
+    """The block lists of a plan; None if tiles are not whole or share too little, or steps are too many."""
     found: list[Listed] = []
     for number, branch in enumerate(plan.branches):
         if not isinstance(branch, Tiles):
             continue
         some = lists[number]
         if any(not _can_run(item) for item in some) or not shared(some, CONSUMERS):
+            return None
+        if sum(item.entries for item in some) > MOST_ENTRIES:
             return None
         owner = {head: place for place, item in enumerate(some) for head in item.heads}
         found.append(Listed(branch.heads, tuple(owner[head] for head in branch.heads), some))
@@ -75,10 +80,10 @@ def longest_first(pieces: Ints, units: int) -> Ints:
 
 
 def _can_run(lists: BlockLists) -> bool:
-    """Whether all tiles are whole, steps are not too many, and no tile has far more than others."""
+    """Whether all tiles are whole, and none has far more steps than others."""
     by_key = np.bincount(lists.blocks, minlength=len(lists.starts) - 1)
     long = long_ones(np.diff(lists.starts)).size or long_ones(by_key).size
-    return lists.n % TILE == 0 and lists.entries <= MOST_ENTRIES and not long
+    return lists.n % TILE == 0 and not long
 
 
 def _key_steps(by_key: Slots, masks: int) -> Steps:

@@ -279,7 +279,7 @@ def _is_wide(launch: Launch, band: Band, split: Split) -> bool:
 
 
 def _rates(launch: Launch) -> tuple[int, ...]:
-    return tuple(rate for _, rate in launch.chain[: launch.parts])
+    return tuple(rate for _, rate in launch.chain[: launch.parts]) or (1,)
 
 
 def in_turn(table: npt.NDArray[np.int32], launch: Launch, programs: int) -> tuple[npt.NDArray[np.int32], int]:
@@ -296,7 +296,7 @@ def in_turn(table: npt.NDArray[np.int32], launch: Launch, programs: int) -> tupl
     if len(table) <= FEW * programs:
         return table[np.argsort(-steps, kind="stable")], len(table)
     order = np.lexsort((-steps, table[:, 9], table[:, 1], table[:, 0]))
-    table = dealt(table[order].astype(np.int64), steps[order], programs, BESIDES)
+    table = dealt(table[order], steps[order], programs, BESIDES)
     table[table[:, 5] == 0, 4] = table[table[:, 5] == 0, 10] = 1  # (steps and rates are divided by)
     return table, programs
 
