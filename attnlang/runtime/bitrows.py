@@ -138,6 +138,8 @@ class _Maker:
         self, of_queries: NDArray[Any], of_keys: NDArray[Any], compare: Callable[..., NDArray[np.bool_]]
     ) -> Rows:
         """The pairs whose key's number compares so with the query's: both (n)."""
+        if all(x.min() >= -(2**31) and x.max() < 2**31 for x in (of_queries, of_keys)):
+            of_queries, of_keys = of_queries.astype(np.int32), of_keys.astype(np.int32)  # (half as long to compare)
         by_block = np.zeros((len(self._inside), self._block_k), of_keys.dtype)
         by_block.reshape(-1)[: self._n] = of_keys
 
