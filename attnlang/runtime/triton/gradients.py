@@ -193,6 +193,9 @@ class _Given:
         together = self._together(len(units) // group, part, most * group) * group
         if not together:
             return None
+        workers = CONSUMERS * group * specialised.multiprocessors(self.device)  # (a head's tile is walked past in turn)
+        if isinstance(part, Listed) and not part.is_even(batch * together / len(units), workers):
+            return None
         chunks = [units[i : i + together] for i in range(0, len(units), together)]
         room = 2 * together * most if stored else 0
         key_entries, query_entries = self._entries(keys), self._entries(queries) if stored else None

@@ -8,8 +8,7 @@ import numpy as np
 
 from attnlang.plan import Band, Plan, Tiles
 from attnlang.runtime.blocks import BlockLists
-from attnlang.runtime.triton.listed import BLOCK, Ints, Slots, masks_before, shared, slots
-from attnlang.runtime.triton.lists import long_ones
+from attnlang.runtime.triton.listed import BLOCK, Ints, Slots, even, masks_before, shared, slots
 from attnlang.runtime.triton.prepared import ListsOf
 from attnlang.runtime.triton.square_steps import COLUMNS, ENTRY, MOST_ENTRIES, MOST_GROUPS, Steps
 from attnlang.runtime.triton.squares import TILE
@@ -44,6 +43,13 @@ class Listed:
         """There is none: what does not count is masked by bits."""
         return Band()
 
+    def is_even(self, times: float, workers: int) -> bool:
+        """Whether no tile has far more steps than others, on either side, or so many heads times is much more work."""
+        counts = [self.phases.count(number) * times for number in range(len(self.lists))]
+        by_query = [np.diff(one.starts) for one in self.lists]
+        by_key = [np.bincount(one.blocks, minlength=len(one.starts) - 1) for one in self.lists]
+        return even(by_query, counts, workers) and even(by_key, counts, workers)
+
     def steps(self, number: int, stored: bool = True) -> tuple[Steps, Steps | None]:
         """The steps of tiles of keys under one of the lists, and of queries, if dS is stored."""
         lists = self.lists[number]
@@ -63,7 +69,7 @@ def listed_of(plan: Plan, lists: ListsOf) -> tuple[Listed, ...] | None:
         if not isinstance(branch, Tiles):
             continue
         some = lists[number]
-        if any(not _can_run(item) for item in some) or not shared(some, CONSUMERS):
+        if any(item.n % TILE for item in some) or not shared(some, CONSUMERS):
             return None
         if sum(item.entries for item in some) > MOST_ENTRIES:
             return None
@@ -77,13 +83,6 @@ def longest_first(pieces: Ints, units: int) -> Ints:
     table = pieces.reshape(units, -1, COLUMNS)
     order = np.argsort(-table[..., 0], axis=1, kind="stable")
     return np.take_along_axis(table, order[..., None], 1).reshape(-1, COLUMNS)
-
-
-def _can_run(lists: BlockLists) -> bool:
-    """Whether all tiles are whole, and none has far more steps than others."""
-    by_key = np.bincount(lists.blocks, minlength=len(lists.starts) - 1)
-    long = long_ones(np.diff(lists.starts)).size or long_ones(by_key).size
-    return lists.n % TILE == 0 and not long
 
 
 def _key_steps(by_key: Slots, masks: int) -> Steps:
