@@ -1,10 +1,13 @@
-"""Rows of masks as bits, for relations that are made of grids: 64 keys at a time instead of pair by pair.
+"""Rows of masks as bits, for relations made of grids or equal values: without asking for each pair's multiplicity.
 
 On a grid a pair is a product over axes, and an axis is short: what each of its coordinates meets, written as bits over
 all keys of the sequence, is a small table (size of the axis, N / 8 bytes). The row of a query within a key block is
 then the AND of one table entry an axis, and unions, intersections and complements are as simple:
 
     row(q, block) = AND over axes of  meets[axis][coordinate of q on it][block]
+
+Where positions meet that have equal values (documents by their numbers), these are worked out once for the sequence,
+and a tile of pairs is one comparison.
 """
 
 from __future__ import annotations
@@ -15,9 +18,10 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from attnlang.diagnostics import AttnError
 from attnlang.pattern import algebra
 from attnlang.pattern.arrays import evaluate_at
-from attnlang.pattern.expr import Scope
+from attnlang.pattern.expr import Scope, integer
 from attnlang.pattern.pointwise import grid_sizes, multiplicity_at
 from attnlang.syntax import tree
 
@@ -35,11 +39,13 @@ def bit_rows(relation: algebra.Relation, n: int, block_k: int, scope: Scope) -> 
 
     Keys past the end have bit 0. Queries must lie in 0..n-1.
     """
-    if not any(isinstance(node, algebra.Grid) for node in _members(relation)):
+    if not any(isinstance(node, algebra.Grid | algebra.Same) for node in _members(relation)):
         return None
     try:
         return _Maker(n, block_k, {**scope, "n": n}).rows(relation)
     except _NoRows:
+        return None
+    except AttnError:  # an index outside of a table, say: pair by pair it may be guarded, or the error is raised again
         return None
 
 
@@ -70,6 +76,11 @@ class _Maker:
         match relation:
             case algebra.Grid():
                 return self._grid(relation)
+            case algebra.Same(value):
+                places = np.broadcast_to(evaluate_at(value, self._scope, {"pos": self._keys}), (self._n,))
+                return self._compared(places, places, np.equal)
+            case algebra.Offset(step=None):
+                return self._offset(relation)
             case algebra.Key(condition):
                 table = self._packed(self._asked(condition)[None])[0]
                 return lambda q, j: table[j][:, None]
@@ -81,8 +92,7 @@ class _Maker:
                 a, b = self.rows(left), self.rows(right)
                 return lambda q, j: a(q, j) | b(q, j)
             case algebra.Both(left, right):
-                a, b = self.rows(left), self.rows(right)
-                return lambda q, j: a(q, j) & b(q, j)
+                return _both(self.rows(left), self.rows(right))
             case algebra.Without(left, right):
                 a, b = self.rows(left), self.rows(right)
                 return lambda q, j: a(q, j) & ~b(q, j)
@@ -117,6 +127,29 @@ class _Maker:
 
         return rows
 
+    def _offset(self, relation: algebra.Offset) -> Rows:
+        found: Rows = self.rows(algebra.Everything())
+        for end, compare in ((relation.lo, np.greater_equal), (relation.hi, np.less_equal)):
+            if end is not None:
+                found = _both(found, self._compared(self._keys + integer(end, self._scope), self._keys, compare))
+        return found
+
+    def _compared(
+        self, of_queries: NDArray[Any], of_keys: NDArray[Any], compare: Callable[..., NDArray[np.bool_]]
+    ) -> Rows:
+        """The pairs whose key's number compares so with the query's: both (n)."""
+        if all(x.min() >= -(2**31) and x.max() < 2**31 for x in (of_queries, of_keys)):
+            of_queries, of_keys = of_queries.astype(np.int32), of_keys.astype(np.int32)  # (half as long to compare)
+        by_block = np.zeros((len(self._inside), self._block_k), of_keys.dtype)
+        by_block.reshape(-1)[: self._n] = of_keys
+
+        def rows(q: NDArray[np.int64], j: NDArray[np.int64]) -> Words:
+            held = compare(by_block[j][:, None, :], of_queries[q][:, :, None])
+            packed = np.ascontiguousarray(np.packbits(held, axis=-1, bitorder="little"))
+            return packed.view(self._inside.dtype) & self._inside[j][:, None]
+
+        return rows
+
     def _queries(self, held: NDArray[np.bool_]) -> Rows:
         words: Words = np.where(held[:, None], ~self._inside.dtype.type(0), self._inside.dtype.type(0))
 
@@ -134,6 +167,10 @@ class _Maker:
         padded[:, : self._n] = held
         packed = np.packbits(padded, axis=-1, bitorder="little").reshape(len(held), -1, self._block_k // 8)
         return packed.view(_word(self._block_k))
+
+
+def _both(a: Rows, b: Rows) -> Rows:
+    return lambda q, j: a(q, j) & b(q, j)
 
 
 def _word(block_k: int) -> Any:

@@ -12,6 +12,7 @@ import attnlang
 from attnlang.pattern.bounds import Bounds, Rectangles
 from attnlang.pattern.pointwise import multiplicity_at
 from attnlang.pattern.random_keys import drawn_keys, keys
+from attnlang.pattern.tables import Content, key
 from attnlang.plan import Lattice, Tiles
 from attnlang.runtime import blocks
 from attnlang.runtime.bitrows import bit_rows
@@ -111,6 +112,26 @@ def test_grids_are_asked_by_rows_of_bits(text: str, n: int, sides: tuple[int, in
     assert bit_rows(pattern.relation, n, sides[1], {"N": n, "H": 1, "h": 0}) is not None
     lists = block_lists(Tiles((0,), pattern.relation), 1, n, *sides)
     assert (dense(lists, 1, n) == pattern.multiplicity(n, 1)).all()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "causal & same(doc[pos])",
+        "window(30) & same(doc[pos])",
+        "same(doc[pos] + h) & ~offset(-3..5) | query(pos < 2)",
+        "same(doc[pos]) - offset(.. step 2)",  # asked pair by pair, as all that has a step
+    ],
+)
+@pytest.mark.parametrize("sides", [(64, 64), (16, 32), (32, 16)])
+def test_equal_values_are_compared_by_rows_of_bits(text: str, sides: tuple[int, int]) -> None:
+    n = 99
+    pattern = attnlang.loads(f"pattern p(doc: table) = {text}")
+    tables = {"doc": np.repeat([3, 1, 3, 2], [30, 34, 20, 15])}
+    lists = block_lists(Tiles((0, 1), pattern.relation), 2, n, *sides, tables)
+    assert (dense(lists, 2, n) == pattern.multiplicity(n, 2, **tables)).all()
+    scope = {"N": n, "H": 2, "h": 0, key("doc"): Content("doc", tables["doc"])}
+    assert (bit_rows(pattern.relation, n, sides[1], scope) is None) == ("step" in text)
 
 
 @pytest.mark.parametrize("text", ["causal", "grid(3, 5) { all * self } + grid(3, 5) { all * self }", "sliding(w=3)"])

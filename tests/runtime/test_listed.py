@@ -115,7 +115,7 @@ def test_gradient_tables_hold_every_pair_as_often_as_the_pattern(case: str) -> N
     by_keys, by_queries = np.zeros((2, batch, heads, n, n))
     for part in parts(case, heads):
         made = [part.steps(number) for number in sorted(set(part.phases))]
-        keys, queries = zip(*made, strict=True)
+        keys, queries = [one for one, _ in made], [one for _, one in made if one is not None]
         most = max(len(one.entries) for one in keys)
         units = square_steps.units(part.heads, part.phases, part.unit, batch, n)
         masks = words(part.lists, by_key=True)
@@ -165,14 +165,14 @@ def test_any_documents(lengths: list[int], consumers: int) -> None:
     assert np.abs(found[0] - np.asarray(pattern.multiplicity(n, 1, **tables))).max() == 0
 
 
-def calls(pattern: Pattern, n: int, tables: dict[str, np.ndarray], dim: int = 64) -> list[Call]:
+def calls(pattern: Pattern, n: int, tables: dict[str, np.ndarray], dim: int = 64, heads: int = 2) -> list[Call]:
     """The launches of a forward pass, as a Hopper GPU would be given them."""
-    q = form_of(torch.zeros(1, n, 2, dim, dtype=torch.bfloat16).transpose(1, 2))
+    q = form_of(torch.zeros(1, n, heads, dim, dtype=torch.bfloat16).transpose(1, 2))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(specialised, "available", lambda device: True)
         patch.setattr(specialised, "multiprocessors", lambda device: 132)
         device = torch.device("cpu")
-        found = specialised.steps(q, q, q, lower(pattern, 2), 0.125, None, True, device, Contents(tables))
+        found = specialised.steps(q, q, q, lower(pattern, heads), 0.125, None, True, device, Contents(tables))
     return list(found[1]) if found else []
 
 
@@ -193,6 +193,17 @@ def test_the_ends_of_a_band_come_before_it_and_are_few() -> None:
 @pytest.mark.parametrize("name", ["bigbird", "longformer"])
 def test_lists_that_are_not_shared_or_far_longer_than_others_run_elsewhere(name: str) -> None:
     assert not calls(load(name), 8192, {})
+
+
+def test_a_long_document_runs_where_there_is_enough_else() -> None:
+    lengths = [np.array([100, *[10] * 500]), np.array([5] * 500)]
+    assert not listed.even(lengths, [1, 1], 132)
+    assert listed.even(lengths, [12, 12], 132)
+    assert listed.even(lengths[1:], [1], 132)  # none is long
+    document = np.maximum(np.arange(65536) // 2048, 2)  # 6144 tokens, and 2048 each
+    (call,) = calls(load("packed"), 65536, {"doc": document}, heads=12)
+    assert call.kernel.fn.__module__.endswith("hopper_lists")
+    assert not calls(load("packed"), 65536, {"doc": document}, heads=2)
 
 
 def test_every_configuration_compiles() -> None:

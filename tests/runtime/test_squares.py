@@ -1,7 +1,7 @@
 """The gradients on Hopper GPUs, as far as they can be tested without one: their tables of work, and that they compile.
 
 Loaders and consumers only follow the tables, which are walked here as they walk them, pair by pair. What the kernels
-themselves compute is compared with float64 in test_triton_cuda.py.
+themselves compute is compared with float64 in test_squares_cuda.py.
 """
 
 from __future__ import annotations

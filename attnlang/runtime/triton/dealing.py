@@ -13,23 +13,23 @@ MOST = 1.03
 """How much more than the mean the busiest program may have to do before pieces are put into another order."""
 
 
-def dealt(pieces: Ints, steps: Ints, programs: int, each: int) -> npt.NDArray[np.int32]:
+def dealt(pieces: Ints | npt.NDArray[np.int32], steps: Ints, programs: int, each: int) -> npt.NDArray[np.int32]:
     """Pieces (one a row), in order, each to the program that is done first.
 
     `each` is what a piece takes besides its steps, in steps. Programs with fewer pieces than others get empty ones.
     """
     programs = min(programs, len(pieces))
     busy = [(0, program) for program in range(programs)]
-    mine: list[list[int]] = [[] for _ in range(programs)]
-    for number, count in enumerate(steps.tolist()):
+    had = [0] * programs
+    places: list[int] = []
+    for load in (steps + each).tolist():
         time, program = busy[0]
-        mine[program].append(number)
-        heapq.heapreplace(busy, (time + count + each, program))
-    rounds = max(map(len, mine))
-    table = np.zeros((rounds, programs, pieces.shape[1]), np.int64)
-    for program, numbers in enumerate(mine):
-        table[: len(numbers), program] = pieces[numbers]
-    return table.reshape(-1, pieces.shape[1]).astype(np.int32)
+        places.append(had[program] * programs + program)
+        had[program] += 1
+        heapq.heapreplace(busy, (time + load, program))
+    table = np.zeros((max(had) * programs, pieces.shape[1]), np.int32)
+    table[places] = pieces
+    return table
 
 
 def unbalanced(steps: Ints, programs: int, each: int) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib import import_module
@@ -181,17 +182,23 @@ class _Given:
         places = *of_keys, *of_queries
         batch, heads, n, _ = q.shape
         group = heads // k.shape[1]
-        keys, queries = zip(*(_steps(part, phase, n, self.planes) for phase in sorted(set(part.phases))), strict=True)
+        stored = self.build.store
+        made = [_steps(part, phase, n, self.planes, stored) for phase in sorted(set(part.phases))]
+        keys, queries = [one for one, _ in made], [one for _, one in made if one is not None]
         if any((np.diff(one.first) == 0).any() for one in (*keys, *queries)):
             return None  # (nobody would write the rows that meet none)
-        most = max(len(one.entries) for one in keys)
+        # (a multiple of 16, whatever the documents of a call: for other numbers triton compiles the kernel once more)
+        most = -(-max(len(one.entries) for one in keys) // 16) * 16
         units = square_steps.units(part.heads, part.phases, part.unit, batch, n, group)
         together = self._together(len(units) // group, part, most * group) * group
         if not together:
             return None
+        workers = CONSUMERS * group * specialised.multiprocessors(self.device)  # (a head's tile is walked past in turn)
+        if isinstance(part, Listed) and not part.is_even(batch * together / len(units), workers):
+            return None
         chunks = [units[i : i + together] for i in range(0, len(units), together)]
-        room = 2 * together * most if self.build.store else 0
-        key_entries, query_entries = self._entries(keys), self._entries(queries)
+        room = 2 * together * most if stored else 0
+        key_entries, query_entries = self._entries(keys), self._entries(queries) if stored else None
         bits = key_entries  # (of lattices nobody reads any)
         if isinstance(part, Listed):
             bits = torch.from_numpy(words(part.lists, by_key=True)).to(self.device)
@@ -201,7 +208,7 @@ class _Given:
             pieces = square_steps.key_pieces(keys, chunk, heads, n, most, views, group)
             table = self._table(part, pieces, len(chunk) // group)
             calls.append(self._keys(part, places, table, (key_entries, bits), most, room))
-            if self.build.store:
+            if query_entries is not None:
                 pieces = square_steps.query_pieces(queries, chunk, most, views[0], group)
                 calls.append(self._queries(part, places[0], self._table(part, pieces, len(chunk)), query_entries, room))
         return calls, room
@@ -219,7 +226,7 @@ class _Given:
             return 0
         return -(-units // -(-units // fit))  # (chunks of one size)
 
-    def _entries(self, steps: tuple[Steps, ...]) -> Tensor:
+    def _entries(self, steps: Sequence[Steps]) -> Tensor:
         entries = np.concatenate([one.entries for one in steps]).astype(np.int32)
         return torch.from_numpy(entries).to(self.device)
 
@@ -289,12 +296,17 @@ class _Given:
         return torch.from_numpy(dealt(pieces, pieces[:, 0], programs, BESIDES)).to(self.device), programs
 
 
-@lru_cache(maxsize=8)
-def _steps(part: Part, phase: int, n: int, planes: Planes) -> tuple[Steps, Steps]:
+def _steps(part: Part, phase: int, n: int, planes: Planes, stored: bool) -> tuple[Steps, Steps | None]:
+    """The steps of tiles of keys, and of queries, if dS is stored; those of lattices are kept."""
     if isinstance(part, Listed):
-        return part.steps(phase)
-    keys, at, found, made = square_steps.key_steps(part, phase, n, planes)
-    return keys, square_steps.query_steps(part, at, found, made)
+        return part.steps(phase, stored)
+    return _steps_of_chain(part, phase, n, planes, stored)
+
+
+@lru_cache(maxsize=8)
+def _steps_of_chain(chain: Chain, phase: int, n: int, planes: Planes, stored: bool) -> tuple[Steps, Steps | None]:
+    keys, at, found, made = square_steps.key_steps(chain, phase, n, planes)
+    return keys, square_steps.query_steps(chain, at, found, made) if stored else None
 
 
 def _matrices(x: Form, number: int, place: Place, part: Part, rows: int) -> list[Matrix | None]:

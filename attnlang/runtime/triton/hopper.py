@@ -14,7 +14,7 @@ A slot of the ring holds K of tile j and V of tile j - 1: what a consumer needs 
 
 The plan, the tables and the tile arithmetic are those of `kernels.attend`, for lattices alone: an own run in a band,
 walked from its end to its beginning so that tiles which a consumer does not need come first, and the outer runs of
-nested lattices. What else there is (columns, block lists, pointers instead of descriptors) runs there.
+nested lattices. Block lists run in `hopper_lists`; what else there is (columns, pointers instead of descriptors) runs there.
 """
 
 # ruff: noqa: E501 - calls keep one argument order, and gluon reads only plain statements

@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from attnlang.runtime.blocks import FULL, BlockLists
 from attnlang.runtime.triton.launches import FINAL, Entry
+from attnlang.runtime.triton.lists import long_ones
 from attnlang.runtime.triton.lists import words as of_bits
 from attnlang.runtime.triton.pieces import COLUMNS, Ints, Seen
 
@@ -23,6 +24,9 @@ BLOCK = 64
 MOST_SHARED, BESIDES = 1.25, 2
 """How many slots consumers may have, all together: for each that they need, and for each block that they own (which
 takes some time to begin and to end, whoever has it)."""
+
+MOST_OF_ONE = 0.25
+"""A list that is far longer than others may be so long, of what each worker has to do: the last to end is so late."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +84,17 @@ def shared(lists: Sequence[BlockLists], consumers: int) -> bool:
     """Whether consumers that stand side by side meet mostly the same blocks, so that a program is worth it."""
     allowed = sum(MOST_SHARED * item.entries + BESIDES * (len(item.starts) - 1) for item in lists)
     return sum(_union(item, consumers) for item in lists) * consumers <= allowed
+
+
+def even(lengths: Sequence[Ints], times: Sequence[float], workers: int) -> bool:
+    """Whether nobody is left with a list far longer than others when all else is done.
+
+    lengths are those of lists that come so many times each. A long one does no harm among enough work for everybody.
+    """
+    if not any(long_ones(some).size for some in lengths):
+        return True
+    every = sum(float(some.sum()) * many for some, many in zip(lengths, times, strict=True))
+    return max(int(some.max(initial=0)) for some in lengths) * workers <= MOST_OF_ONE * every
 
 
 def _union(lists: BlockLists, consumers: int) -> int:

@@ -8,8 +8,7 @@ import numpy as np
 
 from attnlang.plan import Band, Plan, Tiles
 from attnlang.runtime.blocks import BlockLists
-from attnlang.runtime.triton.listed import BLOCK, Ints, Slots, masks_before, shared, slots
-from attnlang.runtime.triton.lists import long_ones
+from attnlang.runtime.triton.listed import BLOCK, Ints, Slots, even, masks_before, shared, slots
 from attnlang.runtime.triton.prepared import ListsOf
 from attnlang.runtime.triton.square_steps import COLUMNS, ENTRY, MOST_ENTRIES, MOST_GROUPS, Steps
 from attnlang.runtime.triton.squares import TILE
@@ -44,23 +43,35 @@ class Listed:
         """There is none: what does not count is masked by bits."""
         return Band()
 
-    def steps(self, number: int) -> tuple[Steps, Steps]:
-        """The steps of tiles of keys and of queries under one of the lists."""
+    def is_even(self, times: float, workers: int) -> bool:
+        """Whether no tile has far more steps than others, on either side, or so many heads times is much more work."""
+        counts = [self.phases.count(number) * times for number in range(len(self.lists))]
+        by_query = [np.diff(one.starts) for one in self.lists]
+        by_key = [np.bincount(one.blocks, minlength=len(one.starts) - 1) for one in self.lists]
+        return even(by_query, counts, workers) and even(by_key, counts, workers)
+
+    def steps(self, number: int, stored: bool = True) -> tuple[Steps, Steps | None]:
+        """The steps of tiles of keys under one of the lists, and of queries, if dS is stored."""
         lists = self.lists[number]
         by_key = slots(lists.by_key(), CONSUMERS)
+        keys = _key_steps(by_key, masks_before(self.lists)[number])
+        if not stored:
+            return keys, None
         at = np.empty(lists.entries, np.int64)
         at[np.lexsort((lists.rows, lists.blocks))] = by_key.entry  # (the order of `by_key`)
-        return _key_steps(by_key, masks_before(self.lists)[number]), _query_steps(lists, at)
+        return keys, _query_steps(lists, at)
 
 
 def listed_of(plan: Plan, lists: ListsOf) -> tuple[Listed, ...] | None:
-    """The block lists of a plan; None if some tile would not be whole, or if tiles would share too little."""
+    """The block lists of a plan; None if tiles are not whole or share too little, or steps are too many."""
     found: list[Listed] = []
     for number, branch in enumerate(plan.branches):
         if not isinstance(branch, Tiles):
             continue
         some = lists[number]
-        if any(not _can_run(item) for item in some) or not shared(some, CONSUMERS):
+        if any(item.n % TILE for item in some) or not shared(some, CONSUMERS):
+            return None
+        if sum(item.entries for item in some) > MOST_ENTRIES:
             return None
         owner = {head: place for place, item in enumerate(some) for head in item.heads}
         found.append(Listed(branch.heads, tuple(owner[head] for head in branch.heads), some))
@@ -72,13 +83,6 @@ def longest_first(pieces: Ints, units: int) -> Ints:
     table = pieces.reshape(units, -1, COLUMNS)
     order = np.argsort(-table[..., 0], axis=1, kind="stable")
     return np.take_along_axis(table, order[..., None], 1).reshape(-1, COLUMNS)
-
-
-def _can_run(lists: BlockLists) -> bool:
-    """Whether all tiles are whole, steps are not too many, and no tile has far more than others."""
-    by_key = np.bincount(lists.blocks, minlength=len(lists.starts) - 1)
-    long = long_ones(np.diff(lists.starts)).size or long_ones(by_key).size
-    return lists.n % TILE == 0 and lists.entries <= MOST_ENTRIES and not long
 
 
 def _key_steps(by_key: Slots, masks: int) -> Steps:

@@ -43,7 +43,7 @@ class Options:
     nest         whether nested lattices become one launch
     split        how programs of the specialised kernel are made up, instead of the table's
     build        the same of the specialised kernels for gradients
-    specialise   whether the kernels of `hopper` and `hopper_gradients` run what they can
+    specialise   whether the kernels of `hopper`, `hopper_lists` and `hopper_gradients` run what they can
     """
 
     configs: tuple[tuple[Mode, Config], ...] = ()
@@ -122,7 +122,7 @@ class Ready:
     unfinished   heads of the fixed side whose result is in the accumulator after the last launch
     accumulate   whether there is an accumulator at all
     rates        lse and delta are given in planes of these rates, the first of which is 1
-    specialised  whether the kernel of `hopper` runs it
+    specialised  whether the kernels of `hopper` and `hopper_lists` run it
     """
 
     steps: tuple[Step, ...]

@@ -52,7 +52,7 @@ def forward(
 
 
 def is_specialised(q: Tensor, k: Tensor, v: Tensor, plan: Plan, scale: float) -> bool:
-    """Whether `forward` runs such tensors, whose last stride is 1, in the kernel of `hopper`."""
+    """Whether `forward` runs such tensors, whose last stride is 1, in the kernels of `hopper` and `hopper_lists`."""
     return _forward(plan, scale, DEFAULT, form_of(q), form_of(k), form_of(v), q.device, None).specialised
 
 

@@ -22,7 +22,6 @@ from attnlang.runtime.triton import listed
 from attnlang.runtime.triton.dealing import MOST, dealt, unbalanced
 from attnlang.runtime.triton.kept import Call, Pointer
 from attnlang.runtime.triton.launches import Launch, launches
-from attnlang.runtime.triton.lists import long_ones
 from attnlang.runtime.triton.matrices import Form, layout_of_vectors, matrices, places_of
 from attnlang.runtime.triton.nesting import CAUSAL, MOST_PARTS, Shape
 from attnlang.runtime.triton.pieces import Seen, pieces, tiles, weights
@@ -150,11 +149,13 @@ def multiprocessors(device: torch.device) -> int:
     return torch.cuda.get_device_properties(device).multi_processor_count
 
 
-def _can_run(launch: Launch, lists: ListsOf, consumers: int) -> bool:
-    """Lattices, nested ones where every tile is whole; and lists that consumers share, none much longer than others."""
+def _can_run(launch: Launch, lists: ListsOf, batch: int, consumers: int, programs: int) -> bool:
+    """Lattices, nested ones where every tile is whole; and lists that consumers share, even ones."""
     if launch.tiles_of is not None:
         of = lists[launch.tiles_of]
-        return listed.shared(of, consumers) and not any(long_ones(np.diff(item.starts)).size for item in of)
+        times = np.bincount([entry.lists for entry in launch.entries], minlength=len(of)) * batch
+        lengths = [np.diff(item.starts) for item in of]
+        return listed.shared(of, consumers) and listed.even(lengths, times.tolist(), consumers * programs)
     return launch.columns is None and launch.band is not None and (launch.even or not launch.nested)
 
 
@@ -180,7 +181,8 @@ def steps(
     shape = Shape(q.shape[2], q.shape[1], k.shape[1], split.fixed, split.streamed, nest, joined=False)
     lists = lists_of(plan, shape, listed.BLOCK, content or Contents({}))
     found = launches(plan, shape, "forward", heads_of(lists))
-    if not all(_can_run(one, lists, of_lists.consumers) and places_of((k, v), _rates(one)) for one in found):
+    fit = q.shape[0], of_lists.consumers, of_lists.resident * multiprocessors(device)
+    if not all(_can_run(one, lists, *fit) and places_of((k, v), _rates(one)) for one in found):
         return None
     calls = (
         _call(one, q, k, v, scale, split, device)
@@ -279,7 +281,7 @@ def _is_wide(launch: Launch, band: Band, split: Split) -> bool:
 
 
 def _rates(launch: Launch) -> tuple[int, ...]:
-    return tuple(rate for _, rate in launch.chain[: launch.parts])
+    return tuple(rate for _, rate in launch.chain[: launch.parts]) or (1,)
 
 
 def in_turn(table: npt.NDArray[np.int32], launch: Launch, programs: int) -> tuple[npt.NDArray[np.int32], int]:
@@ -296,7 +298,7 @@ def in_turn(table: npt.NDArray[np.int32], launch: Launch, programs: int) -> tupl
     if len(table) <= FEW * programs:
         return table[np.argsort(-steps, kind="stable")], len(table)
     order = np.lexsort((-steps, table[:, 9], table[:, 1], table[:, 0]))
-    table = dealt(table[order].astype(np.int64), steps[order], programs, BESIDES)
+    table = dealt(table[order], steps[order], programs, BESIDES)
     table[table[:, 5] == 0, 4] = table[table[:, 5] == 0, 10] = 1  # (steps and rates are divided by)
     return table, programs
 
