@@ -24,7 +24,7 @@ from attnlang.pattern.library import load
 
 pytest.importorskip("triton")
 from attnlang.runtime.contents import Contents
-from attnlang.runtime.triton import listed, specialised, square_steps
+from attnlang.runtime.triton import gradients, listed, specialised, square_steps
 from attnlang.runtime.triton.kept import Call
 from attnlang.runtime.triton.launches import FINAL, launches
 from attnlang.runtime.triton.listed import BLOCK, words
@@ -204,6 +204,23 @@ def test_a_long_document_runs_where_there_is_enough_else() -> None:
     (call,) = calls(load("packed"), 65536, {"doc": document}, heads=12)
     assert call.kernel.fn.__module__.endswith("hopper_lists")
     assert not calls(load("packed"), 65536, {"doc": document}, heads=2)
+
+
+def test_room_for_ds_is_of_few_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Documents change from step to step; torch keeps room of every size that was asked for."""
+    monkeypatch.setattr(specialised, "available", lambda device: True)
+    monkeypatch.setattr(specialised, "multiprocessors", lambda device: 132)
+    generator = np.random.default_rng(0)
+    q = form_of(torch.zeros(1, 8192, 2, 128, dtype=torch.bfloat16).transpose(1, 2))
+    plan, device = lower(load("packed"), 2), torch.device("cpu")
+    rooms: list[int] = []
+    for _ in range(40):
+        ends = np.sort(generator.choice(8192, 6, replace=False))
+        tables = {"doc": np.searchsorted(ends, np.arange(8192), side="right")}
+        found = gradients.gradients((q, q, q, q), plan, 0.1, None, True, device, Contents(tables))
+        rooms += [found.room] if found else []
+    assert len(rooms) > 30
+    assert len(set(rooms)) <= 8 * np.log2(max(rooms) / min(rooms)) + 2
 
 
 def test_every_configuration_compiles() -> None:

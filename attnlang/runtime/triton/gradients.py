@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib import import_module
@@ -34,7 +34,7 @@ from attnlang.runtime.triton.nesting import Shape
 from attnlang.runtime.triton.pieces import Seen
 from attnlang.runtime.triton.prepared import lists_of
 from attnlang.runtime.triton.specialised import HEAD_DIMS, LOADER_REGISTERS, beside_loader
-from attnlang.runtime.triton.square_steps import Planes, Steps
+from attnlang.runtime.triton.square_steps import Planes, Steps, Unit
 from attnlang.runtime.triton.squares import SQUARE, TILE, Chain, Ints
 
 CONSUMERS = 2
@@ -179,16 +179,13 @@ class _Given:
         of_keys, of_queries = places_of((k, v), part.matrices), places_of((q, dout), part.matrices)
         if of_keys is None or of_queries is None:
             return None
-        places = *of_keys, *of_queries
         batch, heads, n, _ = q.shape
         group = heads // k.shape[1]
-        stored = self.build.store
-        made = [_steps(part, phase, n, self.planes, stored) for phase in sorted(set(part.phases))]
+        made = [_steps(part, phase, n, self.planes, self.build.store) for phase in sorted(set(part.phases))]
         keys, queries = [one for one, _ in made], [one for _, one in made if one is not None]
         if any((np.diff(one.first) == 0).any() for one in (*keys, *queries)):
             return None  # (nobody would write the rows that meet none)
-        # (a multiple of 16, whatever the documents of a call: for other numbers triton compiles the kernel once more)
-        most = -(-max(len(one.entries) for one in keys) // 16) * 16
+        most = _of_few(max(len(one.entries) for one in keys), 8 if isinstance(part, Listed) else 1)
         units = square_steps.units(part.heads, part.phases, part.unit, batch, n, group)
         together = self._together(len(units) // group, part, most * group) * group
         if not together:
@@ -197,21 +194,35 @@ class _Given:
         if isinstance(part, Listed) and not part.is_even(batch * together / len(units), workers):
             return None
         chunks = [units[i : i + together] for i in range(0, len(units), together)]
-        room = 2 * together * most if stored else 0
-        key_entries, query_entries = self._entries(keys), self._entries(queries) if stored else None
+        room = 2 * together * most if self.build.store else 0
+        return list(self._calls(part, (*of_keys, *of_queries), (keys, queries), chunks, most, room)), room
+
+    def _calls(
+        self,
+        part: Part,
+        places: tuple[Place, Place, Place, Place],
+        steps: tuple[Sequence[Steps], Sequence[Steps]],
+        chunks: Sequence[Sequence[Unit]],
+        most: int,
+        room: int,
+    ) -> Iterator[Call]:
+        """Launches, chunk by chunk: keys past queries, and dq of the dS that they leave."""
+        q, k, v, dout = self.forms
+        heads, n = q.shape[1:3]
+        group = heads // k.shape[1]
+        keys, queries = steps
+        views = [Seen(x.strides[2], place) for x, place in zip((k, v, q, dout), places, strict=True)]
+        key_entries, query_entries = self._entries(keys), self._entries(queries) if queries else None
         bits = key_entries  # (of lattices nobody reads any)
         if isinstance(part, Listed):
             bits = torch.from_numpy(words(part.lists, by_key=True)).to(self.device)
-        views = [Seen(x.strides[2], place) for x, place in zip((k, v, q, dout), places, strict=True)]
-        calls: list[Call] = []
         for chunk in chunks:
             pieces = square_steps.key_pieces(keys, chunk, heads, n, most, views, group)
             table = self._table(part, pieces, len(chunk) // group)
-            calls.append(self._keys(part, places, table, (key_entries, bits), most, room))
+            yield self._keys(part, places, table, (key_entries, bits), most, room)
             if query_entries is not None:
                 pieces = square_steps.query_pieces(queries, chunk, most, views[0], group)
-                calls.append(self._queries(part, places[0], self._table(part, pieces, len(chunk)), query_entries, room))
-        return calls, room
+                yield self._queries(part, places[0], self._table(part, pieces, len(chunk)), query_entries, room)
 
     def _together(self, units: int, part: Part, most: int) -> int:
         """How many units go together, of so many steps at most: all, or as many as dS has room for; 0 if too few."""
@@ -307,6 +318,16 @@ def _steps(part: Part, phase: int, n: int, planes: Planes, stored: bool) -> tupl
 def _steps_of_chain(chain: Chain, phase: int, n: int, planes: Planes, stored: bool) -> tuple[Steps, Steps | None]:
     keys, at, found, made = square_steps.key_steps(chain, phase, n, planes)
     return keys, square_steps.query_steps(chain, at, found, made) if stored else None
+
+
+def _of_few(number: int, parts: int) -> int:
+    """The number, or the next of those with `parts` numbers between a power of two and the next: a multiple of 16.
+
+    Every call with other documents has other numbers of steps. Triton would compile a kernel once more where one is no
+    multiple of 16, and torch would keep room for dS of every size that was asked for.
+    """
+    unit = 16 if parts == 1 else max(16, (1 << number.bit_length()) // (2 * parts))
+    return -(-number // unit) * unit
 
 
 def _matrices(x: Form, number: int, place: Place, part: Part, rows: int) -> list[Matrix | None]:
