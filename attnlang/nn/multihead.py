@@ -174,7 +174,7 @@ class MultiheadPatternAttention(nn.Module):
             padding = padding.unsqueeze(0)
         if not (padding.dtype == torch.bool or padding.is_floating_point()) or padding.shape != k.shape[:2]:
             raise ValueError(
-                f"key_padding_mask must be booleans of shape {tuple(k.shape[:2])}, True = ignore, not "
+                f"key_padding_mask must be of shape {tuple(k.shape[:2])}, booleans (True = ignore) or 0 and -inf, not "
                 f"{str(padding.dtype).removeprefix('torch.')} of shape {tuple(padding.shape)}"
             )
         return lengths_of(padding)

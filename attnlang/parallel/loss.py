@@ -43,7 +43,7 @@ class _MeanLoss(torch.autograd.Function):
             weights = _checked(losses, weights).to(kind)
             counted = torch.where(weights != 0, losses.to(kind) * weights, 0.0)  # 0 * NaN of a padded token is 0
             sums = torch.stack([counted.sum(), weights.sum()]).double()  # (whatever dtype losses have on other ranks)
-        except Exception as error:
+        except Exception as error:  # (whatever it is, the other ranks wait for this one's sums)
             _added(losses.new_full((2,), nan, dtype=torch.float64), group, str(error))
             raise
         sums = _added(sums, group).to(kind)

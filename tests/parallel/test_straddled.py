@@ -33,8 +33,8 @@ SEGMENTS = [
 ]
 
 
-def by_residues(monkeypatch: pytest.MonkeyPatch) -> list[Straddled]:
-    """Few ranks are planned as thousands are; the segments that are made of plans."""
+def made_of_plans(monkeypatch: pytest.MonkeyPatch) -> list[Straddled]:
+    """The segments that are made of plans."""
     made: list[Straddled] = []
     make = straddled.straddled
 
@@ -44,9 +44,14 @@ def by_residues(monkeypatch: pytest.MonkeyPatch) -> list[Straddled]:
         return one
 
     monkeypatch.setattr(grids, "straddled", kept)
+    return made
+
+
+def by_residues(monkeypatch: pytest.MonkeyPatch) -> list[Straddled]:
+    """Few ranks are planned as thousands are; the segments that are made of plans."""
     for module in (families, coarse, grids, straddled):
         monkeypatch.setattr(module, "MANY_RANKS", 1)
-    return made
+    return made_of_plans(monkeypatch)
 
 
 @pytest.mark.parametrize("text", SEGMENTS)
@@ -134,15 +139,7 @@ def test_short_segments_across_many_edges(modulus: int, limit: int, monkeypatch:
     """Whose residues are many, too, edge by edge or all at once; on 40 ranks, as they were on thousands."""
     pattern = loads(f"pattern p = segment(250) {{ causal & pairs((q - k) % {modulus} == 3 * h % {modulus}) }}")
     n, ranks = 40 * 256 + 5, 40
-    made: list[Straddled] = []
-    make = straddled.straddled
-
-    def kept(problem: Problem, number: int) -> Straddled | None:
-        one = make(problem, number)
-        made.extend([one] if one is not None else [])
-        return one
-
-    monkeypatch.setattr(grids, "straddled", kept)
+    made = made_of_plans(monkeypatch)
     monkeypatch.setattr(straddled, "MAX_TABLE", limit)
     mine = found(pattern, n, ranks, kv_heads=2)
     assert made

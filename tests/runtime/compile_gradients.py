@@ -11,11 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import triton
-from triton.backends.compiler import GPUTarget
-from triton.experimental.gluon import language as gl
-from triton.experimental.gluon._runtime import GluonASTSource
 
 sys.path.insert(0, str(Path(__file__).parent))
+from compiling import compiled, matrix, vector
 from hand_over import faults
 
 from attnlang.runtime.triton import hopper_gradients, hopper_queries
@@ -28,21 +26,15 @@ SHARED = 232_448
 SCALES = ("scale", "gradient_scale")
 
 
-def matrix(rows: int, columns: int) -> str:
-    layout = gl.NVMMASharedLayout.get_default_for([rows, columns], gl.bfloat16)
-    return f"tensordesc<bf16[{rows}, {columns}],{layout!r}>"
-
-
-def compiled(
+def gradient(
     kernel: Any, rows: dict[str, int], dim: int, rates: int, build: Build, chosen: dict[str, object]
 ) -> triton.compiler.CompiledKernel:
     """A kernel whose matrices, by the letter of their name, have tiles of so many rows."""
     names: list[str] = kernel.arg_names
     chosen |= {"D": dim, "RATES": rates, "REGISTERS": build.consumer_registers, "LOADER_REGISTERS": LOADER_REGISTERS}
-    vector = f"tensordesc<fp32[{SQUARE}],{gl.NVMMASharedLayout(0, 32, 1)!r}>"
-    kinds: dict[str, object] = {"lses": vector, "deltas": vector, "table": "*i32", "entries": "*i32"}
-    kinds |= {"bits": "*i32", "apart": ("i32",) * 6}
-    kinds |= dict.fromkeys(SCALES, "fp32") | {"squares": matrix(SQUARE, SQUARE)}
+    kinds: dict[str, object] = {"table": "*i32", "entries": "*i32", "bits": "*i32", "apart": ("i32",) * 6}
+    kinds |= dict.fromkeys(("lses", "deltas"), vector(SQUARE)) | dict.fromkeys(SCALES, "fp32")
+    kinds |= {"squares": matrix(SQUARE, SQUARE)}
     kinds |= {name: "*bf16" for name in names if re.fullmatch(r"d[qkv]_out", name)}
     kinds |= {name: ("i32",) * 3 for name in names if re.fullmatch(r"d[qkv]_stride", name)}
     for letter, number in ((letter, number) for letter in rows for number in range(MOST_RATES)):
@@ -50,17 +42,7 @@ def compiled(
             kinds[f"{letter}{number}"] = matrix(rows[letter], dim)
         else:
             chosen[f"{letter}{number}"] = None  # as the launch leaves it out
-    kinds |= dict.fromkeys(chosen, "constexpr")
-    aligned: list[tuple[int, ...]] = [(names.index(x),) for x in names if str(kinds.get(x, "")).startswith("*")]
-    aligned += [(names.index(x), axis) for x in names if isinstance(kinds.get(x), tuple) for axis in range(3)]
-    source = GluonASTSource(
-        kernel,
-        {name: kinds.get(name, "i32") for name in names},
-        {(names.index(name),): value for name, value in chosen.items()},
-        {place: [["tt.divisibility", 16]] for place in aligned},
-    )
-    options = {"num_warps": 4, "maxnreg": build.registers}
-    return triton.compile(source, target=GPUTarget("cuda", 90, 32), options=options)
+    return compiled(kernel, kinds, chosen, build.registers)
 
 
 def keys(
@@ -70,11 +52,11 @@ def keys(
     chosen |= {"STORE": build.store, "GROUP": group}
     chosen |= {"AHEAD": build.ahead, "OWN": build.own} | ({} if build.store else {"squares": None})
     rows = {"k": TILE, "v": TILE, "q": SQUARE, "d": SQUARE}
-    return compiled(hopper_gradients.key_gradients, rows, dim, rates, build, chosen)
+    return gradient(hopper_gradients.key_gradients, rows, dim, rates, build, chosen)
 
 
 def queries(dim: int, build: Build, rates: int) -> triton.compiler.CompiledKernel:
-    return compiled(hopper_queries.query_gradients, {"k": SQUARE}, dim, rates, build, {"STAGES": build.loads})
+    return gradient(hopper_queries.query_gradients, {"k": SQUARE}, dim, rates, build, {"STAGES": build.loads})
 
 
 if __name__ == "__main__":

@@ -11,11 +11,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import triton
-from triton.backends.compiler import GPUTarget
-from triton.experimental.gluon import language as gl
-from triton.experimental.gluon._runtime import GluonASTSource
 
 sys.path.insert(0, str(Path(__file__).parent))
+from compiling import compiled, matrix, vector
 from hand_over import faults, weakened
 
 from attnlang.runtime.triton import hopper
@@ -26,7 +24,7 @@ SHARED, RESERVED = 233_472, 1024
 """Bytes of shared memory of a multiprocessor, and what each program has of them besides its own."""
 
 
-def compiled(dim: int, kind: Kind, split: Split, nested: bool) -> triton.compiler.CompiledKernel:
+def attend(dim: int, kind: Kind, split: Split, nested: bool) -> triton.compiler.CompiledKernel:
     """The kernel for three nested lattices and weights, or for a single one."""
     parts = 3 if nested else 1
     chosen: dict[str, object] = {
@@ -44,26 +42,13 @@ def compiled(dim: int, kind: Kind, split: Split, nested: bool) -> triton.compile
         "REGISTERS": split.consumer_registers,
         "LOADER_REGISTERS": LOADER_REGISTERS,
     }
-    tile = gl.NVMMASharedLayout.get_default_for([split.streamed, dim], gl.bfloat16)
-    matrix = f"tensordesc<bf16[{split.streamed}, {dim}],{tile!r}>"
-    line = f"tensordesc<fp32[{split.streamed}],{gl.NVMMASharedLayout(0, 32, 1)!r}>"
-    kinds: dict[str, object] = {"log_m": line, "table": "*i32", "scale": "fp32"}
+    kinds: dict[str, object] = {"log_m": vector(split.streamed), "table": "*i32", "scale": "fp32"}
     kinds |= dict.fromkeys(("q", "out"), "*bf16") | dict.fromkeys(("lse", "acc0"), "*fp32")
     kinds |= dict.fromkeys(("q_stride", "out_stride"), ("i32",) * 3)
-    names = hopper.attend.arg_names
-    seen = [name for name in names if re.fullmatch(r"[xy]s\d", name)]
+    seen = [name for name in hopper.attend.arg_names if re.fullmatch(r"[xy]s\d", name)]
     chosen |= {name: None for name in seen if int(name[2]) >= parts}  # as the launch leaves them out
-    kinds |= dict.fromkeys(seen, matrix) | dict.fromkeys(chosen, "constexpr")
-    aligned = [(names.index(name),) for name in ("q", "out", "lse", "acc0", "table")]
-    aligned += [(names.index("q_stride"), axis) for axis in range(3)]
-    source = GluonASTSource(
-        hopper.attend,
-        {name: kinds.get(name, "i32") for name in names},
-        {(names.index(name),): value for name, value in chosen.items()},
-        {place: [["tt.divisibility", 16]] for place in aligned},
-    )
-    options = {"num_warps": 4, "maxnreg": split.registers}
-    return triton.compile(source, target=GPUTarget("cuda", 90, 32), options=options)
+    kinds |= dict.fromkeys(seen, matrix(split.streamed, dim))
+    return compiled(hopper.attend, kinds, chosen, split.registers)
 
 
 if __name__ == "__main__":
@@ -71,7 +56,7 @@ if __name__ == "__main__":
         kind: Kind = "causal" if way == "nested" else "window" if way == "short" else way
         for under in (False, True) if way == "nested" else (bool(split.under),):
             nested = way == "nested"
-            kernel = compiled(dim, kind, replace(split, under=under), nested)
+            kernel = attend(dim, kind, replace(split, under=under), nested)
             assert "wgmma.mma_async" in kernel.asm["ptx"]
             assert ("vote.sync.any" in kernel.asm["ptx"]) == under
             assert (kernel.metadata.shared + RESERVED) * split.resident <= SHARED

@@ -9,11 +9,9 @@ import sys
 from pathlib import Path
 
 import triton
-from triton.backends.compiler import GPUTarget
-from triton.experimental.gluon import language as gl
-from triton.experimental.gluon._runtime import GluonASTSource
 
 sys.path.insert(0, str(Path(__file__).parent))
+from compiling import compiled, matrix
 from hand_over import faults
 
 from attnlang.runtime.triton import hopper_lists
@@ -24,7 +22,7 @@ SHARED, RESERVED = 233_472, 1024
 """Bytes of shared memory of a multiprocessor, and what each program has of them besides its own."""
 
 
-def compiled(dim: int, split: Split, under: bool) -> triton.compiler.CompiledKernel:
+def attend(dim: int, split: Split, under: bool) -> triton.compiler.CompiledKernel:
     """The kernel on bfloat16 tensors."""
     chosen: dict[str, object] = {
         "D": dim,
@@ -34,28 +32,17 @@ def compiled(dim: int, split: Split, under: bool) -> triton.compiler.CompiledKer
         "REGISTERS": split.consumer_registers,
         "LOADER_REGISTERS": LOADER_REGISTERS,
     }
-    matrix = f"tensordesc<bf16[{BLOCK}, {dim}],{gl.NVMMASharedLayout.get_default_for([BLOCK, dim], gl.bfloat16)!r}>"
-    pointers = {"q": "*bf16", "out": "*bf16", "lse": "*fp32", "acc0": "*fp32"}
-    pointers |= dict.fromkeys(("blocks", "masks", "bits", "table"), "*i32")
-    kinds: dict[str, object] = {"scale": "fp32", "xs": matrix, "ys": matrix, **pointers}
-    kinds |= dict.fromkeys(("q_stride", "out_stride"), ("i32",) * 3) | dict.fromkeys(chosen, "constexpr")
-    names: list[str] = hopper_lists.attend.arg_names
-    aligned: list[tuple[int, ...]] = [(names.index(name),) for name in pointers]
-    aligned += [(names.index("q_stride"), axis) for axis in range(3)]
-    source = GluonASTSource(
-        hopper_lists.attend,
-        {name: kinds.get(name, "i32") for name in names},
-        {(names.index(name),): value for name, value in chosen.items()},
-        {place: [["tt.divisibility", 16]] for place in aligned},
-    )
-    options = {"num_warps": 4, "maxnreg": split.registers}
-    return triton.compile(source, target=GPUTarget("cuda", 90, 32), options=options)
+    kinds: dict[str, object] = {"scale": "fp32"} | dict.fromkeys(("xs", "ys"), matrix(BLOCK, dim))
+    kinds |= dict.fromkeys(("q", "out"), "*bf16") | dict.fromkeys(("lse", "acc0"), "*fp32")
+    kinds |= dict.fromkeys(("blocks", "masks", "bits", "table"), "*i32")
+    kinds |= dict.fromkeys(("q_stride", "out_stride"), ("i32",) * 3)
+    return compiled(hopper_lists.attend, kinds, chosen, split.registers)
 
 
 if __name__ == "__main__":
     for dim, split in LISTS.items():
         for under in (False, True):
-            kernel = compiled(dim, split, under)
+            kernel = attend(dim, split, under)
             assert "wgmma.mma_async" in kernel.asm["ptx"]
             assert (kernel.metadata.shared + RESERVED) * split.resident <= SHARED
             assert not list(faults(kernel.asm["ptx"]))

@@ -243,7 +243,10 @@ def test_unsuitable_constructions_are_refused(build: dict[str, Any], message: st
         ({"need_weights": True}, "attention weights are never formed"),
         ({"attn_mask": triangle(9)}, "the pattern's to say; pass neither"),
         ({"is_causal": True}, "the pattern's to say; pass neither"),
-        ({"key_padding_mask": torch.zeros(2, 9).int()}, r"booleans of shape \(2, 9\), True = ignore, not int32"),
+        (
+            {"key_padding_mask": torch.zeros(2, 9).int()},
+            r"shape \(2, 9\), booleans \(True = ignore\) or 0 and -inf, not int32",
+        ),
         ({"key_padding_mask": torch.ones(2, 9)}, "-inf where to ignore, and 0 elsewhere; here are others"),
         ({"key_padding_mask": triangle(9)[:2], "lengths": torch.tensor([9, 9])}, "say the same: give one"),
         ({"position_ids": torch.arange(9)}, "no use without rope_theta"),

@@ -120,16 +120,16 @@ def gradients(
     dim, n = q.shape[-1], q.shape[2]
     if not specialised.available(device) or q.dtype == torch.float32 or dim not in HEAD_DIMS or scale <= 0 or not nest:
         return None
-    chains = parts(plan, Shape(n, q.shape[1], k.shape[1], TILE, SQUARE), content or Contents({}))
-    if chains is None:
+    of_plan = parts(plan, Shape(n, q.shape[1], k.shape[1], TILE, SQUARE), content or Contents({}))
+    if of_plan is None:
         return None
-    rates = tuple(sorted({1, *(rate for chain in chains for rate in chain.matrices)}))
+    rates = tuple(sorted({1, *(rate for part in of_plan for rate in part.matrices)}))
     planes = Planes(rates, plane_size(q.shape[0], q.shape[1], n, rates))
     if len(rates) * planes.size >= 2**31:
         return None  # (tables hold 32 bits)
     build = build or TABLE[dim]
     given = _Given(forms, scale, build, planes, device)
-    made = [given.launches(chain) for chain in chains]
+    made = [given.launches(part) for part in of_plan]
     if any(one is None for one in made):
         return None
     found = [one for one in made if one is not None]
@@ -185,7 +185,7 @@ class _Given:
         keys, queries = [one for one, _ in made], [one for _, one in made if one is not None]
         if any((np.diff(one.first) == 0).any() for one in (*keys, *queries)):
             return None  # (nobody would write the rows that meet none)
-        most = _of_few(max(len(one.entries) for one in keys), 8 if isinstance(part, Listed) else 1)
+        most = _rounded(max(len(one.entries) for one in keys), of_few=isinstance(part, Listed))
         units = square_steps.units(part.heads, part.phases, part.unit, batch, n, group)
         together = self._together(len(units) // group, part, most * group) * group
         if not together:
@@ -320,14 +320,14 @@ def _steps_of_chain(chain: Chain, phase: int, n: int, planes: Planes, stored: bo
     return keys, square_steps.query_steps(chain, at, found, made) if stored else None
 
 
-def _of_few(number: int, parts: int) -> int:
-    """The number, or the next of those with `parts` numbers between a power of two and the next: a multiple of 16.
+def _rounded(steps: int, of_few: bool) -> int:
+    """The next multiple of 16; of few: the next of 8 numbers from one power of two to the next, if that is more.
 
     Every call with other documents has other numbers of steps. Triton would compile a kernel once more where one is no
     multiple of 16, and torch would keep room for dS of every size that was asked for.
     """
-    unit = 16 if parts == 1 else max(16, (1 << number.bit_length()) // (2 * parts))
-    return -(-number // unit) * unit
+    unit = max(16, 1 << steps.bit_length() - 4) if of_few and steps > 8 else 16
+    return -(-steps // unit) * unit
 
 
 def _matrices(x: Form, number: int, place: Place, part: Part, rows: int) -> list[Matrix | None]:

@@ -11,10 +11,11 @@ from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.language.nvidia.hopper import async_copy, fence_async_shared, mbarrier
 
 from attnlang.runtime.triton import hopper_slots as slots
+from attnlang.runtime.triton import listed
 from attnlang.runtime.triton.hopper import COLUMNS, begin_queries, fill, put
 from attnlang.runtime.triton.hopper_slots import BITS, ROWS, advance, finish
 
-BLOCK = gl.constexpr(64)
+BLOCK = gl.constexpr(listed.BLOCK)
 """Queries and keys of a block."""
 INTEGERS = ["pieces", "n", "query_heads"]
 

@@ -303,7 +303,6 @@ def in_turn(table: npt.NDArray[np.int32], launch: Launch, programs: int) -> tupl
     return table, programs
 
 
-@lru_cache(maxsize=4)
 def _listed_tables(
     launch: Launch,
     lists: tuple[BlockLists, ...],
